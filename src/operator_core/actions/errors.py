@@ -1,0 +1,200 @@
+"""Every error that the ledger raises, in one tree.
+
+::
+
+    ActionError
+    ├── NotFound (LookupError)        no row with that id
+    ├── InvalidTransition (ValueError) the lifecycle has no such step
+    ├── InvalidValue (ValueError)     a value that the ledger can't keep
+    ├── Conflict                      another caller was first
+    ├── ConstraintViolation           the database refused a change that breaks a promise
+    ├── Busy                          the database is locked; nothing happened, try again
+    ├── NotOpen                       the ledger is not open, or closed already
+    ├── WrongProcess                  a ledger opened before fork(), used after it
+    ├── CorruptRow                    a stored row that is no longer readable
+    ├── StorageError
+    │   ├── StorageFull               no room; nothing of the unit was kept
+    │   ├── StorageReadOnly           the file or its folder can't be written
+    │   ├── StorageCorrupt            not a database, or a damaged one
+    │   └── StorageUnavailable        can't be opened, or an I/O error
+    └── SchemaError
+        ├── SchemaOutdated            older than this code: run ``alembic upgrade head``
+        ├── SchemaTooNew              written by a newer release of operator-core
+        └── UnmanagedSchema           tables that no release of operator-core made
+
+The facts stand in attributes. Messages carry names, ids and paths, and never the values of parameters.
+"""
+
+from collections.abc import Iterable
+
+__all__ = [
+    "ActionError",
+    "Busy",
+    "Conflict",
+    "ConstraintViolation",
+    "CorruptRow",
+    "InvalidTransition",
+    "InvalidValue",
+    "NotFound",
+    "NotOpen",
+    "SchemaError",
+    "SchemaOutdated",
+    "SchemaTooNew",
+    "StorageCorrupt",
+    "StorageError",
+    "StorageFull",
+    "StorageReadOnly",
+    "StorageUnavailable",
+    "UnmanagedSchema",
+    "WrongProcess",
+]
+
+
+class ActionError(Exception):
+    """Base of everything that the ledger raises."""
+
+
+class NotFound(ActionError, LookupError):
+    """No row of `kind` has the id `id`."""
+
+    def __init__(self, kind: str, id: int) -> None:
+        super().__init__(f"no {kind} with id {id}")
+        self.kind = kind
+        self.id = id
+
+
+class InvalidTransition(ActionError, ValueError):
+    """A proposal can't go from `from_status` to `to_status`; `allowed` says where it can go."""
+
+    def __init__(self, id: int, from_status: str, to_status: str, allowed: Iterable[str]) -> None:
+        self.id = id
+        self.from_status = from_status
+        self.to_status = to_status
+        self.allowed = tuple(allowed)
+        ways = ", ".join(self.allowed) or "nothing: it is final"
+        super().__init__(
+            f"proposal {id} can't go from {from_status} to {to_status} (allowed: {ways})"
+        )
+
+
+class InvalidValue(ActionError, ValueError):
+    """The value at `path` can't be kept in the ledger, and `problem` says why.
+
+    `problems` holds all that were found, each a pair of path and problem.
+    """
+
+    def __init__(
+        self, path: str, problem: str, *, problems: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self.path = path
+        self.problem = problem
+        self.problems = tuple(problems) or ((path, problem),)
+        super().__init__("; ".join(f"{at}: {what}" if at else what for at, what in self.problems))
+
+
+class Conflict(ActionError):
+    """Another caller was first: the row `id` of `kind` already is `state`."""
+
+    def __init__(self, kind: str, id: int, state: str) -> None:
+        super().__init__(f"{kind} {id} is already {state}")
+        self.kind = kind
+        self.id = id
+        self.state = state
+
+
+class ConstraintViolation(ActionError):
+    """The database itself refused a change: a CHECK, a foreign key or a trigger, named in the message."""
+
+
+class Busy(ActionError):
+    """The database stayed locked for `timeout` seconds; nothing happened, and trying again is safe."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        waited = "" if timeout is None else f" for {timeout:g} s"
+        super().__init__(f"the ledger is locked by another writer{waited}; nothing was changed")
+        self.timeout = timeout
+
+
+class NotOpen(ActionError):
+    """The ledger is not open: it was closed, or ``async with`` / ``open()`` is missing."""
+
+
+class WrongProcess(ActionError):
+    """The ledger was opened in process `opened_in`, and a fork of it, `used_in`, can't share it."""
+
+    def __init__(self, opened_in: int, used_in: int) -> None:
+        super().__init__(
+            f"this ledger was opened in process {opened_in}; process {used_in} must open its own"
+        )
+        self.opened_in = opened_in
+        self.used_in = used_in
+
+
+class CorruptRow(ActionError):
+    """Row `id` of `table` can't be read: `column` holds something that the ledger never writes."""
+
+    def __init__(self, table: str, id: int, column: str, problem: str) -> None:
+        super().__init__(f"{table} row {id} can't be read: {column} {problem}")
+        self.table = table
+        self.id = id
+        self.column = column
+        self.problem = problem
+
+
+class StorageError(ActionError):
+    """The place where the ledger is stored failed."""
+
+
+class StorageFull(StorageError):
+    """No room is left; nothing of the unit of work was kept."""
+
+
+class StorageReadOnly(StorageError):
+    """The ledger's file, or the folder it is in, can't be written."""
+
+
+class StorageCorrupt(StorageError):
+    """The file is not a database, or a damaged one; nothing was written to it."""
+
+
+class StorageUnavailable(StorageError):
+    """The ledger can't be opened or reached."""
+
+
+class SchemaError(ActionError):
+    """The database's schema is not the one that this code works with."""
+
+
+class SchemaOutdated(SchemaError):
+    """The schema, at revision `found`, is behind `wanted`."""
+
+    def __init__(self, found: str | None, wanted: str) -> None:
+        super().__init__(
+            f"the ledger's schema is at {found or 'no revision'}, this code needs {wanted}: "
+            "run `alembic upgrade head` (or `operator-core db upgrade`)"
+        )
+        self.found = found
+        self.wanted = wanted
+
+
+class SchemaTooNew(SchemaError):
+    """The schema, at revision `found`, is unknown to this code, whose newest is `known`."""
+
+    def __init__(self, found: str, known: str) -> None:
+        super().__init__(
+            f"the ledger's schema is at revision {found}, newer than this code's {known}: "
+            "upgrade operator-core; nothing was changed"
+        )
+        self.found = found
+        self.known = known
+
+
+class UnmanagedSchema(SchemaError):
+    """The database has tables that no release of operator-core made; `differences` names them."""
+
+    def __init__(self, differences: Iterable[str]) -> None:
+        self.differences = tuple(differences)
+        super().__init__(
+            "not a ledger that operator-core knows, nothing was changed: "
+            + "; ".join(self.differences)
+        )

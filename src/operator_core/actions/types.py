@@ -1,0 +1,233 @@
+"""The models of the ledger: frozen, strict, and the same whether made by a caller or read from a row."""
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.values import (
+    Identifier,
+    JsonObject,
+    LongText,
+    Name,
+    Reason,
+    UtcDatetime,
+    format_path,
+)
+
+__all__ = [
+    "ActionEvent",
+    "ActionProposal",
+    "ActionRecord",
+    "ActionStatus",
+    "ActionType",
+    "EventType",
+]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class ActionStatus(StrEnum):
+    """Where a proposal stands; `operator_core.actions.lifecycle.TRANSITIONS` says what may follow."""
+
+    PROPOSED = "proposed"
+    VALIDATED = "validated"
+    EXECUTING = "executing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ActionType(StrEnum):
+    """What kind of thing an action is carried out by."""
+
+    SUBJECT = "subject"
+    """A method of the system that is operated, such as ``transfer_leader``."""
+    TOOL = "tool"
+    """A general tool of the agent."""
+    WORKFLOW = "workflow"
+    """A chain of other actions."""
+
+
+class EventType(StrEnum):
+    """What an event in the history reports."""
+
+    PROPOSAL_CREATED = "proposal_created"
+    STATUS_CHANGED = "status_changed"
+    RECORD_STARTED = "record_started"
+    RECORD_FINISHED = "record_finished"
+
+
+class _Model(BaseModel):
+    """Frozen and strict; whatever can't be kept in the ledger is an `InvalidValue` with its path."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=False,
+        validate_default=False,
+    )
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise to_invalid_value(error) from None
+
+    # Tells pydantic that its own, faster way to make an instance may be taken inside another
+    # model's validation (FastAPI's, say), where a ValidationError is what everybody expects.
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's, but raises `InvalidValue`."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise to_invalid_value(error) from None
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's, but raises `InvalidValue`."""
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            raise to_invalid_value(error) from None
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Self:
+        """An instance of `values` that were checked when they were written: every field, in its type.
+
+        The limits of new values do not apply to what the ledger already holds, and a validation
+        of each field of each row would cost more than reading the row: this does what pydantic's
+        ``model_construct`` does for a model whose fields are all given, at a fifth of the time.
+        """
+        model = cls.__new__(cls)
+        put = object.__setattr__
+        put(model, "__dict__", values)
+        put(model, "__pydantic_fields_set__", set(values))
+        put(model, "__pydantic_extra__", None)
+        put(model, "__pydantic_private__", None)
+        return model
+
+
+def to_invalid_value(error: ValidationError, at: str = "") -> InvalidValue:
+    """Pydantic's `error`, found in the value at the path `at`, as the ledger's own, without values."""
+    problems = [_problem(details) for details in error.errors(include_url=False)]
+    problems = [(at + path, problem) for path, problem in problems]
+    path, problem = problems[0]
+    return InvalidValue(path, problem, problems=problems)
+
+
+def _problem(details: ErrorDetails) -> tuple[str, str]:
+    path = format_path(details["loc"])
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidValue):
+        inner = "" if not cause.path else cause.path if cause.path[0] == "[" else f".{cause.path}"
+        return path + inner, cause.problem
+    if details["type"] == "string_pattern_mismatch":
+        return path, "must not be blank and must not contain a NUL character"
+    if details["type"] == "string_unicode":
+        return path, "must not contain a lone surrogate"
+    return path, details["msg"]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class ActionProposal(_Model):
+    """A tool call that an agent or a person proposes, and what became of it."""
+
+    id: Identifier | None = Field(
+        default=None, description="Given by the ledger; None until the proposal is in it."
+    )
+    ticket_id: Identifier | None = Field(
+        default=None, description="The ticket that this action is meant to help with, if any."
+    )
+    action_name: Name = Field(description="What is to be done, such as transfer_leader.")
+    action_type: ActionType = Field(
+        default=ActionType.SUBJECT, description="What kind of thing carries the action out."
+    )
+    parameters: JsonObject = Field(
+        default_factory=dict,
+        description="The arguments of the call: a JSON object, or a Pydantic model that becomes one.",
+    )
+    reason: Reason = Field(description="Why this is proposed, for the person who reads it later.")
+    status: ActionStatus = Field(
+        default=ActionStatus.PROPOSED, description="Where the proposal stands in its lifecycle."
+    )
+    proposed_at: UtcDatetime = Field(
+        default_factory=_now, description="When it was proposed. A naive time is local time."
+    )
+    proposed_by: Name = Field(default="agent", description="Who proposes it.")
+    validated_at: UtcDatetime | None = Field(
+        default=None, description="When it was last validated. Kept by the ledger."
+    )
+    cancelled_at: UtcDatetime | None = Field(
+        default=None, description="When it was cancelled. Kept by the ledger."
+    )
+    created_at: UtcDatetime | None = Field(
+        default=None, description="When the row was written, by the database's clock."
+    )
+    updated_at: UtcDatetime | None = Field(
+        default=None, description="When the row last changed, by the database's clock."
+    )
+
+    def parameters_as(self, model: type[ModelT]) -> ModelT:
+        """The parameters as an instance of the caller's own `model`.
+
+        Raises pydantic's `ValidationError`, the model's own, if they don't fit it.
+        """
+        # As JSON, so that a strict model takes the text of a date, as it does from an API.
+        return model.model_validate_json(json.dumps(self.parameters))
+
+
+class ActionRecord(_Model):
+    """One execution of a proposal, from its start to its outcome."""
+
+    id: Identifier | None = Field(
+        default=None, description="Given by the ledger; None until the record is in it."
+    )
+    proposal_id: Identifier = Field(description="The proposal that is executed.")
+    started_at: UtcDatetime | None = Field(
+        default=None, description="When the execution started; the time of writing if not given."
+    )
+    completed_at: UtcDatetime | None = Field(
+        default=None, description="When it ended; None while executing."
+    )
+    success: bool | None = Field(
+        default=None, description="Whether it succeeded; None while executing."
+    )
+    error_message: LongText | None = Field(default=None, description="What went wrong, if it did.")
+    result_data: JsonObject | None = Field(
+        default=None, description="What the execution gave back: a JSON object."
+    )
+
+
+class ActionEvent(_Model):
+    """One line of the history, written by the database itself and never changed."""
+
+    id: Identifier = Field(description="Grows with each event. A gap is no sign of tampering.")
+    proposal_id: Identifier = Field(description="The proposal that the event is about.")
+    record_id: Identifier | None = Field(
+        default=None, description="The execution record, where the event is about one."
+    )
+    event_type: EventType = Field(description="What happened.")
+    from_status: ActionStatus | None = Field(
+        default=None, description="The proposal's status before; None where it had none."
+    )
+    to_status: ActionStatus | None = Field(
+        default=None, description="The proposal's status after; None for events of a record."
+    )
+    success: bool | None = Field(
+        default=None, description="The outcome, where a record was finished."
+    )
+    actor: str = Field(description="Who did it. 'raw SQL' where the writer did not say.")
+    reason: str | None = Field(default=None, description="Why, in the words of the actor.")
+    occurred_at: UtcDatetime = Field(description="When, by the database's clock.")

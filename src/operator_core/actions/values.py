@@ -1,0 +1,162 @@
+"""What a value in the ledger may be: JSON objects, text, times and ids, the same on every backend."""
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NoReturn, TypeAlias, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+
+from operator_core.actions.errors import InvalidValue
+
+__all__ = [
+    "MAX_ID",
+    "MAX_JSON_BYTES",
+    "MAX_JSON_DEPTH",
+    "MAX_NAME",
+    "MAX_REASON",
+    "MAX_TEXT",
+    "Identifier",
+    "JsonObject",
+    "LongText",
+    "Name",
+    "Reason",
+    "UtcDatetime",
+    "format_path",
+    "to_json_object",
+    "to_utc",
+]
+
+MAX_JSON_DEPTH: Final = 64
+"""How many objects and lists may stand inside one another, the outermost counted."""
+
+MAX_JSON_BYTES: Final = 1 << 20
+"""Default limit of an encoded JSON object, in bytes of UTF-8 (1 MiB)."""
+
+MAX_NAME: Final = 255
+"""Limit of names and of who acts, in characters."""
+
+MAX_REASON: Final = 1 << 16
+"""Limit of a reason, in characters."""
+
+MAX_TEXT: Final = 1 << 20
+"""Limit of an error message, in characters."""
+
+MAX_ID: Final = (1 << 63) - 1
+"""Largest id: what a signed 64-bit column holds."""
+
+# int's decimal form is limited (sys.set_int_max_str_digits, 4300 by default): a longer one could
+# be written by this process and not be read by another.
+_MAX_INT_BITS: Final = 14_000
+
+_Trail: TypeAlias = "tuple[_Trail, str | int] | None"
+"""Where the walk through a JSON value is: a linked list, so that the good case pays for no path."""
+
+
+def format_path(keys: tuple[str | int, ...]) -> str:
+    """A path as one writes it: ``parameters.stores[2]["odd key"]``."""
+    text = ""
+    for key in keys:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        elif key.isidentifier() and key.isascii():
+            text += f".{key}" if text else key
+        else:
+            text += f"[{key!a}]"
+    return text
+
+
+def _refuse(trail: _Trail, problem: str) -> NoReturn:
+    keys: list[str | int] = []
+    while trail is not None:
+        trail, key = trail
+        keys.append(key)
+    raise InvalidValue(format_path(tuple(reversed(keys))), problem)
+
+
+def _check_text(text: str, trail: _Trail) -> None:
+    if "\0" in text:
+        _refuse(trail, "must not contain a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            _refuse(trail, "must not contain a lone surrogate")
+
+
+def _copy(value: object, trail: _Trail, depth: int) -> object:
+    """A copy of `value`, so that the caller's later changes to it change nothing that was proposed."""
+    kind = type(value)
+    if kind is str:
+        _check_text(cast(str, value), trail)
+        return value
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        if cast(int, value).bit_length() > _MAX_INT_BITS:
+            _refuse(trail, f"must not need more than {_MAX_INT_BITS} bits")
+        return value
+    if kind is float:
+        if not math.isfinite(cast(float, value)):
+            _refuse(trail, "must be a finite number")
+        return value
+    if kind is not dict and kind is not list:
+        _refuse(trail, f"must be a JSON value, not {kind.__name__}")
+    if depth >= MAX_JSON_DEPTH:
+        _refuse(trail, f"must not be nested deeper than {MAX_JSON_DEPTH}")
+    if kind is list:
+        items = cast(list[object], value)
+        return [_copy(item, (trail, index), depth + 1) for index, item in enumerate(items)]
+    copied: dict[str, object] = {}
+    for key, item in cast(dict[object, object], value).items():
+        if type(key) is not str:
+            _refuse(trail, f"must have string keys only, not {type(key).__name__}")
+        _check_text(key, (trail, key))
+        copied[key] = _copy(item, (trail, key), depth + 1)
+    return copied
+
+
+def to_json_object(value: Any) -> dict[str, Any]:
+    """A copy of `value`, a JSON object or a Pydantic model, that shares nothing with it.
+
+    Raises `InvalidValue` with the path of what JSON, or a database's text, can't hold: other types,
+    keys that are no strings, numbers that aren't finite, NUL, lone surrogates, more than
+    `MAX_JSON_DEPTH` levels.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", by_alias=True)
+    if type(value) is not dict:
+        raise InvalidValue("", f"must be a JSON object, not {type(cast(object, value)).__name__}")
+    return cast(dict[str, Any], _copy(cast(object, value), None, 0))
+
+
+def to_utc(value: datetime) -> datetime:
+    """`value` in UTC; a naive one means local time, as everywhere in Python (its `fold` counts).
+
+    Raises `InvalidValue` outside the years 1970 to 9998, so that no time zone can carry it past
+    what the databases hold.
+    """
+    try:
+        utc = value.astimezone(UTC)
+    except (OverflowError, OSError, ValueError):
+        utc = None
+    if utc is None or not 1970 <= utc.year <= 9998:
+        raise InvalidValue("", "must be a time in the years 1970 to 9998")
+    return utc
+
+
+# No lone surrogates either: pydantic refuses what is not Unicode. The pattern says the rest,
+# in a form that JSON Schema readers understand too.
+_NOT_BLANK: Final = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+_NO_NUL: Final = r"^[^\u0000]*$"
+
+
+def _text(limit: int, pattern: str) -> StringConstraints:
+    return StringConstraints(strict=True, max_length=limit, pattern=pattern)
+
+
+JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(to_json_object)]
+UtcDatetime: TypeAlias = Annotated[datetime, AfterValidator(to_utc)]
+Identifier: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
+Name: TypeAlias = Annotated[str, _text(MAX_NAME, _NOT_BLANK)]
+Reason: TypeAlias = Annotated[str, _text(MAX_REASON, _NOT_BLANK)]
+LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
