@@ -1,0 +1,64 @@
+"""Where Alembic meets the ledger: on a connection that it is handed, or on one of its own, locked."""
+
+import logging.config
+import os
+
+from alembic import context
+from sqlalchemy import Connection
+
+from operator_core.db import migrate
+from operator_core.db.base import Base
+from operator_core.db.tables import ActionProposalRow
+
+config = context.config
+assert ActionProposalRow.metadata is Base.metadata  # the import is what fills the metadata
+
+options = {
+    "target_metadata": Base.metadata,
+    "version_table": migrate.VERSION_TABLE,
+    "render_as_batch": True,
+    # A service's own tables may live in the same database: autogenerate must not drop them.
+    "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
+}
+
+
+def url() -> str:
+    chosen = context.get_x_argument(as_dictionary=True).get("url")
+    return (
+        chosen
+        or os.environ.get(migrate.URL_VARIABLE)
+        or config.get_main_option("sqlalchemy.url", migrate.DEFAULT_URL)
+    )
+
+
+def run(connection: Connection) -> None:
+    migrate.check_known(connection)
+    context.configure(connection=connection, **options)
+    context.run_migrations()
+
+
+def run_offline() -> None:
+    context.configure(
+        url=url(),
+        literal_binds=True,
+        transactional_ddl=True,
+        dialect_opts={"paramstyle": "named"},
+        **options,
+    )
+    if context.get_context().dialect.name == "sqlite":
+        # Both are ignored inside a transaction.
+        context.execute("PRAGMA foreign_keys = OFF")
+        context.execute("PRAGMA legacy_alter_table = ON")
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+elif (given := config.attributes.get("connection")) is not None:
+    run(given)
+else:
+    if config.config_file_name is not None:
+        logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
+    with migrate.locked(url()) as own:
+        run(own)

@@ -1,0 +1,135 @@
+"""The declarative base, its naming convention, and the column types of the ledger."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, Integer, MetaData, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.values import to_json_object, to_utc
+
+__all__ = [
+    "BIGINT",
+    "SQLITE_NOW",
+    "Base",
+    "JSONText",
+    "UTCDateTime",
+    "encode_json",
+    "encode_time",
+    "strictly_after",
+    "utcnow",
+]
+
+NAMING_CONVENTION = {
+    "ix": "idx_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+"""SQLite's clock, which counts milliseconds, in the text form of `UTCDateTime`."""
+
+
+BIGINT = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits; on SQLite the word must be INTEGER for a primary key to be the row's own id."""
+
+
+class Base(DeclarativeBase):
+    """The tables of the ledger."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+
+def encode_time(value: datetime) -> str:
+    """UTC as ``YYYY-MM-DD HH:MM:SS.ffffff``.
+
+    SQLite's own convention (its CURRENT_TIMESTAMP and datetime() are UTC without saying so) and
+    the form of SQLAlchemy's DateTime there; text of one width, so it sorts as time does.
+    """
+    return to_utc(value).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def encode_json(value: Any, path: str, limit: int) -> str:
+    """`value` as JSON text of at most `limit` bytes; raises `InvalidValue` at `path` or below it.
+
+    Checked here again although the models check too: a dict inside a frozen model can still be
+    changed, and ``model_copy`` validates nothing.
+    """
+    try:
+        text = json.dumps(to_json_object(value), ensure_ascii=False, separators=(",", ":"))
+    except InvalidValue as error:
+        inner = error.path if not error.path or error.path[0] == "[" else f".{error.path}"
+        raise InvalidValue(path + inner, error.problem) from None
+    # No character of UTF-8 takes more than four bytes, so most text need not be encoded to know.
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        raise InvalidValue(path, f"must not be larger than {limit} bytes as JSON")
+    return text
+
+
+# Neither type converts results: SQLAlchemy would call Python once for each value of each row. The
+# ledger's `rows` module makes models of raw rows, all columns at once, which is several times faster.
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment: text in UTC on SQLite, timestamptz elsewhere. Results come as the driver gives them."""
+
+    impl = TIMESTAMP(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Text())
+        return dialect.type_descriptor(TIMESTAMP(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return encode_time(value) if dialect.name == "sqlite" else to_utc(value)
+
+
+class JSONText(Text):
+    """JSON kept as it was written. Binds and results are the encoded text; see `encode_json`."""
+
+
+class utcnow(FunctionElement[datetime]):  # noqa: N801 - it stands in statements as SQL functions do
+    """The database's clock, in the form that `UTCDateTime` stores."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(utcnow)
+def _utcnow(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(utcnow, "sqlite")
+def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
+    return SQLITE_NOW
+
+
+class strictly_after(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock, or just after the time in the given column where the clock is not past it."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(strictly_after)
+def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"greatest(clock_timestamp(), {column} + interval '1 microsecond')"
+
+
+@compiles(strictly_after, "sqlite")
+def _strictly_after_sqlite(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"max({SQLITE_NOW}, strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds'))"

@@ -1,0 +1,62 @@
+"""Driver exceptions become the ledger's own; no other kind leaves the facade."""
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from operator_core.actions.errors import (
+    ActionError,
+    Busy,
+    ConstraintViolation,
+    InvalidValue,
+    StorageCorrupt,
+    StorageFull,
+    StorageReadOnly,
+    StorageUnavailable,
+)
+
+__all__ = ["translate"]
+
+_PRIMARY_CODE = 0xFF
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+# A write past RLIMIT_FSIZE or a quota is an I/O error to SQLite, with the errno lost on the way.
+_WRITE_FAILED = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
+
+
+def translate(error: BaseException, *, busy_timeout: float | None = None) -> BaseException:
+    """The ledger's exception for `error`, with `error` as its cause; others come back as they are."""
+    driver_error = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(driver_error, sqlite3.Error):
+        found: ActionError = _from_sqlite(driver_error, busy_timeout)
+    elif isinstance(error, SQLAlchemyError):
+        found = StorageUnavailable(f"the database failed: {type(error).__name__}")
+    else:
+        return error
+    found.__cause__ = error
+    return found
+
+
+def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return StorageUnavailable(f"SQLite could not do it: {type(error).__name__}")
+    primary = code & _PRIMARY_CODE
+    if primary in _LOCKED:
+        return Busy(busy_timeout)
+    if primary == sqlite3.SQLITE_FULL or code in _WRITE_FAILED:
+        return StorageFull(f"no room left for the ledger ({error.sqlite_errorname})")
+    if primary == sqlite3.SQLITE_READONLY:
+        return StorageReadOnly(f"the ledger can't be written ({error.sqlite_errorname})")
+    if primary in _CORRUPT:
+        return StorageCorrupt(f"not a SQLite database, or a damaged one ({error})")
+    if primary == sqlite3.SQLITE_TOOBIG:
+        return InvalidValue("", "is larger than SQLite can hold")
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        # The units know the constraints that callers can run into; what is left names itself.
+        return ConstraintViolation(str(error))
+    return StorageUnavailable(f"SQLite could not do it: {error} ({error.sqlite_errorname})")

@@ -1,0 +1,276 @@
+"""The schema at head as SQLite script text, for whoever makes tables without Alembic.
+
+Generated from the revisions by ``make schema``; do not edit.
+"""
+
+from typing import Final
+
+__all__ = ["ACTIONS_SCHEMA_SQL", "SCHEMA_SQL"]
+
+SCHEMA_SQL: Final = """\
+CREATE TABLE IF NOT EXISTS "tickets" (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	violation_key TEXT NOT NULL, 
+	invariant_name TEXT NOT NULL, 
+	store_id TEXT, 
+	status TEXT DEFAULT 'open' NOT NULL, 
+	held BOOLEAN DEFAULT 0 NOT NULL, 
+	batch_key TEXT, 
+	occurrence_count INTEGER DEFAULT 1 NOT NULL, 
+	first_seen_at TEXT NOT NULL, 
+	last_seen_at TEXT NOT NULL, 
+	resolved_at TEXT, 
+	message TEXT NOT NULL, 
+	severity TEXT DEFAULT 'warning' NOT NULL, 
+	diagnosis TEXT, 
+	metric_snapshot TEXT, 
+	created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL, 
+	updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+
+CREATE INDEX IF NOT EXISTS idx_tickets_open_violation ON tickets (violation_key) WHERE status != 'resolved';
+
+CREATE INDEX IF NOT EXISTS idx_tickets_violation_time ON tickets (violation_key, resolved_at);
+
+CREATE TRIGGER IF NOT EXISTS tickets_updated_at
+AFTER UPDATE OF violation_key, invariant_name, store_id, status, held, batch_key, occurrence_count,
+    first_seen_at, last_seen_at, resolved_at, message, severity, diagnosis, metric_snapshot ON tickets
+WHEN NEW.updated_at IS OLD.updated_at
+BEGIN
+    UPDATE tickets SET updated_at = CURRENT_TIMESTAMP WHERE id = NEW.id;
+END;
+"""
+"""The neighbour's table, ``tickets``."""
+
+ACTIONS_SCHEMA_SQL: Final = """\
+CREATE TABLE IF NOT EXISTS "action_proposals" (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	ticket_id INTEGER, 
+	action_name TEXT NOT NULL, 
+	action_type TEXT DEFAULT 'subject' NOT NULL, 
+	parameters TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	status TEXT DEFAULT 'proposed' NOT NULL, 
+	proposed_at TEXT NOT NULL, 
+	proposed_by TEXT DEFAULT 'agent' NOT NULL, 
+	validated_at TEXT, 
+	cancelled_at TEXT, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+	updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+	status_changed_by TEXT, 
+	status_reason TEXT, 
+	status_changed_at TEXT, 
+	CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id), 
+	CONSTRAINT ck__new_action_proposals_ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')), 
+	CONSTRAINT ck__new_action_proposals_ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
+);
+
+CREATE TABLE IF NOT EXISTS "action_records" (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	proposal_id INTEGER NOT NULL, 
+	started_at TEXT, 
+	completed_at TEXT, 
+	success BOOLEAN, 
+	error_message TEXT, 
+	result_data TEXT, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+	started_by TEXT, 
+	completed_by TEXT, 
+	CONSTRAINT fk_action_records_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
+	CONSTRAINT ck__new_action_records_ck_action_records_success CHECK (success IN (0, 1))
+);
+
+CREATE TABLE IF NOT EXISTS action_events (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	proposal_id INTEGER NOT NULL, 
+	record_id INTEGER, 
+	event_type TEXT NOT NULL, 
+	from_status TEXT, 
+	to_status TEXT, 
+	success BOOLEAN, 
+	actor TEXT NOT NULL, 
+	reason TEXT, 
+	occurred_at TEXT NOT NULL, 
+	CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
+	CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id), 
+	CONSTRAINT ck_action_events_ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'record_started', 'record_finished')), 
+	CONSTRAINT ck_action_events_ck_action_events_success CHECK (success IN (0, 1))
+);
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_status ON action_proposals (status, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_ticket ON action_proposals (ticket_id, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_action_name ON action_proposals (action_name, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_proposed_by ON action_proposals (proposed_by, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (proposal_id, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_events_proposal ON action_events (proposal_id, id);
+
+CREATE TRIGGER IF NOT EXISTS tickets_referenced
+BEFORE DELETE ON tickets
+WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_referenced: a proposal refers to this ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
+BEFORE INSERT ON action_proposals
+WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_ticket_exists: no such ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_not_replaced
+BEFORE INSERT ON action_proposals
+WHEN EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_replaced: this id is taken');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_not_deleted
+BEFORE DELETE ON action_proposals
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
+BEFORE UPDATE OF id, ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+    created_at ON action_proposals
+WHEN NEW.id IS NOT OLD.id
+    OR NEW.ticket_id IS NOT OLD.ticket_id
+    OR NEW.action_name IS NOT OLD.action_name
+    OR NEW.action_type IS NOT OLD.action_type
+    OR NEW.parameters IS NOT OLD.parameters
+    OR NEW.reason IS NOT OLD.reason
+    OR NEW.proposed_at IS NOT OLD.proposed_at
+    OR NEW.proposed_by IS NOT OLD.proposed_by
+    OR NEW.created_at IS NOT OLD.created_at
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_lifecycle
+BEFORE UPDATE OF status ON action_proposals
+WHEN NEW.status IS NOT OLD.status
+    AND NOT (OLD.status = 'proposed' AND NEW.status IN ('validated', 'cancelled')
+        OR OLD.status = 'validated' AND NEW.status IN ('executing', 'cancelled')
+        OR OLD.status = 'executing' AND NEW.status IN ('completed', 'failed', 'cancelled')
+        OR OLD.status = 'failed' AND NEW.status = 'validated')
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_created
+AFTER INSERT ON action_proposals
+BEGIN
+    INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at)
+    VALUES (NEW.id, 'proposal_created', NEW.status, coalesce(NEW.status_changed_by, 'raw SQL'),
+        NEW.reason, coalesce(NEW.status_changed_at, strftime('%Y-%m-%d %H:%M:%f000', 'now')));
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_status_changed
+AFTER UPDATE OF status ON action_proposals
+WHEN NEW.status IS NOT OLD.status
+BEGIN
+    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
+    SELECT NEW.id, 'status_changed', OLD.status, NEW.status,
+        iif(NEW.status_changed_at IS OLD.status_changed_at, 'raw SQL', coalesce(NEW.status_changed_by, 'raw SQL')),
+        iif(NEW.status_changed_at IS OLD.status_changed_at, NULL, NEW.status_reason),
+        iif(NEW.status_changed_at IS OLD.status_changed_at, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.status_changed_at);
+    UPDATE action_proposals
+    SET status_changed_by = 'raw SQL', status_reason = NULL, status_changed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
+    WHERE id = NEW.id AND NEW.status_changed_at IS OLD.status_changed_at;
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
+AFTER UPDATE ON action_proposals
+WHEN NOT NEW.updated_at > OLD.updated_at
+BEGIN
+    UPDATE action_proposals
+    SET updated_at = max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds'))
+    WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_proposal_exists
+BEFORE INSERT ON action_records
+WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_proposal_exists: no such proposal');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_not_replaced
+BEFORE INSERT ON action_records
+WHEN EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_not_replaced: this id is taken');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_not_deleted
+BEFORE DELETE ON action_records
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_not_deleted: records are never deleted');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_outcome_dated
+BEFORE INSERT ON action_records
+WHEN NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome needs its completed_at');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_immutable
+BEFORE UPDATE ON action_records
+WHEN OLD.completed_at IS NOT NULL
+    OR NEW.id IS NOT OLD.id
+    OR NEW.proposal_id IS NOT OLD.proposal_id
+    OR NEW.started_at IS NOT OLD.started_at
+    OR NEW.started_by IS NOT OLD.started_by
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_started
+AFTER INSERT ON action_records
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at)
+    VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), strftime('%Y-%m-%d %H:%M:%f000', 'now'));
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at)
+    SELECT NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now')
+    WHERE NEW.completed_at IS NOT NULL;
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_finished
+AFTER UPDATE OF completed_at ON action_records
+WHEN OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at)
+    VALUES (NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'));
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_not_updated
+BEFORE UPDATE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_updated: the history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_not_deleted
+BEFORE DELETE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_deleted: the history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_not_replaced
+BEFORE INSERT ON action_events
+WHEN EXISTS (SELECT 1 FROM action_events WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only');
+END;
+"""
+"""The ledger's own tables; run after `SCHEMA_SQL`."""

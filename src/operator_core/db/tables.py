@@ -1,0 +1,147 @@
+"""The tables of the ledger: columns, constraints and indexes, and no behaviour.
+
+The triggers that keep the promises (updated_at, immutability, lifecycle, history, append-only)
+stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
+"""
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Text,
+    false,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import Boolean, Integer
+
+from operator_core.actions.types import ActionStatus, ActionType, EventType
+from operator_core.db.base import BIGINT, Base, JSONText, UTCDateTime, utcnow
+
+__all__ = ["ActionEventRow", "ActionProposalRow", "ActionRecordRow", "TicketRow"]
+
+_CURRENT = text("CURRENT_TIMESTAMP")
+
+# AUTOINCREMENT: without it SQLite gives the id of the newest row again once that row is gone.
+_AUTOINCREMENT = {"sqlite_autoincrement": True}
+
+
+def _one_of(column: str, values: type[ActionStatus] | type[ActionType] | type[EventType]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+class TicketRow(Base):
+    """The neighbour's table: another service writes it by raw SQL, its times as text of its own."""
+
+    __tablename__ = "tickets"
+    __table_args__: tuple[SchemaItem | dict[str, bool], ...] = (
+        Index(
+            "idx_tickets_open_violation",
+            "violation_key",
+            sqlite_where=text("status != 'resolved'"),
+            postgresql_where=text("status != 'resolved'"),
+        ),
+        Index("idx_tickets_violation_time", "violation_key", "resolved_at"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    violation_key: Mapped[str] = mapped_column(Text)
+    invariant_name: Mapped[str] = mapped_column(Text)
+    store_id: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, server_default="open")
+    held: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    batch_key: Mapped[str | None] = mapped_column(Text)
+    occurrence_count: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    first_seen_at: Mapped[str] = mapped_column(Text)
+    last_seen_at: Mapped[str] = mapped_column(Text)
+    resolved_at: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)
+    severity: Mapped[str] = mapped_column(Text, server_default="warning")
+    diagnosis: Mapped[str | None] = mapped_column(Text)
+    metric_snapshot: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text, server_default=_CURRENT)
+    updated_at: Mapped[str] = mapped_column(Text, server_default=_CURRENT)
+
+
+class ActionProposalRow(Base):
+    """A proposal. What was proposed never changes; the status moves along the lifecycle only."""
+
+    __tablename__ = "action_proposals"
+    __table_args__ = (
+        CheckConstraint(_one_of("action_type", ActionType), name="action_type"),
+        CheckConstraint(_one_of("status", ActionStatus), name="status"),
+        # With id behind, so that the newest of each are read in order, without sorting.
+        Index("idx_action_proposals_status", "status", "id"),
+        Index("idx_action_proposals_ticket", "ticket_id", "id"),
+        Index("idx_action_proposals_action_name", "action_name", "id"),
+        Index("idx_action_proposals_proposed_by", "proposed_by", "id"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    ticket_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("tickets.id"))
+    action_name: Mapped[str] = mapped_column(Text)
+    action_type: Mapped[str] = mapped_column(Text, server_default="subject")
+    parameters: Mapped[str] = mapped_column(JSONText)
+    reason: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, server_default="proposed")
+    proposed_at: Mapped[str] = mapped_column(UTCDateTime)
+    proposed_by: Mapped[str] = mapped_column(Text, server_default="agent")
+    validated_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    cancelled_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
+    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
+    # What the facade tells the history's trigger: who moved the status, why and when.
+    status_changed_by: Mapped[str | None] = mapped_column(Text)
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    status_changed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+
+
+class ActionRecordRow(Base):
+    """One execution of a proposal. Once it has an outcome it never changes."""
+
+    __tablename__ = "action_records"
+    __table_args__ = (
+        Index("idx_action_records_proposal", "proposal_id", "id"),
+        # SQLite's BOOLEAN takes any number.
+        CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    started_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    completed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    result_data: Mapped[str | None] = mapped_column(JSONText)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
+    # What the facade tells the history's trigger: who started the execution and who ended it.
+    started_by: Mapped[str | None] = mapped_column(Text)
+    completed_by: Mapped[str | None] = mapped_column(Text)
+
+
+class ActionEventRow(Base):
+    """The history. Triggers write it; it refuses to be changed."""
+
+    __tablename__ = "action_events"
+    __table_args__ = (
+        CheckConstraint(_one_of("event_type", EventType), name="event_type"),
+        # SQLite's BOOLEAN takes any number.
+        CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
+        Index("idx_action_events_proposal", "proposal_id", "id"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    record_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_records.id"))
+    event_type: Mapped[str] = mapped_column(Text)
+    from_status: Mapped[str | None] = mapped_column(Text)
+    to_status: Mapped[str | None] = mapped_column(Text)
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    actor: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    occurred_at: Mapped[str] = mapped_column(UTCDateTime)
