@@ -1,0 +1,90 @@
+"""Arguments that are not fields of a model, checked before any SQL runs, by the models' own rules."""
+
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.types import ActionStatus, to_invalid_value
+from operator_core.actions.values import MAX_ID, LongText, Name, Reason
+
+__all__ = [
+    "check_actor",
+    "check_flag",
+    "check_id",
+    "check_limit",
+    "check_message",
+    "check_model",
+    "check_name",
+    "check_reason",
+    "check_status",
+]
+
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
+_REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
+_MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(LongText)
+
+
+def check_id(value: object, path: str = "id") -> int:
+    """A positive 64-bit integer, and no bool; raises `InvalidValue`."""
+    if type(value) is not int or not 1 <= value <= MAX_ID:
+        raise InvalidValue(path, f"must be an integer from 1 to {MAX_ID}")
+    return value
+
+
+def check_limit(value: object) -> int | None:
+    """None, or how many rows at the most, 0 or more; raises `InvalidValue`."""
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_ID:
+        raise InvalidValue("limit", f"must be None or an integer from 0 to {MAX_ID}")
+    return value
+
+
+def check_flag(value: object, path: str) -> bool:
+    """True or False and nothing that merely counts as one; raises `InvalidValue`."""
+    if type(value) is not bool:
+        raise InvalidValue(path, "must be True or False")
+    return value
+
+
+def check_status(value: object, path: str = "status") -> ActionStatus:
+    """An `ActionStatus`, or its value; raises `InvalidValue`."""
+    try:
+        return ActionStatus(cast(Any, value))
+    except ValueError:
+        known = ", ".join(ActionStatus)
+        raise InvalidValue(path, f"must be one of {known}") from None
+
+
+def check_model(value: object, model: type[BaseModel], path: str) -> None:
+    """An instance of `model`; raises `InvalidValue`."""
+    if not isinstance(value, model):
+        raise InvalidValue(path, f"must be an {model.__name__}, not {type(value).__name__}")
+
+
+def _check(adapter: TypeAdapter[str], value: object, path: str) -> str:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise to_invalid_value(error, path) from None
+
+
+def check_name(value: object, path: str) -> str:
+    """Text as in `action_name` and `proposed_by`; raises `InvalidValue`."""
+    return _check(_NAME, value, path)
+
+
+def check_actor(value: object) -> str:
+    """Who acts; raises `InvalidValue`."""
+    return _check(_NAME, value, "actor")
+
+
+def check_reason(value: object) -> str | None:
+    """Why, or None; raises `InvalidValue`."""
+    return None if value is None else _check(_REASON, value, "reason")
+
+
+def check_message(value: object) -> str | None:
+    """An error message, or None; raises `InvalidValue`."""
+    return None if value is None else _check(_MESSAGE, value, "error_message")

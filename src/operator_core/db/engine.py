@@ -1,0 +1,46 @@
+"""What runs units of work: the one interface behind `ActionDB`, whatever the database."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+__all__ = ["Runner", "Unit", "UnitRunner"]
+
+T = TypeVar("T")
+
+Unit = Callable[[Connection], T]
+"""A unit of work: a plain function of a connection that neither commits nor keeps anything.
+
+It may run more than once (when a neighbour in its group fails, or the database asks for it), so
+all that it does, it does through the connection.
+"""
+
+
+class UnitRunner(Protocol):
+    """Where units of work run."""
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs a unit that changes nothing."""
+        ...
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs a unit as one transaction, or as one all-or-nothing part of the one it is in."""
+        ...
+
+    def transaction(self) -> "AbstractAsyncContextManager[UnitRunner]":
+        """Several units as one transaction."""
+        ...
+
+
+class Runner(UnitRunner, Protocol):
+    """A `UnitRunner` that is opened and closed."""
+
+    async def open(self) -> None:
+        """Makes the ledger ready: the schema is current afterwards. Raises `SchemaError`, `StorageError`."""
+        ...
+
+    async def close(self) -> None:
+        """Lets what is under way finish and gives everything back. Closing twice does nothing."""
+        ...

@@ -1,0 +1,212 @@
+"""Units of work on what a service brings: an AsyncEngine, or the AsyncSession that it is in.
+
+An engine is borrowed: neither disposed nor changed. A session is joined: the unit becomes part of
+the caller's transaction, and nothing here ever commits it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
+
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db import migrate
+from operator_core.db.driver_errors import translate
+from operator_core.db.engine import Unit, UnitRunner
+
+__all__ = ["EngineRunner", "SessionRunner"]
+
+T = TypeVar("T")
+
+# A StaticPool is one connection for everyone (SQLAlchemy's way with SQLite in memory): two units on
+# it at once would be one transaction, and the rollback of one would take the other's rows along.
+_ONE_AT_A_TIME: Final[WeakKeyDictionary[AsyncEngine, asyncio.Lock]] = WeakKeyDictionary()
+
+
+def _begin(conn: Connection) -> None:
+    """Begins a real transaction where the driver would not: sqlite3's own BEGIN comes late and weak.
+
+    It would come only before the first INSERT or UPDATE, so that two readers that both go on to
+    write deadlock, and never before a SAVEPOINT, whose RELEASE would then commit.
+    """
+    if conn.dialect.name == "sqlite" and not _in_transaction(conn):
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _in_transaction(conn: Connection) -> bool:
+    driver_connection: Any = conn.connection.driver_connection
+    return driver_connection.in_transaction
+
+
+def _in_savepoint(conn: Connection, unit: Unit[T]) -> T:
+    _begin(conn)
+    with conn.begin_nested():
+        return unit(conn)
+
+
+async def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` to its end whatever becomes of the caller, so that no lock outlives a cancellation."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # Its outcome is nobody's any more; retrieving it keeps asyncio from complaining.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+class EngineRunner:
+    """Runs units of work on connections of an engine that belongs to someone else."""
+
+    def __init__(self, engine: AsyncEngine, *, busy_timeout: float) -> None:
+        self._engine = engine
+        self._busy_timeout = busy_timeout
+        self._closed = True
+
+    async def open(self) -> None:
+        """Checks the schema; a SQLite one that is behind is upgraded, as when the ledger opens a file."""
+        if self._engine.dialect.name == "sqlite":
+            await self._run(
+                lambda conn: migrate.make_current(conn, busy_timeout=self._busy_timeout),
+                commit=False,
+            )
+        else:
+            await self._run(migrate.check_current, commit=False)
+        self._closed = False
+
+    async def close(self) -> None:
+        """Forgets the engine; whoever brought it disposes of it."""
+        self._closed = True
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool."""
+        self._check_open()
+        return await self._run(unit, commit=False)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` as one transaction on a connection of the pool, and commits it."""
+        self._check_open()
+        return await self._run(unit, commit=True)
+
+    async def _run(self, unit: Unit[T], *, commit: bool) -> T:
+        async def work() -> T:
+            async with self._alone(), self._engine.connect() as conn:
+                if commit:
+                    await conn.run_sync(_begin)
+                result = await conn.run_sync(unit)
+                if commit:
+                    await conn.commit()
+                return result
+
+        with _translated(self._busy_timeout):
+            return await _finish(work())
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
+        """One connection of the pool, and on SQLite the write lock, from entry to exit."""
+        return self._transact()
+
+    @asynccontextmanager
+    async def _transact(self) -> AsyncGenerator[UnitRunner]:
+        self._check_open()
+        async with self._alone():
+            with _translated(self._busy_timeout):
+                conn = await self._engine.connect()
+            try:
+                with _translated(self._busy_timeout):
+                    await _finish(conn.run_sync(_begin))
+                yield _ConnectionRunner(conn, self._busy_timeout)
+                with _translated(self._busy_timeout):
+                    await _finish(conn.commit())
+            finally:
+                # Rolls back what was not committed.
+                await _finish(conn.close())
+
+    def _alone(self) -> AbstractAsyncContextManager[Any]:
+        if not isinstance(self._engine.pool, StaticPool):
+            return nullcontext()
+        return _ONE_AT_A_TIME.setdefault(self._engine, asyncio.Lock())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
+
+
+class _translated:  # noqa: N801 - a `with` block's word
+    """Driver exceptions leave the block as the ledger's own."""
+
+    def __init__(self, busy_timeout: float | None = None) -> None:
+        self._busy_timeout = busy_timeout
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            translated = translate(error, busy_timeout=self._busy_timeout)
+            if translated is not error:
+                raise translated
+
+
+class _ConnectionRunner:
+    """A `UnitRunner` inside one transaction of an engine's connection."""
+
+    def __init__(self, conn: AsyncConnection, busy_timeout: float) -> None:
+        self._conn = conn
+        self._busy_timeout = busy_timeout
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on what the transaction has done so far."""
+        with _translated(self._busy_timeout):
+            return await _finish(self._conn.run_sync(unit))
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
+        with _translated(self._busy_timeout):
+            return await _finish(self._conn.run_sync(_in_savepoint, unit))
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
+        """Refused: nested transactions are one transaction with parts that may vanish."""
+        raise ActionError("a transaction() can't be opened inside another one")
+
+
+class SessionRunner:
+    """Runs units of work inside the transaction of a session that belongs to someone else."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def open(self) -> None:
+        """Checks the schema; it can't be changed inside somebody's transaction, so behind is an error."""
+        await self.read(migrate.check_current)
+
+    async def close(self) -> None:
+        """Does nothing: the caller commits, rolls back and closes."""
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` in the caller's transaction, after what the session holds back is flushed."""
+        return await self._run(unit)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""
+        return await self._run(lambda conn: _in_savepoint(conn, unit))
+
+    async def _run(self, function: Callable[[Connection], T]) -> T:
+        def work(session: Session) -> T:
+            session.flush()
+            return function(session.connection())
+
+        with _translated():
+            return await self._session.run_sync(work)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """All or nothing within the caller's transaction: a savepoint."""
+        await self._run(_begin)
+        async with self._session.begin_nested():
+            yield self

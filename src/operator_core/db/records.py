@@ -1,0 +1,100 @@
+"""Units of work on execution records: plain functions of a connection that never commit."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from operator_core.actions.errors import Conflict, InvalidValue, NotFound
+from operator_core.actions.types import ActionRecord
+from operator_core.db.base import encode_json, utcnow
+from operator_core.db.rows import RECORD_COLUMNS, Listing, to_listing, to_record
+from operator_core.db.tables import ActionProposalRow
+from operator_core.db.tables import ActionRecordRow as Row
+
+__all__ = ["create_record", "get_record", "get_records_for_proposal", "update_record"]
+
+_SELECT = select(*RECORD_COLUMNS)
+
+
+def create_record(
+    conn: Connection, record: ActionRecord, *, actor: str, max_json_bytes: int
+) -> ActionRecord:
+    """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
+
+    Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
+    ends by it. Raises `InvalidValue` for a record that is in a ledger already and `NotFound` for
+    an unknown proposal.
+    """
+    if record.id is not None:
+        raise InvalidValue("id", "must be None: the ledger gives it")
+    if record.success is None:
+        for path in ("completed_at", "error_message", "result_data"):
+            if getattr(record, path) is not None:
+                raise InvalidValue("success", f"must be given together with {path}")
+    finished = record.success is not None
+    values: dict[str, Any] = {
+        "proposal_id": record.proposal_id,
+        "started_at": record.started_at or utcnow(),
+        "completed_at": record.completed_at or (utcnow() if finished else None),
+        "success": record.success,
+        "error_message": record.error_message,
+        "result_data": _encode(record.result_data, max_json_bytes),
+        "started_by": actor,
+        "completed_by": actor if finished else None,
+    }
+    try:
+        row = conn.execute(insert(Row).values(**values).returning(*RECORD_COLUMNS)).one()
+    except IntegrityError:
+        known = select(ActionProposalRow.id).where(ActionProposalRow.id == record.proposal_id)
+        if conn.scalar(known) is None:
+            raise NotFound("proposal", record.proposal_id) from None
+        raise
+    return to_record(row)
+
+
+def get_record(conn: Connection, id: int) -> ActionRecord | None:
+    """The record, or None; raises `CorruptRow`."""
+    row = conn.execute(_SELECT.where(Row.id == id)).one_or_none()
+    return None if row is None else to_record(row)
+
+
+def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[ActionRecord]:
+    """The executions of a proposal, oldest first."""
+    rows = conn.execute(_SELECT.where(Row.proposal_id == proposal_id).order_by(Row.id))
+    return to_listing(rows, to_record)
+
+
+def update_record(
+    conn: Connection,
+    id: int,
+    success: bool,
+    error_message: str | None,
+    result_data: dict[str, Any] | BaseModel | None,
+    *,
+    actor: str,
+    max_json_bytes: int,
+) -> None:
+    """Ends an execution now, by the database's clock; raises `NotFound`, or `Conflict` if it has ended."""
+    ended = conn.execute(
+        update(Row)
+        .where(Row.id == id, Row.completed_at.is_(None))
+        .values(
+            success=success,
+            error_message=error_message,
+            result_data=_encode(result_data, max_json_bytes),
+            completed_at=utcnow(),
+            completed_by=actor,
+        )
+        .returning(Row.id)
+    ).one_or_none()
+    if ended is not None:
+        return
+    if conn.scalar(select(Row.id).where(Row.id == id)) is None:
+        raise NotFound("record", id)
+    raise Conflict("record", id, "completed")
+
+
+def _encode(result_data: dict[str, Any] | BaseModel | None, max_json_bytes: int) -> str | None:
+    return None if result_data is None else encode_json(result_data, "result_data", max_json_bytes)

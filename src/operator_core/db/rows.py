@@ -1,0 +1,216 @@
+"""Rows as the drivers give them become models: all columns of a row at once.
+
+A stored row is trusted to be within the limits of new values, and never trusted to be readable:
+whatever another tool left there that the ledger would not write is a `CorruptRow`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+from pydantic_core import from_json
+from sqlalchemy import ColumnElement, Table
+
+from operator_core.actions.errors import CorruptRow
+from operator_core.actions.types import (
+    ActionEvent,
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    ActionType,
+    EventType,
+)
+from operator_core.db.tables import ActionEventRow, ActionProposalRow, ActionRecordRow
+
+__all__ = [
+    "EVENT_COLUMNS",
+    "PROPOSAL_COLUMNS",
+    "RECORD_COLUMNS",
+    "Listing",
+    "decode_time",
+    "to_event",
+    "to_listing",
+    "to_proposal",
+    "to_record",
+]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def _columns(table: Any, names: Iterable[str]) -> tuple[ColumnElement[Any], ...]:
+    return tuple(cast(Table, table).c[name] for name in names)
+
+
+# In the order of the models' fields, so that the functions below can take rows apart by position.
+PROPOSAL_COLUMNS: Final = _columns(ActionProposalRow.__table__, ActionProposal.model_fields)
+RECORD_COLUMNS: Final = _columns(ActionRecordRow.__table__, ActionRecord.model_fields)
+EVENT_COLUMNS: Final = _columns(ActionEventRow.__table__, ActionEvent.model_fields)
+
+_STATUSES: Final = {status.value: status for status in ActionStatus}
+_ACTION_TYPES: Final = {kind.value: kind for kind in ActionType}
+_EVENT_TYPES: Final = {kind.value: kind for kind in EventType}
+_BOOLEANS: Final = {None: None, 0: False, 1: True}
+
+_fromisoformat = datetime.fromisoformat
+
+
+class Listing(list[T]):
+    """A list of the rows that could be read; `corrupt` holds a `CorruptRow` for each that could not."""
+
+    corrupt: tuple[CorruptRow, ...] = ()
+
+
+def decode_time(value: Any) -> datetime:
+    """A stored time as aware UTC; text without an offset is UTC. Raises ValueError or TypeError."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    try:
+        # The form that the ledger writes; six times faster than setting tzinfo afterwards.
+        return _fromisoformat(value + "+00:00")
+    except ValueError:
+        time = _fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _time(value: Any) -> datetime | None:
+    return None if value is None else decode_time(value)
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str):
+        raise TypeError
+    found: Any = from_json(value, allow_inf_nan=False, cache_strings="keys")
+    if type(found) is not dict:
+        raise TypeError
+    return cast(dict[str, Any], found)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def to_proposal(row: Sequence[Any]) -> ActionProposal:
+    """A row of `PROPOSAL_COLUMNS` as a model; raises `CorruptRow`."""
+    (id_, ticket_id, action_name, action_type, parameters, reason, status, proposed_at,
+     proposed_by, validated_at, cancelled_at, created_at, updated_at) = row  # fmt: skip
+    try:
+        return ActionProposal.from_stored(
+            {
+                "id": id_,
+                "ticket_id": ticket_id,
+                "action_name": _text(action_name),
+                "action_type": _ACTION_TYPES[action_type],
+                "parameters": _json_object(parameters),
+                "reason": _text(reason),
+                "status": _STATUSES[status],
+                "proposed_at": decode_time(proposed_at),
+                "proposed_by": _text(proposed_by),
+                "validated_at": None if validated_at is None else decode_time(validated_at),
+                "cancelled_at": None if cancelled_at is None else decode_time(cancelled_at),
+                "created_at": decode_time(created_at),
+                "updated_at": decode_time(updated_at),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        raise _corrupt("action_proposals", row, PROPOSAL_COLUMNS) from None
+
+
+def to_record(row: Sequence[Any]) -> ActionRecord:
+    """A row of `RECORD_COLUMNS` as a model; raises `CorruptRow`."""
+    id_, proposal_id, started_at, completed_at, success, error_message, result_data = row
+    try:
+        return ActionRecord.from_stored(
+            {
+                "id": id_,
+                "proposal_id": proposal_id,
+                "started_at": _time(started_at),
+                "completed_at": _time(completed_at),
+                "success": _BOOLEANS[success],
+                "error_message": _optional_text(error_message),
+                "result_data": None if result_data is None else _json_object(result_data),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        raise _corrupt("action_records", row, RECORD_COLUMNS) from None
+
+
+def to_event(row: Sequence[Any]) -> ActionEvent:
+    """A row of `EVENT_COLUMNS` as a model; raises `CorruptRow`."""
+    (id_, proposal_id, record_id, event_type, from_status, to_status,
+     success, actor, reason, occurred_at) = row  # fmt: skip
+    try:
+        return ActionEvent.from_stored(
+            {
+                "id": id_,
+                "proposal_id": proposal_id,
+                "record_id": record_id,
+                "event_type": _EVENT_TYPES[event_type],
+                "from_status": None if from_status is None else _STATUSES[from_status],
+                "to_status": None if to_status is None else _STATUSES[to_status],
+                "success": _BOOLEANS[success],
+                "actor": _text(actor),
+                "reason": _optional_text(reason),
+                "occurred_at": decode_time(occurred_at),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        raise _corrupt("action_events", row, EVENT_COLUMNS) from None
+
+
+def to_listing(rows: Iterable[Sequence[Any]], convert: Callable[[Sequence[Any]], T]) -> Listing[T]:
+    """Every readable row as a model; the others are logged and reported in the listing's `corrupt`."""
+    listing: Listing[T] = Listing()
+    corrupt: list[CorruptRow] = []
+    for row in rows:
+        try:
+            listing.append(convert(row))
+        except CorruptRow as error:
+            logger.warning("%s", error)
+            corrupt.append(error)
+    listing.corrupt = tuple(corrupt)
+    return listing
+
+
+# How each column is read, to find the one that can't be: only after a row has failed.
+_READERS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
+    "action_name": (_text, "is not text"),
+    "action_type": (_ACTION_TYPES.__getitem__, "is not an action type"),
+    "parameters": (_json_object, "is not a JSON object"),
+    "reason": (_optional_text, "is not text"),
+    "status": (_STATUSES.__getitem__, "is not a status"),
+    "proposed_at": (decode_time, "is not a time"),
+    "proposed_by": (_text, "is not text"),
+    "validated_at": (_time, "is not a time"),
+    "cancelled_at": (_time, "is not a time"),
+    "created_at": (decode_time, "is not a time"),
+    "updated_at": (decode_time, "is not a time"),
+    "started_at": (_time, "is not a time"),
+    "completed_at": (_time, "is not a time"),
+    "success": (_BOOLEANS.__getitem__, "is not a truth value"),
+    "error_message": (_optional_text, "is not text"),
+    "result_data": (lambda value: value is None or _json_object(value), "is not a JSON object"),
+    "event_type": (_EVENT_TYPES.__getitem__, "is not an event type"),
+    "actor": (_text, "is not text"),
+    "occurred_at": (decode_time, "is not a time"),
+}
+
+
+def _corrupt(table: str, row: Sequence[Any], columns: Sequence[ColumnElement[Any]]) -> CorruptRow:
+    for column, value in zip(columns, row, strict=True):
+        read, problem = _READERS.get(column.key or "", (None, ""))
+        if read is None:
+            continue
+        try:
+            read(value)
+        except (ValueError, TypeError, KeyError):
+            return CorruptRow(table, row[0], str(column.key), problem)
+    return CorruptRow(table, row[0], "a column", "is damaged")
