@@ -16,13 +16,21 @@ __all__ = [
     "check_message",
     "check_model",
     "check_name",
+    "check_optional_id",
+    "check_position",
     "check_reason",
+    "check_seconds",
+    "check_size",
     "check_status",
 ]
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
 _MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(LongText)
+
+_MAX_SECONDS: Final = 3600
+# Well below what SQLite holds in one value (a thousand million bytes).
+_MAX_SIZE: Final = 1 << 28
 
 
 def check_id(value: object, path: str = "id") -> int:
@@ -32,13 +40,33 @@ def check_id(value: object, path: str = "id") -> int:
     return value
 
 
+def check_optional_id(value: object, path: str) -> int | None:
+    """None, or as `check_id`."""
+    return None if value is None else check_id(value, path)
+
+
+def check_position(value: object, path: str) -> int | None:
+    """None, or an id to go on behind, 0 being before the first; raises `InvalidValue`."""
+    if value is not None and (type(value) is not int or not 0 <= value <= MAX_ID):
+        raise InvalidValue(path, f"must be None or an integer from 0 to {MAX_ID}")
+    return value
+
+
 def check_limit(value: object) -> int | None:
     """None, or how many rows at the most, 0 or more; raises `InvalidValue`."""
-    if value is None:
-        return None
-    if type(value) is not int or not 0 <= value <= MAX_ID:
-        raise InvalidValue("limit", f"must be None or an integer from 0 to {MAX_ID}")
-    return value
+    return check_position(value, "limit")
+
+
+def check_seconds(value: object, path: str) -> None:
+    """A number of seconds from 0 to an hour; raises `InvalidValue`."""
+    if type(value) not in (int, float) or not 0 <= cast(float, value) <= _MAX_SECONDS:
+        raise InvalidValue(path, f"must be a number of seconds from 0 to {_MAX_SECONDS}")
+
+
+def check_size(value: object, path: str) -> None:
+    """A number of bytes that an empty JSON object fits in; raises `InvalidValue`."""
+    if type(value) is not int or not len("{}") <= value <= _MAX_SIZE:
+        raise InvalidValue(path, f"must be a number of bytes from 2 to {_MAX_SIZE}")
 
 
 def check_flag(value: object, path: str) -> bool:
@@ -70,9 +98,9 @@ def _check(adapter: TypeAdapter[str], value: object, path: str) -> str:
         raise to_invalid_value(error, path) from None
 
 
-def check_name(value: object, path: str) -> str:
-    """Text as in `action_name` and `proposed_by`; raises `InvalidValue`."""
-    return _check(_NAME, value, path)
+def check_name(value: object, path: str) -> str | None:
+    """None, or text as in `action_name` and `proposed_by`; raises `InvalidValue`."""
+    return None if value is None else _check(_NAME, value, path)
 
 
 def check_actor(value: object) -> str:

@@ -1,12 +1,15 @@
 """What runs units of work: the one interface behind `ActionDB`, whatever the database."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-__all__ = ["Runner", "Unit", "UnitRunner"]
+from operator_core.actions.errors import ActionError
+
+__all__ = ["Runner", "Unit", "UnitRunner", "check_outside"]
 
 T = TypeVar("T")
 
@@ -44,3 +47,15 @@ class Runner(UnitRunner, Protocol):
     async def close(self) -> None:
         """Lets what is under way finish and gives everything back. Closing twice does nothing."""
         ...
+
+
+def check_outside(owners: "Collection[asyncio.Task[Any] | None]") -> None:
+    """Raises `ActionError` if the calling task is in a transaction of its own, one of the `owners`.
+
+    Its call would wait for that transaction, which waits for it.
+    """
+    if asyncio.current_task() in owners:
+        raise ActionError(
+            "inside transaction(), call the methods of the object that it yields: "
+            "this call would wait for the transaction that it is in"
+        )

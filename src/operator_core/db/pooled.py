@@ -18,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
 from operator_core.db.driver_errors import translate
-from operator_core.db.engine import Unit, UnitRunner
+from operator_core.db.engine import Unit, UnitRunner, check_outside
 
 __all__ = ["EngineRunner", "SessionRunner"]
 
@@ -68,6 +68,7 @@ class EngineRunner:
         self._engine = engine
         self._busy_timeout = busy_timeout
         self._closed = True
+        self._inside: set[asyncio.Task[Any] | None] = set()
 
     async def open(self) -> None:
         """Checks the schema; a SQLite one that is behind is upgraded, as when the ledger opens a file."""
@@ -87,11 +88,14 @@ class EngineRunner:
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool."""
         self._check_open()
+        if self._shared:
+            check_outside(self._inside)
         return await self._run(unit, commit=False)
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction on a connection of the pool, and commits it."""
         self._check_open()
+        check_outside(self._inside)
         return await self._run(unit, commit=True)
 
     async def _run(self, unit: Unit[T], *, commit: bool) -> T:
@@ -114,21 +118,31 @@ class EngineRunner:
     @asynccontextmanager
     async def _transact(self) -> AsyncGenerator[UnitRunner]:
         self._check_open()
+        check_outside(self._inside)
         async with self._alone():
             with _translated(self._busy_timeout):
                 conn = await self._engine.connect()
+            units = _ConnectionRunner(conn, self._busy_timeout)
+            owner = asyncio.current_task()
+            self._inside.add(owner)
             try:
                 with _translated(self._busy_timeout):
                     await _finish(conn.run_sync(_begin))
-                yield _ConnectionRunner(conn, self._busy_timeout)
+                yield units
                 with _translated(self._busy_timeout):
                     await _finish(conn.commit())
             finally:
+                units.over = True
+                self._inside.discard(owner)
                 # Rolls back what was not committed.
                 await _finish(conn.close())
 
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self._engine.pool, StaticPool)
+
     def _alone(self) -> AbstractAsyncContextManager[Any]:
-        if not isinstance(self._engine.pool, StaticPool):
+        if not self._shared:
             return nullcontext()
         return _ONE_AT_A_TIME.setdefault(self._engine, asyncio.Lock())
 
@@ -159,20 +173,27 @@ class _ConnectionRunner:
     def __init__(self, conn: AsyncConnection, busy_timeout: float) -> None:
         self._conn = conn
         self._busy_timeout = busy_timeout
+        self.over = False
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on what the transaction has done so far."""
+        self._check_usable()
         with _translated(self._busy_timeout):
             return await _finish(self._conn.run_sync(unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
+        self._check_usable()
         with _translated(self._busy_timeout):
             return await _finish(self._conn.run_sync(_in_savepoint, unit))
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Refused: nested transactions are one transaction with parts that may vanish."""
         raise ActionError("a transaction() can't be opened inside another one")
+
+    def _check_usable(self) -> None:
+        if self.over:
+            raise NotOpen("the transaction is over")
 
 
 class SessionRunner:

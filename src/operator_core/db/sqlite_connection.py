@@ -135,12 +135,20 @@ def _settle_all(settled: list[tuple[Answer, Any]]) -> None:
 class SqliteConnection(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole unit of work in one hop to its thread."""
 
-    def __init__(self, path: str, *, busy_timeout: float, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        busy_timeout: float,
+        read_only: bool = False,
+        prepare: Callable[[Connection], object] | None = None,
+    ) -> None:
         super().__init__(
             lambda: connect(path, busy_timeout=busy_timeout, read_only=read_only),
             iter_chunk_size=64,
         )
         self._busy_timeout = busy_timeout
+        self._prepare = prepare
         self._wrapped: Connection | None = None
         self._stopping = threading.Lock()
         self._stopped = False
@@ -163,7 +171,20 @@ class SqliteConnection(aiosqlite.Connection):
         """The connection itself; only for the thread. Tried again if it failed the last time."""
         if self._connection is None:
             self._connection = self._connector()
+            if self._prepare is not None:
+                try:
+                    self._prepare(self.wrapped)
+                except BaseException:
+                    self._disconnect()
+                    raise
         return self._connection
+
+    def _disconnect(self) -> None:
+        if self._wrapped is not None:
+            self._wrapped.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._wrapped = None
 
     @property
     def wrapped(self) -> Connection:
@@ -199,15 +220,7 @@ class SqliteConnection(aiosqlite.Connection):
 
     async def shut(self) -> None:
         """Lets the thread finish what is queued, closes the connection and joins the thread."""
-
-        def close() -> None:
-            if self._wrapped is not None:
-                self._wrapped.close()
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = self._wrapped = None
-
-        await self.run_raw(close)
+        await self.run_raw(self._disconnect)
         with self._stopping:
             self._stopped = True
             cast(Any, self).stop()

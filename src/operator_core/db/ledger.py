@@ -1,0 +1,229 @@
+"""The verbs of the ledger: what a caller says is checked here, and done as one unit of work."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final, TypeAlias
+
+from pydantic import BaseModel
+
+from operator_core.actions.errors import NotOpen
+from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, ActionStatus
+from operator_core.db import checks, events, proposals, records
+from operator_core.db.engine import UnitRunner
+from operator_core.db.rows import Listing
+
+__all__ = ["ActionLedger", "Statuses"]
+
+Statuses: TypeAlias = ActionStatus | Iterable[ActionStatus] | None
+
+_PAGE: Final = 1000
+"""How many proposals `iter_proposals` holds at once."""
+
+
+class ActionLedger:
+    """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable."""
+
+    def __init__(self, runner: UnitRunner | None, actor: str, max_json_bytes: int) -> None:
+        self._runner = runner
+        self._actor = actor
+        self._max_json_bytes = max_json_bytes
+
+    @property
+    def _units(self) -> UnitRunner:
+        if self._runner is None:
+            raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
+        return self._runner
+
+    def _who(self, actor: str | None) -> str:
+        return self._actor if actor is None else checks.check_actor(actor)
+
+    async def create_proposal(self, proposal: ActionProposal) -> ActionProposal:
+        """Writes a proposal down and returns it with its id and the database's times.
+
+        A proposal in another status than proposed is an import, and the history says so. Raises
+        `NotFound` for an unknown ticket, `InvalidValue` for a proposal that already has an id.
+        """
+        return (await self.create_proposals([proposal]))[0]
+
+    async def create_proposals(self, proposals_: Iterable[ActionProposal]) -> list[ActionProposal]:
+        """Writes all of them down, in order, or none; raises as `create_proposal` does."""
+        wanted = list(proposals_)
+        for index, proposal in enumerate(wanted):
+            checks.check_model(proposal, ActionProposal, f"proposals[{index}]")
+        return await self._units.write(
+            lambda conn: proposals.create_proposals(
+                conn, wanted, actor=self._actor, max_json_bytes=self._max_json_bytes
+            )
+        )
+
+    async def get_proposal(self, id: int) -> ActionProposal | None:
+        """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
+        checks.check_id(id)
+        return await self._units.read(lambda conn: proposals.get_proposal(conn, id))
+
+    async def list_proposals(
+        self,
+        status: Statuses = None,
+        *,
+        action_name: str | None = None,
+        ticket_id: int | None = None,
+        proposed_by: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> Listing[ActionProposal]:
+        """The proposals that fit every given filter, newest first.
+
+        `status` takes one or several. For the next page, pass the last id as `before`. Rows that
+        can't be read are left out, logged, and reported in the list's `corrupt`.
+        """
+        filters: dict[str, Any] = {
+            "action_name": checks.check_name(action_name, "action_name"),
+            "ticket_id": checks.check_optional_id(ticket_id, "ticket_id"),
+            "proposed_by": checks.check_name(proposed_by, "proposed_by"),
+            "before": checks.check_optional_id(before, "before"),
+            "limit": checks.check_limit(limit),
+        }
+        wanted = _statuses(status)
+        if wanted is not None and not wanted:
+            return Listing()
+        return await self._units.read(
+            lambda conn: proposals.list_proposals(conn, wanted or (), **filters)
+        )
+
+    async def iter_proposals(
+        self,
+        status: Statuses = None,
+        *,
+        action_name: str | None = None,
+        ticket_id: int | None = None,
+        proposed_by: str | None = None,
+        before: int | None = None,
+    ) -> AsyncIterator[ActionProposal]:
+        """As `list_proposals`, a page at a time, so that memory stays the same however many there are.
+
+        Between pages others may write: what is proposed meanwhile does not appear, and a status
+        may have moved on. Unreadable rows are logged and left out.
+        """
+        while True:
+            page = await self.list_proposals(
+                status,
+                action_name=action_name,
+                ticket_id=ticket_id,
+                proposed_by=proposed_by,
+                before=before,
+                limit=_PAGE,
+            )
+            for proposal in page:
+                yield proposal
+            if len(page) + len(page.corrupt) < _PAGE:
+                return
+            before = min(
+                [*(each.id or 0 for each in page[-1:]), *(each.id for each in page.corrupt)]
+            )
+
+    async def count_proposals(self) -> dict[ActionStatus, int]:
+        """How many proposals stand in each status; every status has a key."""
+        return await self._units.read(proposals.count_proposals)
+
+    async def update_proposal_status(
+        self,
+        id: int,
+        status: ActionStatus,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Moves a proposal along its lifecycle; of two callers that want the same move one loses.
+
+        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed.
+        """
+        checks.check_id(id)
+        to, who, why = checks.check_status(status), self._who(actor), checks.check_reason(reason)
+        await self._units.write(
+            lambda conn: proposals.update_proposal_status(conn, id, to, actor=who, reason=why)
+        )
+
+    async def cancel_all_pending(
+        self, *, actor: str | None = None, reason: str | None = None
+    ) -> int:
+        """Cancels every proposal that is proposed or validated, at once, and says how many.
+
+        What is executing goes on: only its worker can stop it.
+        """
+        who, why = self._who(actor), checks.check_reason(reason)
+        return await self._units.write(
+            lambda conn: proposals.cancel_all_pending(conn, actor=who, reason=why)
+        )
+
+    async def create_record(self, record: ActionRecord) -> ActionRecord:
+        """Writes down that an execution started, and returns the record with its id.
+
+        Raises `NotFound` for an unknown proposal, `InvalidValue` for a record that has an id, or
+        that has part of an outcome and no `success`.
+        """
+        checks.check_model(record, ActionRecord, "record")
+        return await self._units.write(
+            lambda conn: records.create_record(
+                conn, record, actor=self._actor, max_json_bytes=self._max_json_bytes
+            )
+        )
+
+    async def get_record(self, id: int) -> ActionRecord | None:
+        """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
+        checks.check_id(id)
+        return await self._units.read(lambda conn: records.get_record(conn, id))
+
+    async def get_records_for_proposal(self, proposal_id: int) -> Listing[ActionRecord]:
+        """The executions of a proposal, oldest first; none for an unknown one."""
+        checks.check_id(proposal_id, "proposal_id")
+        return await self._units.read(
+            lambda conn: records.get_records_for_proposal(conn, proposal_id)
+        )
+
+    async def update_record(
+        self,
+        id: int,
+        success: bool,
+        error_message: str | None = None,
+        result_data: dict[str, Any] | BaseModel | None = None,
+    ) -> None:
+        """Ends an execution now. The outcome is final: ending it again raises `Conflict`.
+
+        Raises `NotFound` for an unknown record.
+        """
+        checks.check_id(id)
+        checks.check_flag(success, "success")
+        message = checks.check_message(error_message)
+        await self._units.write(
+            lambda conn: records.update_record(
+                conn,
+                id,
+                success,
+                message,
+                result_data,
+                actor=self._actor,
+                max_json_bytes=self._max_json_bytes,
+            )
+        )
+
+    async def history(
+        self,
+        proposal_id: int | None = None,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Listing[ActionEvent]:
+        """The events, of one proposal or of all, oldest first; pass the last id as `after` to go on."""
+        checks.check_optional_id(proposal_id, "proposal_id")
+        checks.check_position(after, "after")
+        most = checks.check_limit(limit)
+        return await self._units.read(
+            lambda conn: events.list_events(conn, proposal_id, after=after, limit=most)
+        )
+
+
+def _statuses(status: Statuses) -> frozenset[ActionStatus] | None:
+    if status is None:
+        return None
+    if isinstance(status, str):
+        return frozenset({checks.check_status(status)})
+    return frozenset(checks.check_status(each) for each in status)
