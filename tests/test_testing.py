@@ -19,6 +19,7 @@ SUITE = """
 
 
 def test_the_fixture_is_there_without_any_import(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess("-q", "-W", "error", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=3)

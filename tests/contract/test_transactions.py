@@ -1,0 +1,148 @@
+"""`transaction()`: all or nothing, isolated, and nobody left waiting."""
+
+import asyncio
+
+import pytest
+
+from operator_core.actions import (
+    ActionError,
+    ActionRecord,
+    ActionStatus,
+    InvalidTransition,
+    NotFound,
+    NotOpen,
+)
+from operator_core.db import ActionDB
+from tests.conftest import proposal
+
+S = ActionStatus
+
+
+class Boom(Exception):
+    pass
+
+
+async def test_what_is_called_inside_is_kept_together(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        created = await tx.create_proposal(proposal(status=S.VALIDATED))
+        id = created.id or 0
+        await tx.update_proposal_status(id, S.EXECUTING)
+        await tx.create_record(ActionRecord(proposal_id=id))
+        assert (await tx.get_proposal(id)) is not None
+        assert len(await tx.history(id)) == 3
+    assert len(await db.history(id)) == 3
+
+
+async def test_an_exception_undoes_all_of_it(db: ActionDB) -> None:
+    with pytest.raises(Boom):
+        async with db.transaction() as tx:
+            await tx.create_proposals([proposal(), proposal()])
+            await tx.cancel_all_pending()
+            raise Boom
+    assert await db.list_proposals() == []
+    assert await db.history() == []
+
+
+async def test_a_cancellation_undoes_all_of_it_at_once(db: ActionDB) -> None:
+    inside = asyncio.Event()
+
+    async def think() -> None:
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal())
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(think())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await db.create_proposal(proposal("after"))
+    assert [each.action_name for each in await db.list_proposals()] == ["after"]
+
+
+async def test_a_failed_unit_leaves_the_rest_of_the_transaction(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        first = await tx.create_proposal(proposal())
+        with pytest.raises(NotFound):
+            await tx.create_proposals([proposal(), proposal(ticket_id=77)])
+        with pytest.raises(InvalidTransition):
+            await tx.update_proposal_status(first.id or 0, S.COMPLETED)
+        await tx.update_proposal_status(first.id or 0, S.VALIDATED)
+    assert [each.status for each in await db.list_proposals()] == [S.VALIDATED]
+    assert len(await db.history()) == 2
+
+
+async def test_others_write_after_it_and_never_into_it(db: ActionDB) -> None:
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def think() -> None:
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal("thinker"))
+            inside.set()
+            await go_on.wait()
+            raise Boom
+
+    thinker = asyncio.create_task(think())
+    await inside.wait()
+    others = [asyncio.create_task(db.create_proposal(proposal(f"{n}"))) for n in range(5)]
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(Boom):
+        await thinker
+    await asyncio.gather(*others)
+    names = {each.action_name for each in await db.list_proposals()}
+    assert names == {"0", "1", "2", "3", "4"}
+
+
+async def test_a_reader_sees_nothing_of_what_is_not_committed(db: ActionDB, backend: str) -> None:
+    async with db.transaction() as tx:
+        await tx.create_proposal(proposal())
+        if backend != "memory":  # in memory a reader waits: see the next test
+            assert await asyncio.create_task(db.list_proposals()) == []
+            # The same task may read beside its own transaction too.
+            assert await db.list_proposals() == []
+    assert len(await db.list_proposals()) == 1
+
+
+async def test_a_reader_in_memory_waits_for_the_transaction() -> None:
+    async with ActionDB(":memory:") as db:
+        with pytest.raises(Boom):
+            async with db.transaction() as tx:
+                await tx.create_proposal(proposal())
+                reader = asyncio.create_task(db.list_proposals())
+                await tx.list_proposals()
+                assert not reader.done()
+                raise Boom
+        assert await reader == []
+
+
+async def test_calling_the_ledger_from_inside_its_own_transaction_is_told(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        with pytest.raises(ActionError, match="inside transaction"):
+            await db.create_proposal(proposal())
+        with pytest.raises(ActionError, match="inside transaction"):
+            async with db.transaction():
+                pass
+        await tx.create_proposal(proposal())
+    assert len(await db.list_proposals()) == 1
+
+
+async def test_afterwards_its_object_is_of_no_use(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        await tx.create_proposal(proposal())
+    with pytest.raises(NotOpen):
+        await tx.create_proposal(proposal())
+    with pytest.raises(NotOpen):
+        await tx.list_proposals()
+
+
+async def test_several_at_once_take_turns(db: ActionDB) -> None:
+    async def add() -> None:
+        async with db.transaction() as tx:
+            seen = len(await tx.list_proposals())
+            await tx.create_proposal(proposal(f"n{seen}"))
+
+    await asyncio.gather(*(add() for _ in range(12)))
+    names = [each.action_name for each in await db.list_proposals()]
+    assert names == [f"n{n}" for n in reversed(range(12))]
