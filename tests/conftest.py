@@ -16,10 +16,31 @@ from operator_core.db import ActionDB
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Real tool calls and real databases of the predecessor, where the checkout has them beside it."""
 
+NEEDS_DATA = "needs the real data in ../shared/data"
+
 BACKENDS = ("memory", "file", "engine")
 """The contract suite runs once on each."""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="a skipped test fails the run, unless only the real data beside the checkout is missing",
+    )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if NEEDS_DATA not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped where nothing may be: {reason}"
 
 
 @pytest.fixture
@@ -27,7 +48,7 @@ def shared_data() -> Path:
     """The folder of real data; a test that needs it is skipped, visibly, where it isn't."""
     data = SHARED / "data"
     if not data.is_dir():
-        pytest.skip("needs the real data in ../shared/data")
+        pytest.skip(NEEDS_DATA)
     return data
 
 

@@ -23,7 +23,7 @@ S = ActionStatus
 
 async def test_the_facade_knows_every_step_and_no_other(db: ActionDB) -> None:
     for before, after in product(ActionStatus, repeat=2):
-        id = (await db.create_proposal(proposal(status=before))).id or 0
+        id = (await db.create_proposal(proposal(status=before))).id
         if can_move(before, after):
             await db.update_proposal_status(id, after)
             expected = after
@@ -41,7 +41,7 @@ async def test_the_facade_knows_every_step_and_no_other(db: ActionDB) -> None:
 
 async def test_the_schema_knows_every_step_and_no_other(db: ActionDB, raw: RawSQL) -> None:
     for before, after in product(ActionStatus, repeat=2):
-        id = (await db.create_proposal(proposal(status=before))).id or 0
+        id = (await db.create_proposal(proposal(status=before))).id
         move = "UPDATE action_proposals SET status = ? WHERE id = ?"
         if can_move(before, after):
             await raw(move, after.value, id)
@@ -59,7 +59,7 @@ async def test_the_schema_knows_every_step_and_no_other(db: ActionDB, raw: RawSQ
 
 
 async def test_of_two_that_make_the_same_move_one_loses(db: ActionDB) -> None:
-    id = (await db.create_proposal(proposal(status=S.VALIDATED))).id or 0
+    id = (await db.create_proposal(proposal(status=S.VALIDATED))).id
     outcomes = await asyncio.gather(
         *(db.update_proposal_status(id, S.EXECUTING, actor=f"worker-{n}") for n in range(8)),
         return_exceptions=True,
@@ -72,7 +72,7 @@ async def test_of_two_that_make_the_same_move_one_loses(db: ActionDB) -> None:
 
 async def test_a_move_stamps_its_times_and_moves_updated_at_forward(db: ActionDB) -> None:
     created = await db.create_proposal(proposal())
-    id = created.id or 0
+    id = created.id
     seen = [created.updated_at]
     for status in (S.VALIDATED, S.EXECUTING, S.FAILED, S.VALIDATED, S.CANCELLED):
         await db.update_proposal_status(id, status)
@@ -95,7 +95,7 @@ async def test_an_unknown_proposal_is_not_found(db: ActionDB) -> None:
 
 
 async def test_a_move_says_who_and_why(db: ActionDB) -> None:
-    id = (await db.create_proposal(proposal())).id or 0
+    id = (await db.create_proposal(proposal())).id
     await db.update_proposal_status(id, S.VALIDATED, actor="mallory; DROP", reason='it\'s "fine"')
     await db.update_proposal_status(id, "executing")  # type: ignore[arg-type]
     created, validated, executing = await db.history(id)
@@ -108,7 +108,7 @@ async def test_a_move_says_who_and_why(db: ActionDB) -> None:
     "said", [{"actor": ""}, {"actor": "x" * 256}, {"reason": " "}, {"reason": 5}, {"actor": "\0"}]
 )
 async def test_who_and_why_are_checked(db: ActionDB, said: dict[str, str]) -> None:
-    id = (await db.create_proposal(proposal())).id or 0
+    id = (await db.create_proposal(proposal())).id
     with pytest.raises(InvalidValue) as caught:
         await db.update_proposal_status(id, S.VALIDATED, **said)
     assert caught.value.path in said

@@ -87,7 +87,7 @@ async def test_an_import_may_have_any_status_and_the_history_says_so(db: ActionD
         proposal(status=status, validated_at=when) for status in ActionStatus
     )
     for each in imported:
-        assert await db.get_proposal(each.id or 0) == each
+        assert await db.get_proposal(each.id) == each
         assert each.validated_at == when
     events = await db.history()
     assert [(event.from_status, event.to_status) for event in events] == [

@@ -22,7 +22,7 @@ S = ActionStatus
 
 @pytest.fixture
 async def proposal_id(db: ActionDB) -> int:
-    return (await db.create_proposal(proposal(status=S.EXECUTING))).id or 0
+    return (await db.create_proposal(proposal(status=S.EXECUTING))).id
 
 
 async def test_an_execution_starts_and_ends(db: ActionDB, proposal_id: int) -> None:
@@ -56,8 +56,8 @@ async def test_an_outcome_is_final(db: ActionDB, proposal_id: int) -> None:
 async def test_empty_and_absent_results_stay_apart(db: ActionDB, proposal_id: int) -> None:
     for result in ({}, None):
         record = await db.create_record(ActionRecord(proposal_id=proposal_id))
-        await db.update_record(record.id or 0, True, result_data=result)
-        ended = await db.get_record(record.id or 0)
+        await db.update_record(record.id, True, result_data=result)
+        ended = await db.get_record(record.id)
         assert ended is not None
         assert ended.result_data == result
 
@@ -122,7 +122,7 @@ async def test_an_unknown_proposal_is_not_found(db: ActionDB) -> None:
 async def test_the_executions_of_a_proposal_come_oldest_first(
     db: ActionDB, proposal_id: int
 ) -> None:
-    other = (await db.create_proposal(proposal())).id or 0
+    other = (await db.create_proposal(proposal())).id
     mine = [await db.create_record(ActionRecord(proposal_id=proposal_id)) for _ in range(3)]
     await db.create_record(ActionRecord(proposal_id=other))
     assert await db.get_records_for_proposal(proposal_id) == mine
@@ -152,7 +152,7 @@ async def test_an_outcome_that_can_not_be_kept_leaves_the_execution_open(
 
 
 async def test_the_history_tells_the_whole_life_in_order(db: ActionDB) -> None:
-    id = (await db.create_proposal(proposal())).id or 0
+    id = (await db.create_proposal(proposal())).id
     await db.update_proposal_status(id, S.VALIDATED, actor="policy")
     await db.update_proposal_status(id, S.EXECUTING, actor="worker-1")
     await db.create_record(ActionRecord(proposal_id=id))

@@ -25,7 +25,7 @@ class Boom(Exception):
 async def test_what_is_called_inside_is_kept_together(db: ActionDB) -> None:
     async with db.transaction() as tx:
         created = await tx.create_proposal(proposal(status=S.VALIDATED))
-        id = created.id or 0
+        id = created.id
         await tx.update_proposal_status(id, S.EXECUTING)
         await tx.create_record(ActionRecord(proposal_id=id))
         assert (await tx.get_proposal(id)) is not None
@@ -67,8 +67,8 @@ async def test_a_failed_unit_leaves_the_rest_of_the_transaction(db: ActionDB) ->
         with pytest.raises(NotFound):
             await tx.create_proposals([proposal(), proposal(ticket_id=77)])
         with pytest.raises(InvalidTransition):
-            await tx.update_proposal_status(first.id or 0, S.COMPLETED)
-        await tx.update_proposal_status(first.id or 0, S.VALIDATED)
+            await tx.update_proposal_status(first.id, S.COMPLETED)
+        await tx.update_proposal_status(first.id, S.VALIDATED)
     assert [each.status for each in await db.list_proposals()] == [S.VALIDATED]
     assert len(await db.history()) == 2
 

@@ -48,7 +48,7 @@ def exactly(value: Any) -> Any:
 
 async def round_trip(db: ActionDB, given: ActionProposal) -> ActionProposal:
     created = await db.create_proposal(given)
-    stored = await db.get_proposal(created.id or 0)
+    stored = await db.get_proposal(created.id)
     assert stored == created
     assert stored is not None
     return stored
@@ -98,7 +98,7 @@ async def test_values_come_back_equal_and_of_the_same_type(db: ActionDB, value: 
     stored = await round_trip(db, proposal(parameters={"value": value}))
     assert exactly(stored.parameters) == exactly({"value": value})
     record = await db.create_record(
-        ActionRecord(proposal_id=stored.id or 0, success=True, result_data={"value": value})
+        ActionRecord(proposal_id=stored.id, success=True, result_data={"value": value})
     )
     assert exactly(record.result_data) == exactly({"value": value})
 
@@ -196,12 +196,12 @@ async def test_sql_in_every_text_is_text(db: ActionDB, raw: RawSQL, text: str) -
     assert [each.id for each in await db.list_proposals(action_name=text)] == [stored.id]
     assert [each.id for each in await db.list_proposals(proposed_by=text)] == [stored.id]
     assert await db.list_proposals(action_name=text + "%") == []
-    await db.update_proposal_status(stored.id or 0, "validated", actor=text, reason=text)  # type: ignore[arg-type]
+    await db.update_proposal_status(stored.id, "validated", actor=text, reason=text)  # type: ignore[arg-type]
     event = (await db.history(stored.id))[-1]
     assert (event.actor, event.reason) == (text, text)
-    record = await db.create_record(ActionRecord(proposal_id=stored.id or 0))
-    await db.update_record(record.id or 0, False, text, {text: text})
-    ended = await db.get_record(record.id or 0)
+    record = await db.create_record(ActionRecord(proposal_id=stored.id))
+    await db.update_record(record.id, False, text, {text: text})
+    ended = await db.get_record(record.id)
     assert ended is not None
     assert (ended.error_message, ended.result_data) == (text, {text: text})
 

@@ -184,7 +184,7 @@ async def test_a_joined_session_commits_and_rolls_back_with_its_owner(path: Path
         async with AsyncSession(engine) as session:
             async with ActionDB(session) as db:
                 created = await db.create_proposal(proposal(end))
-                assert await db.get_proposal(created.id or 0) == created
+                assert await db.get_proposal(created.id) == created
                 async with db.transaction() as tx:
                     await tx.create_proposal(proposal(end))
             # Nothing is visible to others before the owner says so.
@@ -211,7 +211,7 @@ async def test_a_joined_session_lends_what_it_has_not_flushed(path: Path) -> Non
             created = await db.create_proposal(proposal(ticket_id=1))
         await session.commit()
     async with ActionDB(path) as db:
-        assert await db.get_proposal(created.id or 0) == created
+        assert await db.get_proposal(created.id) == created
     await engine.dispose()
 
 

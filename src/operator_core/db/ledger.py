@@ -20,7 +20,11 @@ _PAGE: Final = 1000
 
 
 class ActionLedger:
-    """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable."""
+    """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable.
+
+    Ids are taken as the models give them, so that ``proposal.id`` needs no assertion before it; the
+    None of a model that is in no ledger is an `InvalidValue`, as any other thing that is no id.
+    """
 
     def __init__(self, runner: UnitRunner | None, actor: str, max_json_bytes: int) -> None:
         self._runner = runner
@@ -55,10 +59,10 @@ class ActionLedger:
             )
         )
 
-    async def get_proposal(self, id: int) -> ActionProposal | None:
+    async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
-        checks.check_id(id)
-        return await self._units.read(lambda conn: proposals.get_proposal(conn, id))
+        known = checks.check_id(id)
+        return await self._units.read(lambda conn: proposals.get_proposal(conn, known))
 
     async def list_proposals(
         self,
@@ -126,7 +130,7 @@ class ActionLedger:
 
     async def update_proposal_status(
         self,
-        id: int,
+        id: int | None,
         status: ActionStatus,
         *,
         actor: str | None = None,
@@ -136,10 +140,10 @@ class ActionLedger:
 
         Raises `NotFound`, or `InvalidTransition`, which says what would be allowed.
         """
-        checks.check_id(id)
+        known = checks.check_id(id)
         to, who, why = checks.check_status(status), self._who(actor), checks.check_reason(reason)
         await self._units.write(
-            lambda conn: proposals.update_proposal_status(conn, id, to, actor=who, reason=why)
+            lambda conn: proposals.update_proposal_status(conn, known, to, actor=who, reason=why)
         )
 
     async def cancel_all_pending(
@@ -167,21 +171,19 @@ class ActionLedger:
             )
         )
 
-    async def get_record(self, id: int) -> ActionRecord | None:
+    async def get_record(self, id: int | None) -> ActionRecord | None:
         """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
-        checks.check_id(id)
-        return await self._units.read(lambda conn: records.get_record(conn, id))
+        known = checks.check_id(id)
+        return await self._units.read(lambda conn: records.get_record(conn, known))
 
-    async def get_records_for_proposal(self, proposal_id: int) -> Listing[ActionRecord]:
+    async def get_records_for_proposal(self, proposal_id: int | None) -> Listing[ActionRecord]:
         """The executions of a proposal, oldest first; none for an unknown one."""
-        checks.check_id(proposal_id, "proposal_id")
-        return await self._units.read(
-            lambda conn: records.get_records_for_proposal(conn, proposal_id)
-        )
+        known = checks.check_id(proposal_id, "proposal_id")
+        return await self._units.read(lambda conn: records.get_records_for_proposal(conn, known))
 
     async def update_record(
         self,
-        id: int,
+        id: int | None,
         success: bool,
         error_message: str | None = None,
         result_data: dict[str, Any] | BaseModel | None = None,
@@ -190,13 +192,13 @@ class ActionLedger:
 
         Raises `NotFound` for an unknown record.
         """
-        checks.check_id(id)
+        known = checks.check_id(id)
         checks.check_flag(success, "success")
         message = checks.check_message(error_message)
         await self._units.write(
             lambda conn: records.update_record(
                 conn,
-                id,
+                known,
                 success,
                 message,
                 result_data,

@@ -1,0 +1,123 @@
+"""Every code block in the README and the docs is run; links and the lifecycle's picture are true."""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from operator_core.actions import TRANSITIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# They set up everything from nothing, so .ci/run runs them, in a clean checkout.
+RUN_BY_CI = {"make demo", "make test", "make lint", "make build"}
+# Long, and run by whoever wants to know.
+RUN_BY_HAND = {"make soak", "make bench"}
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    for match in BLOCK.finditer(page.read_text()):
+        yield match.group(1), match.group(2)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where a page's commands find what a checkout has."""
+    for name in ("alembic.ini", "migrations", "examples", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("OPERATOR_DATABASE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_on_a_page_runs_from_top_to_bottom(
+    page: Path, place: Path, shared_data_copy: None
+) -> None:
+    names: dict[str, object] = {"__name__": "docs"}
+    for language, text in blocks(page):
+        if language == "python":
+            if re.search(r"^(async )?def test_", text, re.MULTILINE):
+                _run_tests(text, place)
+            else:
+                _run_python(text, names)
+        elif language == "bash":
+            for line in text.splitlines():
+                if line.strip() and line not in RUN_BY_CI | RUN_BY_HAND:
+                    done = subprocess.run(
+                        ["bash", "-euc", line], capture_output=True, text=True, check=False
+                    )
+                    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        else:
+            assert language in {"text", "sql"}, (
+                f"a block of {page.name} that nothing runs: {language!r}"
+            )
+
+
+def _run_python(text: str, names: dict[str, object]) -> None:
+    code = compile(text, "docs", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
+
+
+def _run_tests(text: str, place: Path) -> None:
+    (place / "test_block.py").write_text(text)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull,
+            "--rootdir", str(place), "-o", "asyncio_mode=auto",
+            "-o", "asyncio_default_fixture_loop_scope=function", "test_block.py",
+        ],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTEST_ADDOPTS": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+@pytest.fixture
+def shared_data_copy(place: Path) -> None:
+    """A predecessor's database for the page on adoption, where there is one; a small one otherwise."""
+    from tests.legacy import make_legacy
+
+    make_legacy(place / "legacy.db")
+
+
+def test_what_ci_is_said_to_run_it_runs() -> None:
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    said = {
+        line
+        for page in PAGES
+        for language, text in blocks(page)
+        if language == "bash"
+        for line in text.splitlines()
+    }
+    for command in RUN_BY_CI & said:
+        assert command in script
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_picture_of_the_lifecycle_shows_every_step_and_no_other() -> None:
+    picture = ElementTree.parse(ROOT / "docs/lifecycle.svg")
+    drawn = {
+        (path.get("data-from"), path.get("data-to"))
+        for path in picture.iter("{http://www.w3.org/2000/svg}path")
+        if path.get("data-from")
+    }
+    assert drawn == {(before, after) for before, to in TRANSITIONS.items() for after in to}
