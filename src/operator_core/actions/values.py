@@ -136,7 +136,7 @@ def to_utc(value: datetime) -> datetime:
     what the databases hold.
     """
     try:
-        utc = value.astimezone(UTC)
+        utc = value if value.tzinfo is UTC else value.astimezone(UTC)
     except (OverflowError, OSError, ValueError):
         utc = None
     if utc is None or not 1970 <= utc.year <= 9998:

@@ -1,7 +1,7 @@
 """The declarative base, its naming convention, and the column types of the ledger."""
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, MetaData, Text
@@ -42,6 +42,10 @@ BIGINT = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits; on SQLite the word must be INTEGER for a primary key to be the row's own id."""
 
 
+# Made once: json.dumps makes an encoder for each call that asks for anything but its defaults.
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 class Base(DeclarativeBase):
     """The tables of the ledger."""
 
@@ -54,7 +58,7 @@ def encode_time(value: datetime) -> str:
     SQLite's own convention (its CURRENT_TIMESTAMP and datetime() are UTC without saying so) and
     the form of SQLAlchemy's DateTime there; text of one width, so it sorts as time does.
     """
-    return to_utc(value).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return to_utc(value).isoformat(" ", "microseconds").removesuffix("+00:00")
 
 
 def encode_json(value: Any, path: str, limit: int) -> str:
@@ -64,7 +68,7 @@ def encode_json(value: Any, path: str, limit: int) -> str:
     changed, and ``model_copy`` validates nothing.
     """
     try:
-        text = json.dumps(to_json_object(value), ensure_ascii=False, separators=(",", ":"))
+        text = _to_json(to_json_object(value))
     except InvalidValue as error:
         inner = error.path if not error.path or error.path[0] == "[" else f".{error.path}"
         raise InvalidValue(path + inner, error.problem) from None

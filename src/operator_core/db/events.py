@@ -4,9 +4,11 @@ from sqlalchemy import Connection, select
 
 from operator_core.actions.types import ActionEvent
 from operator_core.db.rows import EVENT_COLUMNS, Listing, to_event, to_listing
-from operator_core.db.tables import ActionEventRow as Row
+from operator_core.db.tables import EVENTS
 
 __all__ = ["list_events"]
+
+_ROW = EVENTS.c
 
 _SELECT = select(*EVENT_COLUMNS)
 
@@ -21,8 +23,8 @@ def list_events(
     """The events, of one proposal or of all, oldest first, ids above `after` only."""
     query = _SELECT
     if proposal_id is not None:
-        query = query.where(Row.proposal_id == proposal_id)
+        query = query.where(_ROW.proposal_id == proposal_id)
     if after is not None:
-        query = query.where(Row.id > after)
-    rows = conn.execute(query.order_by(Row.id).limit(limit)).all()
+        query = query.where(_ROW.id > after)
+    rows = conn.execute(query.order_by(_ROW.id).limit(limit)).all()
     return to_listing(rows, to_event)

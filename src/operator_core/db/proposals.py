@@ -1,11 +1,13 @@
 """Units of work on proposals: plain functions of a connection that never commit."""
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
     Connection,
     Select,
+    bindparam,
     case,
     func,
     insert,
@@ -26,8 +28,7 @@ from operator_core.db.rows import (
     to_listing,
     to_proposal,
 )
-from operator_core.db.tables import ActionProposalRow as Row
-from operator_core.db.tables import TicketRow
+from operator_core.db.tables import PROPOSALS, TICKETS
 
 __all__ = [
     "cancel_all_pending",
@@ -38,11 +39,14 @@ __all__ = [
     "update_proposal_status",
 ]
 
-_INSERT = insert(Row).values(status_changed_at=utcnow())
-_CREATED = (Row.id, Row.created_at, Row.updated_at)
+_ROW = PROPOSALS.c
+
+_INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
+_CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
 _INSERT_ONE = _INSERT.returning(*_CREATED)
 _INSERT_MANY = _INSERT.returning(*_CREATED, sort_by_parameter_order=True)
 _SELECT = select(*PROPOSAL_COLUMNS)
+_GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 
 def create_proposals(
@@ -57,14 +61,21 @@ def create_proposals(
     if not values:
         return []
     try:
-        if len(values) == 1:
-            created: Sequence[Any] = conn.execute(_INSERT_ONE, values[0]).all()
-        else:
-            created = conn.execute(_INSERT_MANY, values).all()
+        created = _insert(conn, values)
     except IntegrityError:
         _require_tickets(conn, proposals)
         raise
     return [_with_row(proposal, row) for proposal, row in zip(proposals, created, strict=True)]
+
+
+def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
+    if len(values) == 1:
+        return conn.execute(_INSERT_ONE, values[0]).all()
+    if conn.dialect.name == "sqlite":
+        # SQLite takes the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids
+        # is the order of the rows. SQLAlchemy knows no way to be sure and would insert one by one.
+        return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
+    return conn.execute(_INSERT_MANY, values).all()
 
 
 def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[str, Any]:
@@ -89,21 +100,26 @@ def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[s
 
 def _with_row(proposal: ActionProposal, row: Sequence[Any]) -> ActionProposal:
     id_, created_at, updated_at = row
-    stored = dict(proposal)
-    stored.update(id=id_, created_at=decode_time(created_at), updated_at=decode_time(updated_at))
-    return ActionProposal.from_stored(stored)
+    return ActionProposal.from_stored(
+        {
+            **proposal.__dict__,
+            "id": id_,
+            "created_at": decode_time(created_at),
+            "updated_at": decode_time(updated_at),
+        }
+    )
 
 
 def _require_tickets(conn: Connection, proposals: Sequence[ActionProposal]) -> None:
     wanted = {proposal.ticket_id for proposal in proposals if proposal.ticket_id is not None}
     for ticket_id in sorted(wanted):
-        if conn.scalar(select(TicketRow.id).where(TicketRow.id == ticket_id)) is None:
+        if conn.scalar(select(TICKETS.c.id).where(TICKETS.c.id == ticket_id)) is None:
             raise NotFound("ticket", ticket_id) from None
 
 
 def get_proposal(conn: Connection, id: int) -> ActionProposal | None:
     """The proposal, or None; raises `CorruptRow`."""
-    row = conn.execute(_SELECT.where(Row.id == id)).one_or_none()
+    row = conn.execute(_GET, {"id": id}).one_or_none()
     return None if row is None else to_proposal(row)
 
 
@@ -120,13 +136,13 @@ def list_proposals(
     """The proposals that fit every given filter, newest first, ids below `before` only."""
     query = _SELECT
     if action_name is not None:
-        query = query.where(Row.action_name == action_name)
+        query = query.where(_ROW.action_name == action_name)
     if ticket_id is not None:
-        query = query.where(Row.ticket_id == ticket_id)
+        query = query.where(_ROW.ticket_id == ticket_id)
     if proposed_by is not None:
-        query = query.where(Row.proposed_by == proposed_by)
+        query = query.where(_ROW.proposed_by == proposed_by)
     if before is not None:
-        query = query.where(Row.id < before)
+        query = query.where(_ROW.id < before)
     rows = conn.execute(_newest(query, sorted(statuses), limit))
     return to_listing(rows, to_proposal)
 
@@ -134,12 +150,12 @@ def list_proposals(
 def _newest(query: Select[Any], statuses: Sequence[ActionStatus], limit: int | None) -> Select[Any]:
     if len(statuses) <= 1:
         if statuses:
-            query = query.where(Row.status == statuses[0].value)
-        return query.order_by(Row.id.desc()).limit(limit)
+            query = query.where(_ROW.status == statuses[0].value)
+        return query.order_by(_ROW.id.desc()).limit(limit)
     # One ordered read of the index for each status, merged: `status IN (...)` would make the
     # database sort all that match before it gives back the first.
     each = [
-        query.where(Row.status == status.value).order_by(Row.id.desc()).limit(limit).subquery()
+        query.where(_ROW.status == status.value).order_by(_ROW.id.desc()).limit(limit).subquery()
         for status in statuses
     ]
     merged = union_all(*(select(part) for part in each)).subquery()
@@ -148,7 +164,7 @@ def _newest(query: Select[Any], statuses: Sequence[ActionStatus], limit: int | N
 
 def count_proposals(conn: Connection) -> dict[ActionStatus, int]:
     """How many proposals stand in each status; a status that no code knows is not counted."""
-    found = conn.execute(select(Row.status, func.count()).group_by(Row.status)).all()
+    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).all()
     counted = {str(status): count for status, count in found}
     return {status: counted.get(status, 0) for status in ActionStatus}
 
@@ -160,12 +176,12 @@ def update_proposal_status(
     sources = sorted(sources_of(status))
     moved = conn.execute(
         _move(status, actor, reason)
-        .where(Row.id == id, Row.status.in_([source.value for source in sources]))
-        .returning(Row.id)
+        .where(_ROW.id == id, _ROW.status.in_([source.value for source in sources]))
+        .returning(_ROW.id)
     ).one_or_none()
     if moved is not None:
         return
-    current = conn.scalar(select(Row.status).where(Row.id == id))
+    current = conn.scalar(select(_ROW.status).where(_ROW.id == id))
     if current is None:
         raise NotFound("proposal", id)
     allowed = {before.value: after for before, after in TRANSITIONS.items()}.get(current, ())
@@ -176,7 +192,7 @@ def cancel_all_pending(conn: Connection, *, actor: str, reason: str | None) -> i
     """Cancels every proposal that nobody has started, in one statement, and says how many."""
     pending = [status.value for status in sorted(PENDING_STATUSES)]
     cancelled = conn.execute(
-        _move(ActionStatus.CANCELLED, actor, reason).where(Row.status.in_(pending))
+        _move(ActionStatus.CANCELLED, actor, reason).where(_ROW.status.in_(pending))
     )
     return cancelled.rowcount
 
@@ -187,12 +203,12 @@ def _move(status: ActionStatus, actor: str, reason: str | None) -> Any:
         stamps["validated_at"] = utcnow()
     if status is ActionStatus.CANCELLED:
         stamps["cancelled_at"] = utcnow()
-    return update(Row).values(
+    return update(PROPOSALS).values(
         status=status.value,
         status_changed_by=actor,
         status_reason=reason,
-        status_changed_at=_after(Row.status_changed_at),
-        updated_at=strictly_after(Row.updated_at),
+        status_changed_at=_after(_ROW.status_changed_at),
+        updated_at=strictly_after(_ROW.updated_at),
         **stamps,
     )
 

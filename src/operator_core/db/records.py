@@ -3,19 +3,21 @@
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from operator_core.actions.errors import Conflict, InvalidValue, NotFound
 from operator_core.actions.types import ActionRecord
 from operator_core.db.base import encode_json, utcnow
 from operator_core.db.rows import RECORD_COLUMNS, Listing, to_listing, to_record
-from operator_core.db.tables import ActionProposalRow
-from operator_core.db.tables import ActionRecordRow as Row
+from operator_core.db.tables import PROPOSALS, RECORDS
 
 __all__ = ["create_record", "get_record", "get_records_for_proposal", "update_record"]
 
+_ROW = RECORDS.c
+
 _SELECT = select(*RECORD_COLUMNS)
+_GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 
 def create_record(
@@ -45,9 +47,9 @@ def create_record(
         "completed_by": actor if finished else None,
     }
     try:
-        row = conn.execute(insert(Row).values(**values).returning(*RECORD_COLUMNS)).one()
+        row = conn.execute(insert(RECORDS).values(**values).returning(*RECORD_COLUMNS)).one()
     except IntegrityError:
-        known = select(ActionProposalRow.id).where(ActionProposalRow.id == record.proposal_id)
+        known = select(PROPOSALS.c.id).where(PROPOSALS.c.id == record.proposal_id)
         if conn.scalar(known) is None:
             raise NotFound("proposal", record.proposal_id) from None
         raise
@@ -56,13 +58,13 @@ def create_record(
 
 def get_record(conn: Connection, id: int) -> ActionRecord | None:
     """The record, or None; raises `CorruptRow`."""
-    row = conn.execute(_SELECT.where(Row.id == id)).one_or_none()
+    row = conn.execute(_GET, {"id": id}).one_or_none()
     return None if row is None else to_record(row)
 
 
 def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[ActionRecord]:
     """The executions of a proposal, oldest first."""
-    rows = conn.execute(_SELECT.where(Row.proposal_id == proposal_id).order_by(Row.id))
+    rows = conn.execute(_SELECT.where(_ROW.proposal_id == proposal_id).order_by(_ROW.id))
     return to_listing(rows, to_record)
 
 
@@ -78,8 +80,8 @@ def update_record(
 ) -> None:
     """Ends an execution now, by the database's clock; raises `NotFound`, or `Conflict` if it has ended."""
     ended = conn.execute(
-        update(Row)
-        .where(Row.id == id, Row.completed_at.is_(None))
+        update(RECORDS)
+        .where(_ROW.id == id, _ROW.completed_at.is_(None))
         .values(
             success=success,
             error_message=error_message,
@@ -87,11 +89,11 @@ def update_record(
             completed_at=utcnow(),
             completed_by=actor,
         )
-        .returning(Row.id)
+        .returning(_ROW.id)
     ).one_or_none()
     if ended is not None:
         return
-    if conn.scalar(select(Row.id).where(Row.id == id)) is None:
+    if conn.scalar(select(_ROW.id).where(_ROW.id == id)) is None:
         raise NotFound("record", id)
     raise Conflict("record", id, "completed")
 

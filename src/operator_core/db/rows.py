@@ -21,7 +21,7 @@ from operator_core.actions.types import (
     ActionType,
     EventType,
 )
-from operator_core.db.tables import ActionEventRow, ActionProposalRow, ActionRecordRow
+from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS
 
 __all__ = [
     "EVENT_COLUMNS",
@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _columns(table: Any, names: Iterable[str]) -> tuple[ColumnElement[Any], ...]:
-    return tuple(cast(Table, table).c[name] for name in names)
+def _columns(table: Table, names: Iterable[str]) -> tuple[ColumnElement[Any], ...]:
+    return tuple(table.c[name] for name in names)
 
 
 # In the order of the models' fields, so that the functions below can take rows apart by position.
-PROPOSAL_COLUMNS: Final = _columns(ActionProposalRow.__table__, ActionProposal.model_fields)
-RECORD_COLUMNS: Final = _columns(ActionRecordRow.__table__, ActionRecord.model_fields)
-EVENT_COLUMNS: Final = _columns(ActionEventRow.__table__, ActionEvent.model_fields)
+PROPOSAL_COLUMNS: Final = _columns(PROPOSALS, ActionProposal.model_fields)
+RECORD_COLUMNS: Final = _columns(RECORDS, ActionRecord.model_fields)
+EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
 
 _STATUSES: Final = {status.value: status for status in ActionStatus}
 _ACTION_TYPES: Final = {kind.value: kind for kind in ActionType}

@@ -4,10 +4,13 @@ The triggers that keep the promises (updated_at, immutability, lifecycle, histor
 stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
 """
 
+from typing import Final, cast
+
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
+    Table,
     Text,
     false,
     text,
@@ -19,7 +22,16 @@ from sqlalchemy.types import Boolean, Integer
 from operator_core.actions.types import ActionStatus, ActionType, EventType
 from operator_core.db.base import BIGINT, Base, JSONText, UTCDateTime, utcnow
 
-__all__ = ["ActionEventRow", "ActionProposalRow", "ActionRecordRow", "TicketRow"]
+__all__ = [
+    "EVENTS",
+    "PROPOSALS",
+    "RECORDS",
+    "TICKETS",
+    "ActionEventRow",
+    "ActionProposalRow",
+    "ActionRecordRow",
+    "TicketRow",
+]
 
 _CURRENT = text("CURRENT_TIMESTAMP")
 
@@ -145,3 +157,11 @@ class ActionEventRow(Base):
     actor: Mapped[str] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     occurred_at: Mapped[str] = mapped_column(UTCDateTime)
+
+
+# What statements are made of. The classes' own attributes would do too, but each statement would go
+# through the ORM's planning on every execution, which costs as much as running it on SQLite.
+TICKETS: Final = cast(Table, TicketRow.__table__)
+PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
+RECORDS: Final = cast(Table, ActionRecordRow.__table__)
+EVENTS: Final = cast(Table, ActionEventRow.__table__)
