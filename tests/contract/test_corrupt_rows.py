@@ -21,6 +21,8 @@ DAMAGES = [
     ("validated_at", "''", "is not a time"),
     ("created_at", "x'00'", "is not a time"),
     ("reason", "x'ff'", "is not text"),
+    ("reason", "CAST(x'ff' AS TEXT)", "is not text"),
+    ("parameters", "CAST(x'7b22ff223a317d' AS TEXT)", "is not a JSON object"),
 ]
 
 

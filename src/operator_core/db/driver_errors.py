@@ -1,7 +1,10 @@
 """Driver exceptions become the ledger's own; no other kind leaves the facade."""
 
 import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from operator_core.actions.errors import (
@@ -15,7 +18,9 @@ from operator_core.actions.errors import (
     StorageUnavailable,
 )
 
-__all__ = ["translate"]
+__all__ = ["read_damaged", "text_or_bytes", "translate"]
+
+T = TypeVar("T")
 
 _PRIMARY_CODE = 0xFF
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -60,3 +65,31 @@ def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionErro
         # The units know the constraints that callers can run into; what is left names itself.
         return ConstraintViolation(str(error))
     return StorageUnavailable(f"SQLite could not do it: {error} ({error.sqlite_errorname})")
+
+
+def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:
+    """Runs a reading `unit`, again if SQLite's driver finds text that is no UTF-8, and raw then.
+
+    The driver gives up on the whole result for one such value. With the bytes in its place, the
+    rows are read and the one that can't be is a `CorruptRow`. Not done at once, because a converter
+    of our own for each text costs more than reading the row.
+    """
+    try:
+        return unit(conn)
+    except DBAPIError as error:
+        if not str(error.orig).startswith("Could not decode to UTF-8"):
+            raise
+    driver_connection: Any = conn.connection.driver_connection
+    driver_connection.text_factory = text_or_bytes
+    try:
+        return unit(conn)
+    finally:
+        driver_connection.text_factory = str
+
+
+def text_or_bytes(value: bytes) -> str | bytes:
+    """A `text_factory` for sqlite3 that gives up on no value; readers of rows say which is no text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -7,6 +7,7 @@ the caller's transaction, and nothing here ever commits it.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
-from operator_core.db.driver_errors import translate
+from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_outside
 
 __all__ = ["EngineRunner", "SessionRunner"]
@@ -90,7 +91,7 @@ class EngineRunner:
         self._check_open()
         if self._shared:
             check_outside(self._inside)
-        return await self._run(unit, commit=False)
+        return await self._run(partial(read_damaged, unit=unit), commit=False)
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction on a connection of the pool, and commits it."""
@@ -179,7 +180,7 @@ class _ConnectionRunner:
         """Runs `unit` on what the transaction has done so far."""
         self._check_usable()
         with _translated(self._busy_timeout):
-            return await _finish(self._conn.run_sync(unit))
+            return await _finish(self._conn.run_sync(read_damaged, unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
@@ -211,7 +212,7 @@ class SessionRunner:
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` in the caller's transaction, after what the session holds back is flushed."""
-        return await self._run(unit)
+        return await self._run(partial(read_damaged, unit=unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""

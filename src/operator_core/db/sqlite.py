@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen, WrongProcess
 from operator_core.db import migrate
+from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner
 from operator_core.db.sqlite_connection import MEMORY, SqliteConnection
 from operator_core.db.sqlite_writer import SqliteWriter
@@ -96,10 +97,10 @@ class SqliteRunner:
         """Runs `unit` beside the writers, on the last committed state; in memory, after them."""
         self._check_open()
         if self._in_memory:
-            return await self._started_writer().write(unit)
+            return await self._started_writer().write(partial(read_damaged, unit=unit))
         reader = self._choose_reader()
         try:
-            return await reader.connection.run(unit)
+            return await reader.connection.run(partial(read_damaged, unit=unit))
         finally:
             reader.waiting -= 1
 

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_outside
 from operator_core.db.sqlite_connection import Answer, SqliteConnection
 
@@ -195,7 +196,7 @@ class _Transaction:
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on what the transaction has done so far."""
-        return await self._connection.run_raw(lambda: unit(self._usable()))
+        return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""

@@ -1,0 +1,18 @@
+"""The command line, ``operator-core``. What it needs comes with the extra ``cli``."""
+
+import sys
+
+__all__ = ["main"]
+
+_EXTRA = ("typer", "rich")
+
+
+def main() -> None:
+    """Runs the command line; without its extra it says so and exits with 1."""
+    try:
+        from operator_core.cli.app import run  # noqa: PLC0415 - typer and rich are optional
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.exit("operator-core's command line needs its extra: pip install 'operator-core[cli]'")
+    run()

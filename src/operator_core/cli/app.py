@@ -1,0 +1,53 @@
+"""The program: its groups of commands, ``--version``, and the streams that it writes to."""
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from operator_core import __version__
+from operator_core.cli import actions, db
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="operator-core",
+    help="The action ledger: what an agent proposed, what became of it, and the database it is in.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # A bug shows as Python's plain traceback: a pretty one would print variables, and with them
+    # the parameters of proposals.
+    pretty_exceptions_enable=False,
+)
+app.add_typer(actions.app, name="actions")
+app.add_typer(db.app, name="db")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"operator-core {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Runs the program on the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        # What agents write may be any text; a terminal that can't show a letter shows its number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,0 +1,194 @@
+"""Which lines are tool calls, and what is said of those that are not."""
+
+import io
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operator_core.actions.types import ActionType
+from operator_core.cli.tool_calls import BrokenLine, ToolCall, read_tool_calls
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def read(*lines: dict[str, Any] | str | bytes) -> list[ToolCall | BrokenLine]:
+    def encoded(line: dict[str, Any] | str | bytes) -> bytes:
+        text = json.dumps(line) if isinstance(line, dict) else line
+        return text if isinstance(text, bytes) else text.encode()
+
+    return list(read_tool_calls(io.BytesIO(b"\n".join(map(encoded, lines))), "log.jsonl"))
+
+
+def read_one(line: dict[str, Any] | str | bytes) -> ToolCall:
+    (call,) = read(line)
+    assert isinstance(call, ToolCall), call
+    return call
+
+
+def problem(line: dict[str, Any] | str | bytes) -> str:
+    (broken,) = read(line)
+    assert isinstance(broken, BrokenLine), broken
+    return broken.problem
+
+
+FORMS = (
+    {"name": "transfer_leader", "arguments": {"region_id": 7}},
+    {"name": "transfer_leader", "arguments": '{"region_id": 7}'},
+    {"type": "function", "function": {"name": "transfer_leader", "arguments": '{"region_id": 7}'}},
+    {"function": {"name": "transfer_leader", "arguments": {"region_id": 7}}},
+    {"type": "function_call", "name": "transfer_leader", "arguments": '{"region_id":7}'},
+)
+
+
+@pytest.mark.parametrize("line", FORMS)
+def test_every_form_of_a_call_is_the_same_proposal(line: dict[str, Any]) -> None:
+    proposal = read_one(line).proposal
+    assert (proposal.action_name, proposal.parameters) == ("transfer_leader", {"region_id": 7})
+    assert proposal.action_type is ActionType.TOOL
+
+
+@pytest.mark.parametrize("arguments", [{}, "{}", "", "  ", None])
+def test_a_call_without_arguments_has_no_parameters(arguments: Any) -> None:
+    assert read_one({"name": "get_stores", "arguments": arguments}).proposal.parameters == {}
+    assert read_one({"name": "get_stores"}).proposal.parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, "replayed from log.jsonl line 1"),
+        ({"call_id": "call_9"}, "replayed from log.jsonl line 1 (call_9)"),
+        ({"id": "call_9"}, "replayed from log.jsonl line 1 (call_9)"),
+        ({"id": 9}, "replayed from log.jsonl line 1 (9)"),
+        ({"id": None, "reason": ""}, "replayed from log.jsonl line 1"),
+        ({"id": "call_9", "reason": "store 2 is hot"}, "store 2 is hot"),
+    ],
+)
+def test_the_reason_is_the_given_one_or_says_where_the_call_stood(
+    more: dict[str, Any], reason: str
+) -> None:
+    assert read_one({"name": "x", **more}).proposal.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ("Error: no such store", (False, "Error: no such store", None)),
+        ("Error", (False, "Error", None)),
+        ("error: in lower case", (True, None, {"result": "error: in lower case"})),
+        (" Error", (True, None, {"result": " Error"})),
+        ("ok", (True, None, {"result": "ok"})),
+        ("", (True, None, {"result": ""})),
+        ({"moved": True}, (True, None, {"moved": True})),
+        ({}, (True, None, {})),
+        ({"Error": 1}, (True, None, {"Error": 1})),
+        ([1, 2], (True, None, {"result": [1, 2]})),
+        (False, (True, None, {"result": False})),
+        (0, (True, None, {"result": 0})),
+        (None, (True, None, None)),
+    ],
+)
+def test_the_recorded_result_is_the_outcome(result: Any, outcome: tuple[Any, ...]) -> None:
+    call = read_one({"name": "x", "result": result})
+    assert (call.success, call.error_message, call.result_data) == outcome
+
+
+def test_a_missing_result_completes_with_none() -> None:
+    call = read_one({"name": "x"})
+    assert (call.success, call.error_message, call.result_data) == (True, None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "is not JSON: Expecting property name enclosed in double quotes at column 2"),
+        ("transfer_leader", "is not JSON: Expecting value at column 1"),
+        ('{"name": "x"} {"name": "y"}', "is not JSON: Extra data at column 15"),
+        (b'{"name": "\xff"}', "is not UTF-8 at byte 11"),
+        ("[]", "must be a JSON object, not a list"),
+        ("null", "must be a JSON object, not null"),
+        ('"x"', "must be a JSON object, not text"),
+        ("12", "must be a JSON object, not a number"),
+        ({}, "name: is missing"),
+        ({"name": None}, "name: is missing"),
+        ({"function": {}}, "name: is missing"),
+        ({"function": "x"}, "function: must be a JSON object, not text"),
+        ({"name": " "}, "action_name: must not be blank and must not contain a NUL character"),
+        ({"name": 3}, "action_name: Input should be a valid string"),
+        ({"name": "x", "arguments": [1]}, "arguments: must be a JSON object, not a list"),
+        ({"name": "x", "arguments": "[1]"}, "arguments: must be a JSON object, not a list"),
+        ({"name": "x", "arguments": "{'a'"}, "arguments: is not JSON: Expecting property name"),
+        ({"name": "x", "arguments": 0}, "arguments: must be a JSON object, not a number"),
+        ({"name": "x", "reason": ["why"]}, "reason: Input should be a valid string"),
+        ({"name": "x", "id": {}}, "id: must be text, not an object"),
+        ('{"name": "x", "arguments": {"a": NaN}}', "parameters.a: must be a finite number"),
+        ('{"name": "x", "arguments": {"a": [1e400]}}', "parameters.a[0]: must be a finite number"),
+        ({"name": "x", "arguments": {"a": "\0"}}, "parameters.a: must not contain a NUL"),
+        ('{"name": "x", "result": "\\ud800"}', "result_data.result: must not contain a lone"),
+        ('{"name": "x", "result": "Error \\u0000"}', "error_message: must not be blank and"),
+        ('{"name": "x", "n": ' + "1" * 5000 + "}", "holds a number with too many digits"),
+        ("[" * 100_000, "is nested too deep"),
+        ('{"name": "x", "arguments": {"a":' + "[" * 64 + "]" * 64 + "}}", "deeper than 64"),
+        ({"name": "x", "arguments": {"a": "y" * (1 << 20)}}, "arguments: must not be larger than"),
+        ({"name": "x", "result": "y" * (1 << 20)}, "result: must not be larger than 1048576 bytes"),
+        ({"name": "x", "result": "Error" + "y" * (1 << 20)}, "error_message: String should have"),
+    ],
+)
+def test_a_broken_line_says_why(line: dict[str, Any] | str | bytes, said: str) -> None:
+    assert said in problem(line)
+
+
+def test_lines_keep_their_numbers_past_blank_and_broken_ones() -> None:
+    lines = read('{"name": "a"}', "", "  \t", "{", '{"name": "b"}\r', '{"name": "c"}')
+    assert [(each.line, type(each)) for each in lines] == [
+        (1, ToolCall),
+        (4, BrokenLine),
+        (5, ToolCall),
+        (6, ToolCall),
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    assert read_one(b'\xef\xbb\xbf{"name": "a"}').proposal.action_name == "a"
+    assert read(b"\xef\xbb\xbf", b'{"name": "a"}')[0].line == 2
+
+
+def test_a_line_is_given_before_the_next_one_is_there() -> None:
+    out, into = os.pipe()
+    with open(out, "rb") as stream:
+        lines = read_tool_calls(stream, "stdin")
+        for number in (1, 2):
+            os.write(into, b'{"name": "a"}\n')
+            assert next(lines).line == number
+        os.close(into)
+        assert list(lines) == []
+
+
+def test_a_line_without_end_is_left_out_and_never_held(tmp_path: Path) -> None:
+    path = tmp_path / "endless"
+    path.touch()
+    os.truncate(path, 200 << 20)
+    with path.open("ab") as stream:
+        stream.write(b'\n{"name": "a"}\n')
+    tracemalloc.start()
+    try:
+        with path.open("rb") as stream:
+            endless, after = read_tool_calls(stream, "endless")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert endless == BrokenLine(1, "is longer than 16 MiB")
+    assert (after.line, type(after)) == (2, ToolCall)
+    assert peak < 100 << 20
+
+
+def test_the_example_is_a_dozen_calls_of_which_one_fails() -> None:
+    with (EXAMPLES / "tool_calls.jsonl").open("rb") as stream:
+        calls = list(read_tool_calls(stream, "tool_calls.jsonl"))
+    assert len(calls) == 12
+    assert all(isinstance(call, ToolCall) for call in calls)
+    assert sum(not call.success for call in calls if isinstance(call, ToolCall)) == 1
