@@ -1,15 +1,16 @@
 """What runs units of work: the one interface behind `ActionDB`, whatever the database."""
 
 import asyncio
+import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from operator_core.actions.errors import ActionError
+from operator_core.actions.errors import ActionError, WrongProcess
 
-__all__ = ["Runner", "Unit", "UnitRunner", "check_outside"]
+__all__ = ["Runner", "Unit", "UnitRunner", "check_outside", "check_process"]
 
 T = TypeVar("T")
 
@@ -59,3 +60,9 @@ def check_outside(owners: "Collection[asyncio.Task[Any] | None]") -> None:
             "inside transaction(), call the methods of the object that it yields: "
             "this call would wait for the transaction that it is in"
         )
+
+
+def check_process(opened_in: int) -> None:
+    """Raises `WrongProcess` in a fork of the process `opened_in`: its threads are not there."""
+    if os.getpid() != opened_in:
+        raise WrongProcess(opened_in, os.getpid())

@@ -5,8 +5,14 @@ the caller's transaction, and nothing here ever commits it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -19,7 +25,7 @@ from sqlalchemy.pool import StaticPool
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
 from operator_core.db.driver_errors import read_damaged, translate
-from operator_core.db.engine import Unit, UnitRunner, check_outside
+from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process
 
 __all__ = ["EngineRunner", "SessionRunner"]
 
@@ -46,20 +52,47 @@ def _in_transaction(conn: Connection) -> bool:
 
 
 def _in_savepoint(conn: Connection, unit: Unit[T]) -> T:
+    if conn.dialect.name != "sqlite":
+        with conn.begin_nested():
+            return unit(conn)
     _begin(conn)
-    with conn.begin_nested():
-        return unit(conn)
+    conn.exec_driver_sql("SAVEPOINT unit")
+    try:
+        result = unit(conn)
+    except BaseException:
+        if _in_transaction(conn):
+            conn.exec_driver_sql("ROLLBACK TO unit")
+            conn.exec_driver_sql("RELEASE unit")
+        else:
+            # A full disk ends the whole transaction. As after a lost connection, SQLAlchemy then
+            # refuses all but a rollback; the next statement would begin a transaction of its own.
+            conn.invalidate()
+        raise
+    conn.exec_driver_sql("RELEASE unit")
+    return result
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` to its end whatever becomes of the caller, so that no lock outlives a cancellation."""
+    """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
+
+    So nothing is ever under way on a connection that is being rolled back or given back.
+    """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        # Its outcome is nobody's any more; retrieving it keeps asyncio from complaining.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        # Its outcome is nobody's any more; asyncio complains of one that was never looked at.
+        task.exception()
+        raise cancelled
+    return task.result()
 
 
 class EngineRunner:
@@ -67,8 +100,10 @@ class EngineRunner:
 
     def __init__(self, engine: AsyncEngine, *, busy_timeout: float) -> None:
         self._engine = engine
+        # For upgrading only: how long a write waits is a setting of the engine's own connections.
         self._busy_timeout = busy_timeout
         self._closed = True
+        self._pid = os.getpid()
         self._inside: set[asyncio.Task[Any] | None] = set()
 
     async def open(self) -> None:
@@ -109,7 +144,7 @@ class EngineRunner:
                     await conn.commit()
                 return result
 
-        with _translated(self._busy_timeout):
+        with _translated():
             return await _finish(work())
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
@@ -120,23 +155,21 @@ class EngineRunner:
     async def _transact(self) -> AsyncGenerator[UnitRunner]:
         self._check_open()
         check_outside(self._inside)
+        owner = asyncio.current_task()
         async with self._alone():
-            with _translated(self._busy_timeout):
-                conn = await self._engine.connect()
-            units = _ConnectionRunner(conn, self._busy_timeout)
-            owner = asyncio.current_task()
+            units = _ConnectionRunner(await self._connected())
             self._inside.add(owner)
             try:
-                with _translated(self._busy_timeout):
-                    await _finish(conn.run_sync(_begin))
+                await units.run(_begin)
                 yield units
-                with _translated(self._busy_timeout):
-                    await _finish(conn.commit())
+                await units.commit()
             finally:
-                units.over = True
                 self._inside.discard(owner)
-                # Rolls back what was not committed.
-                await _finish(conn.close())
+                await units.close()
+
+    async def _connected(self) -> AsyncConnection:
+        with _translated():
+            return await self._engine.connect()
 
     @property
     def _shared(self) -> bool:
@@ -148,53 +181,73 @@ class EngineRunner:
         return _ONE_AT_A_TIME.setdefault(self._engine, asyncio.Lock())
 
     def _check_open(self) -> None:
+        check_process(self._pid)
         if self._closed:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
 
 
-class _translated:  # noqa: N801 - a `with` block's word
+@contextmanager
+def _translated() -> Generator[None]:
     """Driver exceptions leave the block as the ledger's own."""
-
-    def __init__(self, busy_timeout: float | None = None) -> None:
-        self._busy_timeout = busy_timeout
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None:
-            translated = translate(error, busy_timeout=self._busy_timeout)
-            if translated is not error:
-                raise translated
+    try:
+        yield
+    except Exception as error:
+        translated = translate(error)
+        if translated is error:
+            raise
+        raise translated from error
 
 
 class _ConnectionRunner:
     """A `UnitRunner` inside one transaction of an engine's connection."""
 
-    def __init__(self, conn: AsyncConnection, busy_timeout: float) -> None:
+    def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
-        self._busy_timeout = busy_timeout
-        self.over = False
+        # Units of several tasks in one transaction take turns: their savepoints must not cross.
+        self._turn = asyncio.Lock()
+        self._over = False
+
+    async def run(self, unit: Unit[T]) -> T:
+        """Runs `unit` as it is."""
+        return await self._alone(lambda: self._conn.run_sync(unit))
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on what the transaction has done so far."""
-        self._check_usable()
-        with _translated(self._busy_timeout):
-            return await _finish(self._conn.run_sync(read_damaged, unit))
+        return await self.run(partial(read_damaged, unit=unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
-        self._check_usable()
-        with _translated(self._busy_timeout):
-            return await _finish(self._conn.run_sync(_in_savepoint, unit))
+        return await self.run(partial(_in_savepoint, unit=unit))
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Refused: nested transactions are one transaction with parts that may vanish."""
         raise ActionError("a transaction() can't be opened inside another one")
 
-    def _check_usable(self) -> None:
-        if self.over:
-            raise NotOpen("the transaction is over")
+    async def commit(self) -> None:
+        """Commits, and is of no use any more."""
+        await self._alone(self._conn.commit)
+        self._over = True
+
+    async def close(self) -> None:
+        """Rolls back what was not committed, and gives the connection back."""
+        self._over = True
+
+        async def work() -> None:
+            async with self._turn:
+                await self._conn.close()
+
+        with _translated():
+            await _finish(work())
+
+    async def _alone(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async def work() -> T:
+            async with self._turn:
+                if self._over:
+                    raise NotOpen("the transaction is over")
+                return await function()
+
+        with _translated():
+            return await _finish(work())
 
 
 class SessionRunner:
@@ -202,6 +255,7 @@ class SessionRunner:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self._pid = os.getpid()
 
     async def open(self) -> None:
         """Checks the schema; it can't be changed inside somebody's transaction, so behind is an error."""
@@ -216,15 +270,16 @@ class SessionRunner:
 
     async def write(self, unit: Unit[T]) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""
-        return await self._run(lambda conn: _in_savepoint(conn, unit))
+        return await self._run(partial(_in_savepoint, unit=unit))
 
     async def _run(self, function: Callable[[Connection], T]) -> T:
         def work(session: Session) -> T:
             session.flush()
             return function(session.connection())
 
+        check_process(self._pid)
         with _translated():
-            return await self._session.run_sync(work)
+            return await _finish(self._session.run_sync(work))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:

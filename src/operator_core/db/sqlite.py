@@ -15,10 +15,10 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from operator_core.actions.errors import NotOpen, WrongProcess
+from operator_core.actions.errors import NotOpen
 from operator_core.db import migrate
 from operator_core.db.driver_errors import read_damaged
-from operator_core.db.engine import Unit, UnitRunner
+from operator_core.db.engine import Unit, UnitRunner, check_process
 from operator_core.db.sqlite_connection import MEMORY, SqliteConnection
 from operator_core.db.sqlite_writer import SqliteWriter
 
@@ -48,7 +48,7 @@ class SqliteRunner:
 
     async def open(self) -> None:
         """Opens the file, makes it if there is none, and upgrades its schema if that is behind."""
-        self._check_process()
+        check_process(self._pid)
         if self._is_open:
             return
         connection = self._connect()
@@ -102,7 +102,8 @@ class SqliteRunner:
         try:
             return await reader.connection.run(partial(read_damaged, unit=unit))
         finally:
-            reader.waiting -= 1
+            with self._lock:
+                reader.waiting -= 1
 
     def _choose_reader(self) -> "_Reader":
         with self._lock:
@@ -135,12 +136,8 @@ class SqliteRunner:
 
     # ------ misuse, told at once instead of hanging or answering wrongly
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise WrongProcess(self._pid, os.getpid())
-
     def _check_open(self) -> None:
-        self._check_process()
+        check_process(self._pid)
         if not self._is_open:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
 

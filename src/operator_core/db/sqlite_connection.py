@@ -197,11 +197,9 @@ class SqliteConnection(aiosqlite.Connection):
         """Runs `function` in the thread, to its end, whatever becomes of the caller."""
         return await self.run_raw(lambda: function(self.wrapped))
 
-    async def run_raw(
-        self, function: Callable[[], T], orphaned: Callable[[], None] | None = None
-    ) -> T:
+    async def run_raw(self, function: Callable[[], T]) -> T:
         """As `run`, for a function that reaches for the connection itself."""
-        answer = Answer(orphaned)
+        answer = Answer()
 
         def work() -> None:
             try:

@@ -188,6 +188,8 @@ class SqliteWriter:
 class _Transaction:
     """A `UnitRunner` inside one transaction, for the task that began it and whom it hands it to."""
 
+    _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
+
     def __init__(self, connection: SqliteConnection, release: Callable[[], None]) -> None:
         self._connection = connection
         self._release = release
@@ -207,9 +209,14 @@ class _Transaction:
         raise ActionError("a transaction() can't be opened inside another one")
 
     async def end(self, how: str) -> None:
-        """Commits or rolls back and lets the others write, whatever becomes of the caller."""
+        """Commits or rolls back and lets the others write, whatever becomes of the caller.
+
+        Raises `NotOpen` if it was to be committed and is rolled back already.
+        """
         if not self._over:
             await self._connection.run_raw(lambda: self._end(how))
+        elif how == "COMMIT":
+            raise NotOpen(self._LOST)
 
     def abandon(self) -> None:
         """Rolls back what nobody will end: the caller was cancelled while it was begun."""
@@ -222,7 +229,10 @@ class _Transaction:
         try:
             raw = self._connection.raw
             try:
-                raw.execute(how)
+                if raw.in_transaction:
+                    raw.execute(how)
+                elif how == "COMMIT":
+                    raise NotOpen(self._LOST)
             finally:
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")
@@ -238,6 +248,9 @@ class _Transaction:
     def _usable(self) -> Connection:
         if self._over:
             raise NotOpen("the transaction is over")
+        if not self._connection.raw.in_transaction:
+            # A full disk ends it; the next statement would begin a transaction of its own.
+            raise NotOpen(self._LOST)
         return self._connection.wrapped
 
     def _in_savepoint(self, unit: Unit[T]) -> T:
@@ -246,7 +259,6 @@ class _Transaction:
         try:
             result = unit(conn)
         except BaseException:
-            # A full disk ends the whole transaction, savepoints included.
             if raw.in_transaction:
                 raw.execute("ROLLBACK TO unit")
                 raw.execute("RELEASE unit")
