@@ -218,9 +218,11 @@ class SqliteConnection(aiosqlite.Connection):
 
     async def shut(self) -> None:
         """Lets the thread finish what is queued, closes the connection and joins the thread."""
-        await self.run_raw(self._disconnect)
         with self._stopping:
+            queue = cast(Any, self)
+            queue._tx.put_nowait((None, self._disconnect))
             self._stopped = True
-            cast(Any, self).stop()
+            ended = queue.stop()
+        await ended
         # Nothing is left to do for it but to end.
         self._thread.join()
