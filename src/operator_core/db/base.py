@@ -136,4 +136,6 @@ def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: A
 @compiles(strictly_after, "sqlite")
 def _strictly_after_sqlite(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
     column = compiler.process(element.clauses, **options)
-    return f"max({SQLITE_NOW}, strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds'))"
+    after = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds')"
+    # A time that another tool made unreadable, or none, gives way to the clock.
+    return f"coalesce(max({SQLITE_NOW}, {after}), {SQLITE_NOW})"

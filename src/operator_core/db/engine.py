@@ -2,16 +2,27 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, WrongProcess
 
-__all__ = ["Runner", "Unit", "UnitRunner", "check_outside", "check_process"]
+__all__ = [
+    "Alike",
+    "Runner",
+    "Unit",
+    "UnitRunner",
+    "check_outside",
+    "check_process",
+    "run_units",
+]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 Unit = Callable[[Connection], T]
@@ -20,6 +31,36 @@ Unit = Callable[[Connection], T]
 It may run more than once (when a neighbour in its group fails, or the database asks for it), so
 all that it does, it does through the connection.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Alike(Generic[A, T]):
+    """A unit of which several, waiting together, are done by one call: one statement for them all.
+
+    `each` takes the connection and the arguments of all, and answers in their order. If one fails
+    all do, and each is run again on its own, as in every group.
+    """
+
+    each: Callable[[Connection, Sequence[A]], list[T]]
+    argument: A
+
+    def __call__(self, conn: Connection) -> T:
+        return self.each(conn, [self.argument])[0]
+
+
+def run_units(conn: Connection, units: Sequence[Unit[Any]]) -> list[Any]:
+    """Runs `units` in their order, neighbours that are alike together; the results in the same order."""
+    results: list[Any] = []
+    for each, some in groupby(units, _each):
+        if each is None:
+            results.extend(unit(conn) for unit in some)
+        else:
+            results.extend(each(conn, [cast(Alike[Any, Any], unit).argument for unit in some]))
+    return results
+
+
+def _each(unit: Unit[Any]) -> Callable[[Connection, Sequence[Any]], list[Any]] | None:
+    return cast(Alike[Any, Any], unit).each if isinstance(unit, Alike) else None
 
 
 class UnitRunner(Protocol):

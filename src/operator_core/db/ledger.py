@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from operator_core.actions.errors import NotOpen
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, ActionStatus
 from operator_core.db import checks, events, proposals, records
-from operator_core.db.engine import UnitRunner
+from operator_core.db.engine import Alike, UnitRunner
 from operator_core.db.rows import Listing
 
 __all__ = ["ActionLedger", "Statuses"]
@@ -53,11 +53,8 @@ class ActionLedger:
         wanted = list(proposals_)
         for index, proposal in enumerate(wanted):
             checks.check_model(proposal, ActionProposal, f"proposals[{index}]")
-        return await self._units.write(
-            lambda conn: proposals.create_proposals(
-                conn, wanted, actor=self._actor, max_json_bytes=self._max_json_bytes
-            )
-        )
+        batch = proposals.Batch(wanted, self._actor, self._max_json_bytes)
+        return await self._units.write(Alike(proposals.create_proposals, batch))
 
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""

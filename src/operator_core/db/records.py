@@ -1,10 +1,12 @@
 """Units of work on execution records: plain functions of a connection that never commit."""
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import Conflict, InvalidValue, NotFound
 from operator_core.actions.types import ActionRecord
@@ -18,6 +20,20 @@ _ROW = RECORDS.c
 
 _SELECT = select(*RECORD_COLUMNS)
 _GET = _SELECT.where(_ROW.id == bindparam("id"))
+_OF_PROPOSAL = _SELECT.where(_ROW.proposal_id == bindparam("proposal_id")).order_by(_ROW.id)
+_END = (
+    update(RECORDS)
+    .where(_ROW.id == bindparam("wanted"), _ROW.completed_at.is_(None))
+    .values(completed_at=utcnow())
+    .returning(_ROW.id)
+)
+
+
+@cache
+def _insert(by_clock: frozenset[str]) -> ReturningInsert[Any]:
+    """An INSERT in which the database's clock gives the times in `by_clock`."""
+    times = {name: utcnow() for name in by_clock}
+    return insert(RECORDS).values(**times).returning(*RECORD_COLUMNS)
 
 
 def create_record(
@@ -38,16 +54,20 @@ def create_record(
     finished = record.success is not None
     values: dict[str, Any] = {
         "proposal_id": record.proposal_id,
-        "started_at": record.started_at or utcnow(),
-        "completed_at": record.completed_at or (utcnow() if finished else None),
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
         "success": record.success,
         "error_message": record.error_message,
         "result_data": _encode(record.result_data, max_json_bytes),
         "started_by": actor,
         "completed_by": actor if finished else None,
     }
+    timed = ("started_at", "completed_at") if finished else ("started_at",)
+    by_clock = frozenset(name for name in timed if values[name] is None)
+    for name in by_clock:
+        del values[name]
     try:
-        row = conn.execute(insert(RECORDS).values(**values).returning(*RECORD_COLUMNS)).one()
+        row = conn.execute(_insert(by_clock), values).one()
     except IntegrityError:
         known = select(PROPOSALS.c.id).where(PROPOSALS.c.id == record.proposal_id)
         if conn.scalar(known) is None:
@@ -64,7 +84,7 @@ def get_record(conn: Connection, id: int) -> ActionRecord | None:
 
 def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[ActionRecord]:
     """The executions of a proposal, oldest first."""
-    rows = conn.execute(_SELECT.where(_ROW.proposal_id == proposal_id).order_by(_ROW.id))
+    rows = conn.execute(_OF_PROPOSAL, {"proposal_id": proposal_id})
     return to_listing(rows, to_record)
 
 
@@ -79,18 +99,14 @@ def update_record(
     max_json_bytes: int,
 ) -> None:
     """Ends an execution now, by the database's clock; raises `NotFound`, or `Conflict` if it has ended."""
-    ended = conn.execute(
-        update(RECORDS)
-        .where(_ROW.id == id, _ROW.completed_at.is_(None))
-        .values(
-            success=success,
-            error_message=error_message,
-            result_data=_encode(result_data, max_json_bytes),
-            completed_at=utcnow(),
-            completed_by=actor,
-        )
-        .returning(_ROW.id)
-    ).one_or_none()
+    outcome = {
+        "wanted": id,
+        "success": success,
+        "error_message": error_message,
+        "result_data": _encode(result_data, max_json_bytes),
+        "completed_by": actor,
+    }
+    ended = conn.execute(_END, outcome).one_or_none()
     if ended is not None:
         return
     if conn.scalar(select(_ROW.id).where(_ROW.id == id)) is None:

@@ -4,7 +4,10 @@ A stored row is trusted to be within the limits of new values, and never trusted
 whatever another tool left there that the ledger would not write is a `CorruptRow`.
 """
 
+import json
 import logging
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
@@ -83,9 +86,22 @@ def _json_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
         raise TypeError
     found: Any = from_json(value, allow_inf_nan=False, cache_strings="keys")
+    if _maybe_huge(value):
+        json.loads(value, parse_float=_finite)
     if type(found) is not dict:
         raise TypeError
     return cast(dict[str, Any], found)
+
+
+# What can be a number beyond a float's range: the parser reads it as infinity and says nothing.
+_maybe_huge = re.compile(r"[eE]\+?\d{3}|\d{300}").search
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _text(value: Any) -> str:

@@ -65,7 +65,8 @@ class SqliteRunner:
         self._is_open = True
 
     def _make_ready(self, connection: SqliteConnection) -> None:
-        migrate.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
+        if not migrate.is_current(connection.raw):
+            migrate.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
         if not self._in_memory:
             connection.raw.execute("PRAGMA query_only = ON")
 

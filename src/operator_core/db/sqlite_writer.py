@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.driver_errors import read_damaged
-from operator_core.db.engine import Unit, UnitRunner, check_outside
+from operator_core.db.engine import Unit, UnitRunner, check_outside, run_units
 from operator_core.db.sqlite_connection import Answer, SqliteConnection
 
 __all__ = ["SqliteWriter"]
@@ -151,7 +151,7 @@ class SqliteWriter:
                 job.answer.send(error=self._connection.translate(error))
             return
         try:
-            results = [job.unit(conn) for job in group]
+            results = run_units(conn, [job.unit for job in group])
             raw.execute("COMMIT")
         except BaseException as error:
             # A failed COMMIT may have rolled back already.
