@@ -1,0 +1,1 @@
+"""What the ledger costs, measured beside what one would write instead: ``python -m benchmarks``."""

@@ -1,0 +1,91 @@
+"""``python -m benchmarks``: measures, and prints what came of it."""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import compare, growth, startup
+from benchmarks.report import machine
+
+_PARTS = ("compare", "growth", "startup")
+
+
+def _arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: does it run, not how fast"
+    )
+    parser.add_argument("--only", choices=_PARTS, help="one part instead of all three")
+    parser.add_argument("--rounds", type=int, help="how many (default: 7, and 2 with --quick)")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--dir", type=Path, help="where the ledgers are made (default: a place that is on a disk)"
+    )
+    return parser.parse_args(given)
+
+
+def _told(what: str) -> None:
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    rounds = options.rounds or (2 if options.quick else 7)
+    results: dict[str, Any] = {}
+    for part in _PARTS:
+        if options.only not in (None, part):
+            continue
+        place = folder / part
+        place.mkdir()
+        if part == "compare":
+            sizes = compare.QUICK if options.quick else compare.Sizes()
+            compared = await compare.compare(place, sizes, rounds, _told)
+            print(f"\n{compare.report(*compared)}", flush=True)
+            results[part] = compare.as_json(*compared)
+        elif part == "growth":
+            growing = growth.QUICK_SIZES if options.quick else growth.SIZES
+            costs, memory = await growth.growth(place, growing, rounds, _told)
+            print(f"\n{growth.report(costs, memory, growing)}", flush=True)
+            results[part] = growth.as_json(costs, memory, growing)
+        else:
+            seconds = await startup.startup(place, rounds, _told)
+            print(f"\n{startup.report(seconds)}", flush=True)
+            results[part] = startup.as_json(seconds)
+    return results
+
+
+def _behind(results: dict[str, Any]) -> list[str]:
+    works = results.get("compare", {}).get("works", [])
+    return [
+        *(work["name"] for work in works if work["behind"]),
+        *results.get("growth", {}).get("behind", []),
+    ]
+
+
+def main(given: list[str] | None = None) -> int:
+    """Runs what the arguments ask for; 1 if a promise is not kept and somebody asked."""
+    options = _arguments(given)
+    start = time.monotonic()
+    # /tmp may be in memory, where durable costs nothing; /var/tmp is not.
+    usual = Path("/var/tmp")
+    place = options.dir or (usual if usual.is_dir() else None)
+    with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=place) as folder:
+        results = asyncio.run(_run(options, Path(folder)))
+    behind = _behind(results)
+    print(f"\n{machine()}; {time.monotonic() - start:.0f} s")
+    if options.quick:
+        print("With --quick these are no measurements.")
+    if behind:
+        print(f"Behind what is promised: {', '.join(behind)}")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    return 1 if behind and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

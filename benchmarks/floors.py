@@ -1,0 +1,82 @@
+"""What the disk, SQLite itself and the threads allow, in the same run."""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+__all__ = ["FLOORS"]
+
+_Floor = Callable[[Path, int], float]
+"""In a folder, so many times: how many a second."""
+
+_PAGE = b"\0" * 4096
+
+
+def _fdatasync(folder: Path, count: int) -> float:
+    file = os.open(folder / "synced", os.O_CREAT | os.O_WRONLY, 0o600)
+    sync = getattr(os, "fdatasync", os.fsync)
+    try:
+        # Over pages that exist already, as a write-ahead log that is used again.
+        os.write(file, _PAGE * count)
+        os.fsync(file)
+        start = time.perf_counter()
+        for number in range(count):
+            os.pwrite(file, _PAGE, number * len(_PAGE))
+            sync(file)
+        return count / (time.perf_counter() - start)
+    finally:
+        os.close(file)
+
+
+def _hop(folder: Path, count: int) -> float:
+    there: SimpleQueue[bool] = SimpleQueue()
+    back: SimpleQueue[bool] = SimpleQueue()
+
+    def answer() -> None:
+        while there.get():
+            back.put(True)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    start = time.perf_counter()
+    for _ in range(count):
+        there.put(True)
+        back.get()
+    seconds = time.perf_counter() - start
+    there.put(False)
+    thread.join()
+    return count / seconds
+
+
+def _insert(journal: str) -> _Floor:
+    def measure(folder: Path, count: int) -> float:
+        conn = sqlite3.connect(folder / f"{journal}.db", isolation_level=None)
+        try:
+            conn.execute(f"PRAGMA journal_mode = {journal}")
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, payload TEXT)")
+            payload = "x" * 300
+            start = time.perf_counter()
+            for _ in range(count):
+                conn.execute("BEGIN IMMEDIATE")
+                conn.execute("INSERT INTO t (payload) VALUES (?)", (payload,))
+                conn.execute("COMMIT")
+            return count / (time.perf_counter() - start)
+        finally:
+            conn.close()
+
+    return measure
+
+
+FLOORS: dict[str, _Floor] = {
+    "fdatasync of a page": _fdatasync,
+    "sqlite3 INSERT + commit, WAL, FULL (operator-core's settings)": _insert("WAL"),
+    "sqlite3 INSERT + commit, DELETE, FULL (the baseline's settings)": _insert("DELETE"),
+    # Both sides pay for it; it is five times dearer where each wakes a processor that sleeps, and
+    # then whoever takes fewer turns wins by more.
+    "message to another thread and back": _hop,
+}

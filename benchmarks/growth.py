@@ -1,0 +1,214 @@
+"""What an operation costs when the ledger has grown: 10,000 rows, 100,000, a million."""
+
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.report import table, times
+from benchmarks.sides import OURS
+from operator_core.actions.types import ActionStatus
+from operator_core.db import ActionDB
+
+__all__ = ["QUICK_SIZES", "SIZES", "Costs", "as_json", "growth", "report"]
+
+SIZES = (10_000, 100_000, 1_000_000)
+QUICK_SIZES = (1_000, 5_000)
+FLAT = 2.0
+PENDING = 1000
+REPEATS = 20
+
+Costs = dict[str, list[float]]
+"""For each operation the median seconds at each size."""
+
+# As old rows of a ledger that was in use: most completed, some failed, none of them pending. The
+# triggers write the events. Statuses and names are spread over all ids.
+_FILL = """
+WITH RECURSIVE numbers (n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
+INSERT INTO action_proposals
+    (action_name, parameters, reason, status, proposed_at, proposed_by, status_changed_by)
+SELECT
+    'action_' || (n % 20), :parameters, :reason,
+    CASE WHEN n % 10 = 0 THEN 'failed' WHEN n % 50 = 1 THEN 'cancelled' ELSE 'completed' END,
+    strftime('%Y-%m-%d %H:%M:%f000', 'now'), 'agent_' || (n % 5), 'balancer'
+FROM numbers
+"""
+
+
+def _fill(path: Path, rows: int) -> None:
+    conn = sqlite3.connect(path, isolation_level=None)
+    try:
+        (first,) = conn.execute("SELECT count(*) + 1 FROM action_proposals").fetchone()
+        proposal = OURS.proposal(0)
+        conn.execute(
+            _FILL,
+            {
+                "first": first,
+                "last": rows,
+                "parameters": json.dumps(proposal.parameters, separators=(",", ":")),
+                "reason": proposal.reason,
+            },
+        )
+        # So that no operation pays for what filling left in the log.
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        conn.close()
+
+
+Operation = Callable[[ActionDB, Random, int], Awaitable[object]]
+
+_OPERATIONS: dict[str, Operation] = {
+    "get": lambda db, random, rows: db.get_proposal(random.randrange(1, rows)),
+    "list(limit=50)": lambda db, random, rows: db.list_proposals(limit=50),
+    "list(completed, limit=50)": lambda db, random, rows: db.list_proposals(
+        ActionStatus.COMPLETED, before=random.randrange(rows // 2, rows), limit=50
+    ),
+    "list(failed or cancelled, limit=50)": lambda db, random, rows: db.list_proposals(
+        [ActionStatus.FAILED, ActionStatus.CANCELLED],
+        before=random.randrange(rows // 2, rows),
+        limit=50,
+    ),
+    "list(action_name, limit=50)": lambda db, random, rows: db.list_proposals(
+        action_name="action_7", before=random.randrange(rows // 2, rows), limit=50
+    ),
+    "history(limit=50)": lambda db, random, rows: db.history(
+        after=random.randrange(1, rows // 2), limit=50
+    ),
+    "history(proposal_id)": lambda db, random, rows: db.history(random.randrange(1, rows)),
+    "create": lambda db, random, rows: db.create_proposal(OURS.proposal(rows)),
+    "update status": lambda db, random, rows: _update(db, random.randrange(1, rows)),
+}
+_CANCEL = f"cancel_all_pending of {PENDING:,}"
+
+
+async def _update(db: ActionDB, before: int) -> float:
+    """The time of one move of a failed proposal somewhere in the ledger."""
+    failed = await db.list_proposals(ActionStatus.FAILED, before=before, limit=1)
+    id_ = failed[0].id if failed else 10
+    assert id_ is not None
+    start = time.perf_counter()
+    await db.update_proposal_status(id_, ActionStatus.VALIDATED)
+    seconds = time.perf_counter() - start
+    # And back, so that any number of rounds finds rows to move.
+    await db.update_proposal_status(id_, ActionStatus.EXECUTING)
+    await db.update_proposal_status(id_, ActionStatus.FAILED)
+    return seconds
+
+
+async def growth(
+    folder: Path, sizes: tuple[int, ...], rounds: int, told: Callable[[str], None]
+) -> tuple[Costs, dict[str, float]]:
+    """The cost of each operation at each size, and the memory that reading everything takes."""
+    path = folder / "growing.db"
+    async with ActionDB(path):
+        pass
+    costs: Costs = {name: [] for name in (*_OPERATIONS, _CANCEL)}
+    for rows in sizes:
+        told(f"{rows:,} rows")
+        _fill(path, rows)
+        async with ActionDB(path) as db:
+            for name, seconds in (await _measure(db, rows, rounds)).items():
+                costs[name].append(seconds)
+    told("reading everything")
+    memory = {f"{rows:,}": _memory(path, rows) for rows in (sizes[0], sizes[-1])}
+    return costs, memory
+
+
+async def _measure(db: ActionDB, rows: int, rounds: int) -> dict[str, float]:
+    random = Random(rows)  # the same ids in each run
+    found: dict[str, list[float]] = {name: [] for name in (*_OPERATIONS, _CANCEL)}
+    for number in range(-1, rounds):  # the first round warms the caches and does not count
+        for name, operation in _OPERATIONS.items():
+            each: list[float] = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                seconds = await operation(db, random, rows)
+                taken = time.perf_counter() - start
+                each.append(seconds if isinstance(seconds, float) else taken)
+            if number >= 0:
+                found[name].append(statistics.median(each))
+        await db.cancel_all_pending()  # what create left
+        await db.create_proposals([OURS.proposal(index) for index in range(PENDING)])
+        start = time.perf_counter()
+        cancelled = await db.cancel_all_pending()
+        if number >= 0:
+            found[_CANCEL].append(time.perf_counter() - start)
+        assert cancelled == PENDING
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+_READ_ALL = """
+import asyncio, re, sys
+from pathlib import Path
+from operator_core.db import ActionDB
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+async def main(path, rows):
+    count = 0
+    async with ActionDB(path) as db:
+        await db.list_proposals(limit=1)
+        before = peak()
+        async for _ in db.iter_proposals(before=rows + 1):
+            count += 1
+    assert count == rows, count
+    print(peak() - before)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def _memory(path: Path, rows: int) -> float:
+    """MiB by which the process grows while it reads so many rows: VmHWM, where there is /proc."""
+    if not Path("/proc/self/status").exists():
+        return float("nan")
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ALL, str(path), str(rows)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(done.stdout)
+
+
+def _ratio(costs: list[float]) -> float:
+    return costs[-1] / costs[0]
+
+
+def behind(costs: Costs) -> list[str]:
+    """The operations that are not flat."""
+    return [name for name, each in costs.items() if _ratio(each) > FLAT]
+
+
+def report(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> str:
+    """What was found, for a person."""
+    head = ("milliseconds a call", *(f"{size:,} rows" for size in sizes), "last/first", "")
+    rows = [
+        (
+            name,
+            *(f"{seconds * 1000:.2f}" for seconds in each),
+            times(_ratio(each)),
+            "BEHIND" if _ratio(each) > FLAT else "ok",
+        )
+        for name, each in costs.items()
+    ]
+    memory_rows = [(f"{rows} rows", f"{size:.1f}") for rows, size in memory.items()]
+    return "\n\n".join(
+        [
+            f"Cost against the rows in the ledger, medians; flat means within {times(FLAT)}",
+            table(head, rows),
+            table(("iter_proposals over", "MiB more than before"), memory_rows),
+        ]
+    )
+
+
+def as_json(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> dict[str, Any]:
+    """What was found, for a program."""
+    return {"sizes": sizes, "seconds": costs, "memory_mib": memory, "behind": behind(costs)}

@@ -1,0 +1,41 @@
+"""Tables of plain text, and the few numbers that go into them."""
+
+import platform
+import sqlite3
+from collections.abc import Sequence
+
+__all__ = ["figure", "machine", "table", "times"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be; the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join((first, *others)).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def figure(value: float) -> str:
+    """A number with three digits that count."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return f"{value:.2f}x"
+
+
+def machine() -> str:
+    """What it ran on, as far as it matters for reading the figures."""
+    return (
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"{platform.system()} {platform.machine()}"
+    )
