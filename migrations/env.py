@@ -2,9 +2,10 @@
 
 import logging.config
 import os
+from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from operator_core.db import migrate
 from operator_core.db.base import Base
@@ -31,10 +32,34 @@ def url() -> str:
     )
 
 
+def moves_schema() -> bool:
+    """Whether the command is an upgrade or a downgrade, and not one that only looks."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
+
+
 def run(connection: Connection) -> None:
     migrate.check_known(connection)
+    if moves_schema():
+        migrate.recognise(connection)
     context.configure(connection=connection, **options)
-    context.run_migrations()
+    event.listen(connection, "before_cursor_execute", without_tabs, retval=True)
+    try:
+        context.run_migrations()
+    finally:
+        event.remove(connection, "before_cursor_execute", without_tabs)
+
+
+def without_tabs(
+    _conn: object, _cursor: object, statement: str, parameters: Any, *_: object
+) -> tuple[str, Any]:
+    """Alembic's scripts (``--sql``) have spaces for tabs; so has the catalogue, whoever makes it."""
+    if statement.lstrip().startswith("CREATE TABLE"):
+        statement = statement.replace("\t", "    ")
+    return statement, parameters
 
 
 def run_offline() -> None:

@@ -8,6 +8,8 @@ written, because the difference may be data that someone needs.
 Revision: 0001, the first
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context, op
 
@@ -120,7 +122,11 @@ def upgrade() -> None:
         op.create_table(
             "action_proposals",
             sa.Column("id", BIGINT, primary_key=True),
-            sa.Column("ticket_id", BIGINT, sa.ForeignKey("tickets.id")),
+            sa.Column(
+                "ticket_id",
+                BIGINT,
+                sa.ForeignKey("tickets.id", name="fk_action_proposals_ticket_id_tickets"),
+            ),
             sa.Column("action_name", sa.Text, nullable=False),
             sa.Column("action_type", sa.Text, nullable=False, server_default="subject"),
             sa.Column("parameters", sa.Text, nullable=False),
@@ -138,7 +144,14 @@ def upgrade() -> None:
         op.create_table(
             "action_records",
             sa.Column("id", BIGINT, primary_key=True),
-            sa.Column("proposal_id", BIGINT, sa.ForeignKey("action_proposals.id"), nullable=False),
+            sa.Column(
+                "proposal_id",
+                BIGINT,
+                sa.ForeignKey(
+                    "action_proposals.id", name="fk_action_records_proposal_id_action_proposals"
+                ),
+                nullable=False,
+            ),
             sa.Column("started_at", sa.Text),
             sa.Column("completed_at", sa.Text),
             sa.Column("success", sa.Boolean),
@@ -163,14 +176,23 @@ def _adopt() -> set[str]:
         )
     }
     existing = {name for kind, name in found if kind == "table" and name in SHAPES}
-    differences: list[str] = []
+    # SQLite's names don't differ by case, and a view stands where a table would.
+    differences = [
+        f"there is a {kind} {name}"
+        for kind, name in sorted(found)
+        if kind in ("table", "view") and name.lower() in {*SHAPES, "action_events"} - existing
+    ]
     for table in sorted(existing):
         columns = {
             name: (not_null == 0, default)
-            for _, name, _, not_null, default, _ in bind.exec_driver_sql(
-                f"PRAGMA table_info({table})"
+            for _, name, _, not_null, default, _, _ in bind.exec_driver_sql(
+                f"PRAGMA table_xinfo({table})"
             )
         }
+        if _primary_key(table) != [("id", "INTEGER")]:
+            differences.append(f"{table}.id is not its INTEGER PRIMARY KEY")
+        if any(origin == "u" for _, _, _, origin, _ in _indexes(table)):
+            differences.append(f"{table} has a UNIQUE constraint")
         for name in sorted(columns.keys() | SHAPES[table].keys()):
             if name not in columns:
                 differences.append(f"{table} has no column {name}")
@@ -180,13 +202,22 @@ def _adopt() -> set[str]:
                 differences.append(f"{table}.{name} has another default or nullability")
     for (kind, name), table in sorted(found.items()):
         known = {"index": INDEXES, "trigger": TRIGGERS}.get(kind)
-        if table in existing and known is not None and name not in known:
+        if known is not None and (
+            name not in known if table in existing else name in known and known[name][0] != table
+        ):
             differences.append(f"{table} has the {kind} {name}")
-    if "action_events" in {name for _, name in found}:
-        differences.append("there is an action_events already")
     if differences:
         raise UnmanagedSchema(differences)
     return existing
+
+
+def _primary_key(table: str) -> list[tuple[str, str]]:
+    columns = op.get_bind().exec_driver_sql(f"PRAGMA table_info({table})")
+    return [(name, kind.upper()) for _, name, kind, _, _, position in columns if position]
+
+
+def _indexes(table: str) -> list[Any]:
+    return list(op.get_bind().exec_driver_sql(f"PRAGMA index_list({table})"))
 
 
 def downgrade() -> None:

@@ -5,7 +5,8 @@
   read by SQLite's own date functions). Rows of an adopted database are converted: an ISO time with a
   ``T`` and no offset is the predecessor's local time, in the zone that ``-x legacy-timezone=`` names
   (default: the machine's); one with a space is SQLite's own CURRENT_TIMESTAMP and in UTC already.
-  JSON is written anew in the ledger's compact form where that loses nothing.
+  JSON is written anew in the ledger's compact form where that loses nothing. What can't be read
+  stays as it is. None of this is in the script of ``--sql``, which is for databases without rows.
 - ``action_events``, the history, and the triggers that write it, for adopted rows too.
 - Triggers for updated_at, immutability, lifecycle, references and append-only.
 
@@ -18,10 +19,12 @@ Revision: 0002, after 0001
 import json
 import logging
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
 from alembic import context, op
+
+from operator_core.actions.errors import InvalidValue, UnmanagedSchema
 
 revision = "0002"
 down_revision = "0001"
@@ -34,6 +37,11 @@ BIGINT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 CURRENT = sa.text("CURRENT_TIMESTAMP")
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 NOW_DEFAULT = sa.text(f"({NOW})")
+AFTER = "coalesce(max({now}, strftime('%Y-%m-%d %H:%M:%f000', {time}, '+0.001 seconds')), {now})"
+UNSAID = (
+    "(NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at "
+    "OR NEW.status_changed_by IS NULL)"
+)
 
 STATUSES = "'proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'"
 ACTION_TYPES = "'subject', 'tool', 'workflow'"
@@ -82,12 +90,18 @@ WHEN NEW.updated_at IS OLD.updated_at
 BEGIN
     UPDATE tickets SET updated_at = CURRENT_TIMESTAMP WHERE id = NEW.id;
 END""",
-    # Foreign keys are off in SQLite unless each connection asks for them; these two are not.
+    # Foreign keys are off in SQLite unless each connection asks for them; these triggers are not.
     "tickets_referenced": """
 BEFORE DELETE ON tickets
 WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
 BEGIN
     SELECT RAISE(ABORT, 'tickets_referenced: a proposal refers to this ticket');
+END""",
+    "tickets_renumbered": """
+BEFORE UPDATE ON tickets
+WHEN NEW.id IS NOT OLD.id AND EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_renumbered: a proposal refers to this ticket');
 END""",
     "action_proposals_ticket_exists": """
 BEFORE INSERT ON action_proposals
@@ -108,10 +122,9 @@ BEGIN
     SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
 END""",
     "action_proposals_immutable": """
-BEFORE UPDATE OF id, ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
     created_at ON action_proposals
-WHEN NEW.id IS NOT OLD.id
-    OR NEW.ticket_id IS NOT OLD.ticket_id
+WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.action_name IS NOT OLD.action_name
     OR NEW.action_type IS NOT OLD.action_type
     OR NEW.parameters IS NOT OLD.parameters
@@ -122,43 +135,62 @@ WHEN NEW.id IS NOT OLD.id
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
 END""",
+    # Of no column in particular: an id can be set by its other names, rowid and oid.
+    "action_proposals_not_renumbered": """
+BEFORE UPDATE ON action_proposals
+WHEN NEW.id IS NOT OLD.id
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_renumbered: an id never changes');
+END""",
+    # IS NOT TRUE, not NOT: under UPDATE OR REPLACE a NULL would become the column's default.
     "action_proposals_lifecycle": """
 BEFORE UPDATE OF status ON action_proposals
 WHEN NEW.status IS NOT OLD.status
-    AND NOT (OLD.status = 'proposed' AND NEW.status IN ('validated', 'cancelled')
+    AND (OLD.status = 'proposed' AND NEW.status IN ('validated', 'cancelled')
         OR OLD.status = 'validated' AND NEW.status IN ('executing', 'cancelled')
         OR OLD.status = 'executing' AND NEW.status IN ('completed', 'failed', 'cancelled')
-        OR OLD.status = 'failed' AND NEW.status = 'validated')
+        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step');
 END""",
+    # A row with the id -1 would be in the way of all that follow: in a BEFORE INSERT trigger, -1
+    # stands for the id that SQLite has yet to choose.
     "action_proposals_created": f"""
 AFTER INSERT ON action_proposals
 BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_created: an id is positive') WHERE NEW.id < 1;
     INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at)
     VALUES (NEW.id, 'proposal_created', NEW.status, coalesce(NEW.status_changed_by, 'raw SQL'),
-        NEW.reason, coalesce(NEW.status_changed_at, {NOW}));
+        NEW.reason, {NOW});
+    UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = {NOW}
+    WHERE NEW.status_changed_by IS NULL AND id = NEW.id;
 END""",
-    # Whoever moves the status and does not move status_changed_at has not said who acts.
+    # Whoever moves the status and does not move status_changed_at has not said who acts. When it
+    # happened is never the writer's to say.
     "action_proposals_status_changed": f"""
 AFTER UPDATE OF status ON action_proposals
 WHEN NEW.status IS NOT OLD.status
 BEGIN
     INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
-    SELECT NEW.id, 'status_changed', OLD.status, NEW.status,
-        iif(NEW.status_changed_at IS OLD.status_changed_at, 'raw SQL', coalesce(NEW.status_changed_by, 'raw SQL')),
-        iif(NEW.status_changed_at IS OLD.status_changed_at, NULL, NEW.status_reason),
-        iif(NEW.status_changed_at IS OLD.status_changed_at, {NOW}, NEW.status_changed_at);
+    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status,
+        iif({UNSAID}, 'raw SQL', NEW.status_changed_by),
+        iif({UNSAID}, NULL, NEW.status_reason),
+        {NOW});
     UPDATE action_proposals
-    SET status_changed_by = 'raw SQL', status_reason = NULL, status_changed_at = {NOW}
-    WHERE id = NEW.id AND NEW.status_changed_at IS OLD.status_changed_at;
+    SET status_changed_by = 'raw SQL', status_reason = NULL,
+        status_changed_at = {AFTER.format(now=NOW, time="OLD.status_changed_at")}
+    WHERE {UNSAID} AND id = NEW.id;
 END""",
+    # The two triggers above fill in 'raw SQL'; that is no change of its own, and must not move a
+    # time that the writer set. A time that can't be read gives way to the clock.
     "action_proposals_updated_at": f"""
 AFTER UPDATE ON action_proposals
 WHEN NOT NEW.updated_at > OLD.updated_at
+    AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
+        AND NEW.status_changed_at IS NOT OLD.status_changed_at)
 BEGIN
     UPDATE action_proposals
-    SET updated_at = max({NOW}, strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds'))
+    SET updated_at = {AFTER.format(now=NOW, time="OLD.updated_at")}
     WHERE id = NEW.id;
 END""",
     "action_records_proposal_exists": """
@@ -180,9 +212,9 @@ BEGIN
 END""",
     "action_records_outcome_dated": """
 BEFORE INSERT ON action_records
-WHEN NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+WHEN (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
 BEGIN
-    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome needs its completed_at');
+    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome and its completed_at go together');
 END""",
     "action_records_immutable": """
 BEFORE UPDATE ON action_records
@@ -192,13 +224,14 @@ WHEN OLD.completed_at IS NOT NULL
     OR NEW.started_at IS NOT OLD.started_at
     OR NEW.started_by IS NOT OLD.started_by
     OR NEW.created_at IS NOT OLD.created_at
-    OR NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+    OR (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
 BEGIN
     SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
 END""",
     "action_records_started": f"""
 AFTER INSERT ON action_records
 BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is positive') WHERE NEW.id < 1;
     INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at)
     VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), {NOW});
     INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at)
@@ -230,6 +263,15 @@ WHEN EXISTS (SELECT 1 FROM action_events WHERE id = NEW.id)
 BEGIN
     SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only');
 END""",
+    "action_events_rows_exist": """
+AFTER INSERT ON action_events
+WHEN NEW.id < 1
+    OR NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
+    OR NEW.record_id IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_rows_exist: no such proposal or record, or no positive id');
+END""",
 }
 
 OLD_TRIGGERS = {
@@ -250,13 +292,13 @@ OLD_INDEXES = {
 
 
 def upgrade() -> None:
-    sequences = _sequences()
+    if not context.is_offline_mode():
+        _check_values()
     _make_tickets("_new_tickets")
     _make_proposals("_new_action_proposals")
     _make_records("_new_action_records")
     for table in COLUMNS:
         _swap(table)
-    _restore(sequences)
     op.create_table(
         "action_events",
         sa.Column("id", BIGINT, nullable=False),
@@ -278,8 +320,10 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["record_id"], ["action_records.id"], name="fk_action_events_record_id_action_records"
         ),
-        sa.CheckConstraint(f"event_type IN ({EVENT_TYPES})", name="ck_action_events_event_type"),
-        sa.CheckConstraint("success IN (0, 1)", name="ck_action_events_success"),
+        sa.CheckConstraint(
+            f"event_type IN ({EVENT_TYPES})", name=op.f("ck_action_events_event_type")
+        ),
+        sa.CheckConstraint("success IN (0, 1)", name=op.f("ck_action_events_success")),
         sqlite_autoincrement=True,
     )
     if not context.is_offline_mode():
@@ -341,9 +385,9 @@ def _make_proposals(name: str) -> None:
             ["ticket_id"], ["tickets.id"], name="fk_action_proposals_ticket_id_tickets"
         ),
         sa.CheckConstraint(
-            f"action_type IN ({ACTION_TYPES})", name="ck_action_proposals_action_type"
+            f"action_type IN ({ACTION_TYPES})", name=op.f("ck_action_proposals_action_type")
         ),
-        sa.CheckConstraint(f"status IN ({STATUSES})", name="ck_action_proposals_status"),
+        sa.CheckConstraint(f"status IN ({STATUSES})", name=op.f("ck_action_proposals_status")),
         sqlite_autoincrement=True,
     )
 
@@ -367,7 +411,7 @@ def _make_records(name: str) -> None:
             ["action_proposals.id"],
             name="fk_action_records_proposal_id_action_proposals",
         ),
-        sa.CheckConstraint("success IN (0, 1)", name="ck_action_records_success"),
+        sa.CheckConstraint("success IN (0, 1)", name=op.f("ck_action_records_success")),
         sqlite_autoincrement=True,
     )
 
@@ -375,32 +419,34 @@ def _make_records(name: str) -> None:
 def _swap(table: str) -> None:
     columns = COLUMNS[table]
     op.execute(f"INSERT INTO _new_{table} ({columns}) SELECT {columns} FROM {table} ORDER BY id")
+    # The highest id that the table ever gave, which may be of a row that is gone.
+    op.execute(f"DELETE FROM sqlite_sequence WHERE name = '_new_{table}'")
+    op.execute(
+        "INSERT INTO sqlite_sequence (name, seq) "
+        f"SELECT '_new_{table}', seq FROM sqlite_sequence WHERE name = '{table}'"
+    )
     op.execute(f"DROP TABLE {table}")
     op.execute(f"ALTER TABLE _new_{table} RENAME TO {table}")
 
 
-def _sequences() -> dict[str, int]:
-    """The highest id that each table ever gave: it may be of a row that is gone."""
-    if context.is_offline_mode():
-        return {}
-    return dict(
-        op.get_bind()
-        .exec_driver_sql(
-            "SELECT name, seq FROM sqlite_sequence "
-            "WHERE name IN ('tickets', 'action_proposals', 'action_records')"
-        )
-        .all()
-    )
-
-
-def _restore(sequences: dict[str, int]) -> None:
+def _check_values() -> None:
+    """Raises UnmanagedSchema for rows that the CHECKs would refuse: their meaning is not known."""
     bind = op.get_bind()
-    for table, seq in sequences.items():
-        bind.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = :table"), {"table": table})
-        bind.execute(
-            sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :seq)"),
-            {"table": table, "seq": seq},
+    differences = [
+        f"{table} row {row_id} has {'no positive id' if column == 'id' else 'an unknown ' + column}"
+        for table, column, allowed in (
+            ("action_proposals", "id", "id > 0"),
+            ("action_proposals", "action_type", f"action_type IN ({ACTION_TYPES})"),
+            ("action_proposals", "status", f"status IN ({STATUSES})"),
+            ("action_records", "id", "id > 0"),
+            ("action_records", "success", "success IN (0, 1)"),
         )
+        for (row_id,) in bind.exec_driver_sql(
+            f"SELECT id FROM {table} WHERE NOT ({allowed}) LIMIT 10"
+        )
+    ]
+    if differences:
+        raise UnmanagedSchema(differences)
 
 
 def _normalise(table: str) -> None:
@@ -414,7 +460,7 @@ def _normalise(table: str) -> None:
     write = sa.text(
         f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id"
     )
-    after = 0
+    after = -1
     while rows := bind.execute(read, {"after": after}).all():
         after = rows[-1].id
         changed = []
@@ -432,7 +478,10 @@ def _normalise(table: str) -> None:
 
 def _legacy_zone() -> ZoneInfo | None:
     name = context.get_x_argument(as_dictionary=True).get("legacy-timezone")
-    return None if name is None else ZoneInfo(name)
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise InvalidValue("legacy-timezone", "is not the name of a time zone") from None
 
 
 def _utc(value: object, zone: ZoneInfo | None, what: str) -> object:
@@ -441,13 +490,23 @@ def _utc(value: object, zone: ZoneInfo | None, what: str) -> object:
     try:
         time = datetime.fromisoformat(value)
         if time.tzinfo is None:
-            is_utc = "T" not in value
-            time = time.replace(tzinfo=UTC if is_utc else zone)
-        # astimezone takes what is still naive as the machine's local time.
+            if "T" not in value.upper():
+                time = time.replace(tzinfo=UTC)
+            elif zone is not None:
+                time = time.replace(tzinfo=zone)
+            else:
+                time = _machine_time(time)
         return time.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     except (ValueError, OverflowError, OSError):
         logger.warning("%s is no time and stays as it is", what)
         return value
+
+
+def _machine_time(time: datetime) -> datetime:
+    # Not astimezone: it reads an hour that summer time left out with the offset from after it,
+    # where ZoneInfo takes the one from before.
+    whole = datetime.fromtimestamp(time.replace(microsecond=0).timestamp(), UTC)
+    return whole.replace(microsecond=time.microsecond)
 
 
 def _compact(value: object) -> object:
@@ -459,7 +518,7 @@ def _compact(value: object) -> object:
         text.encode()
     except (ValueError, RecursionError):
         return value
-    return text
+    return text if type(found) is dict else value
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -501,7 +560,6 @@ def downgrade() -> None:
                 "action_events holds history that this downgrade would delete; nothing was changed "
                 "(say `-x discard-history=yes` if that is what you want)"
             )
-    sequences = _sequences()
     for name in TRIGGERS:
         op.execute(f"DROP TRIGGER {name}")
     op.drop_table("action_events")
@@ -510,7 +568,6 @@ def downgrade() -> None:
     _make_plain_records("_new_action_records")
     for table in COLUMNS:
         _swap(table)
-    _restore(sequences)
     for name, definition in OLD_INDEXES.items():
         op.execute(f"CREATE INDEX {name} {definition}")
     for name, definition in OLD_TRIGGERS.items():
@@ -521,7 +578,11 @@ def _make_plain_proposals(name: str) -> None:
     op.create_table(
         name,
         sa.Column("id", BIGINT, primary_key=True),
-        sa.Column("ticket_id", BIGINT, sa.ForeignKey("tickets.id")),
+        sa.Column(
+            "ticket_id",
+            BIGINT,
+            sa.ForeignKey("tickets.id", name="fk_action_proposals_ticket_id_tickets"),
+        ),
         sa.Column("action_name", sa.Text, nullable=False),
         sa.Column("action_type", sa.Text, nullable=False, server_default="subject"),
         sa.Column("parameters", sa.Text, nullable=False),
@@ -541,7 +602,14 @@ def _make_plain_records(name: str) -> None:
     op.create_table(
         name,
         sa.Column("id", BIGINT, primary_key=True),
-        sa.Column("proposal_id", BIGINT, sa.ForeignKey("action_proposals.id"), nullable=False),
+        sa.Column(
+            "proposal_id",
+            BIGINT,
+            sa.ForeignKey(
+                "action_proposals.id", name="fk_action_records_proposal_id_action_proposals"
+            ),
+            nullable=False,
+        ),
         sa.Column("started_at", sa.Text),
         sa.Column("completed_at", sa.Text),
         sa.Column("success", sa.Boolean),

@@ -5,6 +5,7 @@ current, and that costs one SELECT.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,8 +38,10 @@ __all__ = [
     "check_current",
     "check_known",
     "current_revision",
+    "is_current",
     "locked",
     "make_current",
+    "recognise",
     "upgrade",
     "use_wal",
 ]
@@ -60,7 +63,10 @@ DEFAULT_URL: Final = "sqlite:///ledger.db"
 LOCK_TIMEOUT: Final = 60.0
 """Seconds that a deploy waits for another one's migration before it fails."""
 
-_OUR_TABLES: Final = frozenset({"tickets", "action_proposals", "action_records", "action_events"})
+_OUR_TABLES: Final = ("tickets", "action_proposals", "action_records", "action_events")
+
+# Alembic keeps the migration under way in globals of its modules: one at a time in a process.
+_ALEMBIC: Final = threading.Lock()
 
 
 def current_revision(conn: Connection) -> str | None:
@@ -88,6 +94,18 @@ def check_current(conn: Connection) -> None:
         raise SchemaOutdated(revision, HEAD)
 
 
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Whether there is nothing for `make_current` to do; False too if that can't be told.
+
+    The same SELECT, asked of the driver: SQLAlchemy would need three times as long to put it.
+    """
+    try:
+        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+    except sqlite3.Error:
+        return False
+    return found == (HEAD,)
+
+
 def make_current(conn: Connection, *, busy_timeout: float) -> None:
     """Brings a SQLite database to `HEAD`; on one that is there already this is one SELECT.
 
@@ -104,11 +122,14 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
             use_wal(conn, busy_timeout=busy_timeout)
             if _fill(conn):
                 return
-        elif not tables & _OUR_TABLES:
+        elif tables.isdisjoint(_OUR_TABLES):
             names = ", ".join(sorted(tables))
             raise UnmanagedSchema([f"it has only tables of something else ({names})"])
     with _locked(conn):
-        _run_alembic(conn, "upgrade", "head")
+        recognise(conn)
+        # Whoever held the lock before may have done it, too.
+        if check_known(conn) != HEAD:
+            _run_alembic(conn, "upgrade", "head")
     use_wal(conn, busy_timeout=busy_timeout)
 
 
@@ -122,12 +143,26 @@ def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] =
         _run_alembic(conn, "upgrade", revision, options)
 
 
+def recognise(conn: Connection) -> None:
+    """Writes `HEAD` into a database that the schema's text was run on, and so is there already."""
+    if current_revision(conn) is None and "action_events" in _tables(conn):
+        reference = over(connect(MEMORY, busy_timeout=0))
+        try:
+            _run(reference, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+            if _catalogue(reference) <= _catalogue(conn):
+                _stamp(conn)
+        finally:
+            reference.close()
+
+
 @contextmanager
 def locked(url: str | URL) -> Generator[Connection]:
-    """A connection to `url` on which no one else can migrate or write until the block is left.
+    """A connection to `url`, or to the file of that path, on which no one else can write meanwhile.
 
     All that is done in the block is committed at its end, or nothing if it raises.
     """
+    if isinstance(url, str) and "://" not in url:
+        url = URL.create("sqlite", database=url)
     url = make_url(url)
     if url.get_backend_name() != "sqlite":
         raise InvalidValue("url", f"must be of SQLite, not {url.get_backend_name()}")
@@ -171,15 +206,22 @@ def _locked(conn: Connection) -> Generator[None]:
     try:
         with _immediate(conn):
             yield
-            dangling = conn.exec_driver_sql("PRAGMA foreign_key_check").all()
-            if dangling:
-                raise UnmanagedSchema(
-                    f"{table} row {rowid} refers to a row of {parent} that isn't there"
-                    for table, rowid, parent, _ in dangling[:10]
-                )
+            _check_references(conn)
     finally:
         conn.exec_driver_sql(f"PRAGMA foreign_keys = {foreign_keys}")
         conn.exec_driver_sql(f"PRAGMA legacy_alter_table = {legacy}")
+
+
+def _check_references(conn: Connection) -> None:
+    # Of the ledger's tables only: what a service's own refer to is not checked here.
+    present = _tables(conn)
+    for name in (each for each in _OUR_TABLES if each in present):
+        dangling = conn.exec_driver_sql(f"PRAGMA foreign_key_check({name})").fetchmany(10)
+        if dangling:
+            raise UnmanagedSchema(
+                f"{table} row {rowid} refers to a row of {parent} that isn't there"
+                for table, rowid, parent, _ in dangling
+            )
 
 
 @contextmanager
@@ -200,15 +242,23 @@ def _fill(conn: Connection) -> bool:
     with _immediate(conn):
         if _tables(conn):
             return False
-        for statement in _statements(SCHEMA_SQL + ACTIONS_SCHEMA_SQL):
-            conn.exec_driver_sql(statement)
-        # As Alembic makes it.
-        conn.exec_driver_sql(
-            f"CREATE TABLE {VERSION_TABLE} (\n\tversion_num VARCHAR(32) NOT NULL, \n\t"
-            f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
-        )
-        conn.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")
+        _run(conn, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+        _stamp(conn)
         return True
+
+
+def _stamp(conn: Connection) -> None:
+    # As Alembic makes it; it is there already, and empty, after a downgrade to base.
+    conn.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (\n    version_num VARCHAR(32) NOT NULL, \n    "
+        f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
+    )
+    conn.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")
+
+
+def _run(conn: Connection, script: str) -> None:
+    for statement in _statements(script):
+        conn.exec_driver_sql(statement)
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -225,6 +275,11 @@ def _tables(conn: Connection) -> frozenset[str]:
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
     return frozenset(names.scalars()) - {VERSION_TABLE}
+
+
+def _catalogue(conn: Connection) -> frozenset[tuple[Any, ...]]:
+    rows = conn.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")
+    return frozenset(tuple(row) for row in rows)
 
 
 def _pragma(conn: Connection, name: str) -> Any:
@@ -262,4 +317,11 @@ def _run_alembic(
 
     config = alembic_config(options)
     config.attributes["connection"] = conn
-    getattr(commands, command)(config, revision)
+    while not _ALEMBIC.acquire(blocking=False):
+        time.sleep(0.005)
+        # Where this runs inside an event loop, the other migration may do so too and needs a turn.
+        conn.exec_driver_sql("SELECT 1")
+    try:
+        getattr(commands, command)(config, revision)
+    finally:
+        _ALEMBIC.release()

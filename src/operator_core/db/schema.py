@@ -9,23 +9,23 @@ __all__ = ["ACTIONS_SCHEMA_SQL", "SCHEMA_SQL"]
 
 SCHEMA_SQL: Final = """\
 CREATE TABLE IF NOT EXISTS "tickets" (
-	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
-	violation_key TEXT NOT NULL, 
-	invariant_name TEXT NOT NULL, 
-	store_id TEXT, 
-	status TEXT DEFAULT 'open' NOT NULL, 
-	held BOOLEAN DEFAULT 0 NOT NULL, 
-	batch_key TEXT, 
-	occurrence_count INTEGER DEFAULT 1 NOT NULL, 
-	first_seen_at TEXT NOT NULL, 
-	last_seen_at TEXT NOT NULL, 
-	resolved_at TEXT, 
-	message TEXT NOT NULL, 
-	severity TEXT DEFAULT 'warning' NOT NULL, 
-	diagnosis TEXT, 
-	metric_snapshot TEXT, 
-	created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL, 
-	updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+    violation_key TEXT NOT NULL, 
+    invariant_name TEXT NOT NULL, 
+    store_id TEXT, 
+    status TEXT DEFAULT 'open' NOT NULL, 
+    held BOOLEAN DEFAULT 0 NOT NULL, 
+    batch_key TEXT, 
+    occurrence_count INTEGER DEFAULT 1 NOT NULL, 
+    first_seen_at TEXT NOT NULL, 
+    last_seen_at TEXT NOT NULL, 
+    resolved_at TEXT, 
+    message TEXT NOT NULL, 
+    severity TEXT DEFAULT 'warning' NOT NULL, 
+    diagnosis TEXT, 
+    metric_snapshot TEXT, 
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL, 
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL
 );
 
 CREATE INDEX IF NOT EXISTS idx_tickets_open_violation ON tickets (violation_key) WHERE status != 'resolved';
@@ -44,57 +44,57 @@ END;
 
 ACTIONS_SCHEMA_SQL: Final = """\
 CREATE TABLE IF NOT EXISTS "action_proposals" (
-	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
-	ticket_id INTEGER, 
-	action_name TEXT NOT NULL, 
-	action_type TEXT DEFAULT 'subject' NOT NULL, 
-	parameters TEXT NOT NULL, 
-	reason TEXT NOT NULL, 
-	status TEXT DEFAULT 'proposed' NOT NULL, 
-	proposed_at TEXT NOT NULL, 
-	proposed_by TEXT DEFAULT 'agent' NOT NULL, 
-	validated_at TEXT, 
-	cancelled_at TEXT, 
-	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
-	updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
-	status_changed_by TEXT, 
-	status_reason TEXT, 
-	status_changed_at TEXT, 
-	CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id), 
-	CONSTRAINT ck__new_action_proposals_ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')), 
-	CONSTRAINT ck__new_action_proposals_ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+    ticket_id INTEGER, 
+    action_name TEXT NOT NULL, 
+    action_type TEXT DEFAULT 'subject' NOT NULL, 
+    parameters TEXT NOT NULL, 
+    reason TEXT NOT NULL, 
+    status TEXT DEFAULT 'proposed' NOT NULL, 
+    proposed_at TEXT NOT NULL, 
+    proposed_by TEXT DEFAULT 'agent' NOT NULL, 
+    validated_at TEXT, 
+    cancelled_at TEXT, 
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+    updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+    status_changed_by TEXT, 
+    status_reason TEXT, 
+    status_changed_at TEXT, 
+    CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id), 
+    CONSTRAINT ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')), 
+    CONSTRAINT ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
 );
 
 CREATE TABLE IF NOT EXISTS "action_records" (
-	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
-	proposal_id INTEGER NOT NULL, 
-	started_at TEXT, 
-	completed_at TEXT, 
-	success BOOLEAN, 
-	error_message TEXT, 
-	result_data TEXT, 
-	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
-	started_by TEXT, 
-	completed_by TEXT, 
-	CONSTRAINT fk_action_records_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
-	CONSTRAINT ck__new_action_records_ck_action_records_success CHECK (success IN (0, 1))
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+    proposal_id INTEGER NOT NULL, 
+    started_at TEXT, 
+    completed_at TEXT, 
+    success BOOLEAN, 
+    error_message TEXT, 
+    result_data TEXT, 
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
+    started_by TEXT, 
+    completed_by TEXT, 
+    CONSTRAINT fk_action_records_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
+    CONSTRAINT ck_action_records_success CHECK (success IN (0, 1))
 );
 
 CREATE TABLE IF NOT EXISTS action_events (
-	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
-	proposal_id INTEGER NOT NULL, 
-	record_id INTEGER, 
-	event_type TEXT NOT NULL, 
-	from_status TEXT, 
-	to_status TEXT, 
-	success BOOLEAN, 
-	actor TEXT NOT NULL, 
-	reason TEXT, 
-	occurred_at TEXT NOT NULL, 
-	CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
-	CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id), 
-	CONSTRAINT ck_action_events_ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'record_started', 'record_finished')), 
-	CONSTRAINT ck_action_events_ck_action_events_success CHECK (success IN (0, 1))
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+    proposal_id INTEGER NOT NULL, 
+    record_id INTEGER, 
+    event_type TEXT NOT NULL, 
+    from_status TEXT, 
+    to_status TEXT, 
+    success BOOLEAN, 
+    actor TEXT NOT NULL, 
+    reason TEXT, 
+    occurred_at TEXT NOT NULL, 
+    CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
+    CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id), 
+    CONSTRAINT ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'record_started', 'record_finished')), 
+    CONSTRAINT ck_action_events_success CHECK (success IN (0, 1))
 );
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_status ON action_proposals (status, id);
@@ -114,6 +114,13 @@ BEFORE DELETE ON tickets
 WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
 BEGIN
     SELECT RAISE(ABORT, 'tickets_referenced: a proposal refers to this ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS tickets_renumbered
+BEFORE UPDATE ON tickets
+WHEN NEW.id IS NOT OLD.id AND EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_renumbered: a proposal refers to this ticket');
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
@@ -137,10 +144,9 @@ BEGIN
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
-BEFORE UPDATE OF id, ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
     created_at ON action_proposals
-WHEN NEW.id IS NOT OLD.id
-    OR NEW.ticket_id IS NOT OLD.ticket_id
+WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.action_name IS NOT OLD.action_name
     OR NEW.action_type IS NOT OLD.action_type
     OR NEW.parameters IS NOT OLD.parameters
@@ -152,13 +158,20 @@ BEGIN
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
 END;
 
+CREATE TRIGGER IF NOT EXISTS action_proposals_not_renumbered
+BEFORE UPDATE ON action_proposals
+WHEN NEW.id IS NOT OLD.id
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_renumbered: an id never changes');
+END;
+
 CREATE TRIGGER IF NOT EXISTS action_proposals_lifecycle
 BEFORE UPDATE OF status ON action_proposals
 WHEN NEW.status IS NOT OLD.status
-    AND NOT (OLD.status = 'proposed' AND NEW.status IN ('validated', 'cancelled')
+    AND (OLD.status = 'proposed' AND NEW.status IN ('validated', 'cancelled')
         OR OLD.status = 'validated' AND NEW.status IN ('executing', 'cancelled')
         OR OLD.status = 'executing' AND NEW.status IN ('completed', 'failed', 'cancelled')
-        OR OLD.status = 'failed' AND NEW.status = 'validated')
+        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step');
 END;
@@ -166,9 +179,12 @@ END;
 CREATE TRIGGER IF NOT EXISTS action_proposals_created
 AFTER INSERT ON action_proposals
 BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_created: an id is positive') WHERE NEW.id < 1;
     INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at)
     VALUES (NEW.id, 'proposal_created', NEW.status, coalesce(NEW.status_changed_by, 'raw SQL'),
-        NEW.reason, coalesce(NEW.status_changed_at, strftime('%Y-%m-%d %H:%M:%f000', 'now')));
+        NEW.reason, strftime('%Y-%m-%d %H:%M:%f000', 'now'));
+    UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
+    WHERE NEW.status_changed_by IS NULL AND id = NEW.id;
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_status_changed
@@ -176,21 +192,24 @@ AFTER UPDATE OF status ON action_proposals
 WHEN NEW.status IS NOT OLD.status
 BEGIN
     INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
-    SELECT NEW.id, 'status_changed', OLD.status, NEW.status,
-        iif(NEW.status_changed_at IS OLD.status_changed_at, 'raw SQL', coalesce(NEW.status_changed_by, 'raw SQL')),
-        iif(NEW.status_changed_at IS OLD.status_changed_at, NULL, NEW.status_reason),
-        iif(NEW.status_changed_at IS OLD.status_changed_at, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.status_changed_at);
+    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status,
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
+        strftime('%Y-%m-%d %H:%M:%f000', 'now'));
     UPDATE action_proposals
-    SET status_changed_by = 'raw SQL', status_reason = NULL, status_changed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
-    WHERE id = NEW.id AND NEW.status_changed_at IS OLD.status_changed_at;
+    SET status_changed_by = 'raw SQL', status_reason = NULL,
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+    WHERE (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) AND id = NEW.id;
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
 AFTER UPDATE ON action_proposals
 WHEN NOT NEW.updated_at > OLD.updated_at
+    AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
+        AND NEW.status_changed_at IS NOT OLD.status_changed_at)
 BEGIN
     UPDATE action_proposals
-    SET updated_at = max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds'))
+    SET updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
     WHERE id = NEW.id;
 END;
 
@@ -216,9 +235,9 @@ END;
 
 CREATE TRIGGER IF NOT EXISTS action_records_outcome_dated
 BEFORE INSERT ON action_records
-WHEN NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+WHEN (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
 BEGIN
-    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome needs its completed_at');
+    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome and its completed_at go together');
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_records_immutable
@@ -229,7 +248,7 @@ WHEN OLD.completed_at IS NOT NULL
     OR NEW.started_at IS NOT OLD.started_at
     OR NEW.started_by IS NOT OLD.started_by
     OR NEW.created_at IS NOT OLD.created_at
-    OR NEW.success IS NOT NULL AND NEW.completed_at IS NULL
+    OR (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
 BEGIN
     SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
 END;
@@ -237,6 +256,7 @@ END;
 CREATE TRIGGER IF NOT EXISTS action_records_started
 AFTER INSERT ON action_records
 BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is positive') WHERE NEW.id < 1;
     INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at)
     VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), strftime('%Y-%m-%d %H:%M:%f000', 'now'));
     INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at)
@@ -271,6 +291,16 @@ BEFORE INSERT ON action_events
 WHEN EXISTS (SELECT 1 FROM action_events WHERE id = NEW.id)
 BEGIN
     SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_rows_exist
+AFTER INSERT ON action_events
+WHEN NEW.id < 1
+    OR NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
+    OR NEW.record_id IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_rows_exist: no such proposal or record, or no positive id');
 END;
 """
 """The ledger's own tables; run after `SCHEMA_SQL`."""

@@ -1,0 +1,172 @@
+"""Down and up again: the same rows, or a refusal where something would be lost."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from operator_core.actions import ActionRecord, ActionStatus
+from operator_core.db import ActionDB, migrate
+from tests.conftest import proposal
+from tests.migrations.tools import (
+    TABLES,
+    VERSION_TABLE,
+    alembic,
+    alembic_here,
+    catalogue,
+    contents,
+    fingerprint,
+    is_sound,
+    opened,
+    query,
+    sequences,
+    version,
+)
+
+
+@pytest.fixture
+async def lived_in(tmp_path: Path) -> Path:
+    """A ledger in which something happened."""
+    path = tmp_path / "lived_in.db"
+    async with ActionDB(path, actor="worker") as db:
+        made = await db.create_proposals([proposal(parameters={"store": 2}), proposal()])
+        assert made[0].id is not None
+        await db.update_proposal_status(made[0].id, ActionStatus.VALIDATED, reason="fits")
+        await db.update_proposal_status(made[0].id, ActionStatus.EXECUTING)
+        record = await db.create_record(ActionRecord(proposal_id=made[0].id))
+        assert record.id is not None
+        await db.update_record(record.id, True, result_data={"moved": 1})
+    return path
+
+
+def test_an_adopted_ledger_goes_down_and_up_with_identical_rows(legacy: Path, fresh: Path) -> None:
+    alembic(legacy, "upgrade", "head")
+    before, ids = contents(legacy, TABLES[:3]), sequences(legacy)
+    events = "SELECT id, proposal_id, record_id, event_type, to_status, success, actor FROM action_events"
+    history = query(legacy, events)
+    alembic(legacy, "downgrade", "0001")
+    assert version(legacy) == ["0001"]
+    assert {name for _, name, table, _ in catalogue(legacy) if table == "action_events"} == set()
+    alembic(legacy, "upgrade", "head")
+    assert contents(legacy, TABLES[:3]) == before
+    assert query(legacy, events) == history
+    assert sequences(legacy) == ids
+    assert catalogue(legacy) == catalogue(fresh)
+    assert is_sound(legacy)
+
+
+def test_the_plain_schema_after_a_downgrade_is_as_its_own_revision_makes_it(
+    fresh: Path, plain: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(fresh, tmp_path / "down.db"))
+    alembic_here(path, "downgrade", "0001")
+
+    def normalised(of: Path) -> list[tuple[str, str, str, str]]:
+        # The name of a table that was renamed stands in quotes, which mean nothing.
+        return [
+            (kind, name, table, " ".join(str(sql).replace(f'"{table}"', table).split()))
+            for kind, name, table, sql in catalogue(of)
+        ]
+
+    assert normalised(path) == normalised(plain)
+
+
+def test_a_history_is_not_lost_by_a_downgrade(lived_in: Path) -> None:
+    before = fingerprint(lived_in)
+    complaint = alembic(lived_in, "downgrade", "0001", fails=True).stderr
+    assert "action_events holds history that this downgrade would delete" in complaint
+    assert fingerprint(lived_in) == before
+
+
+def test_a_history_is_discarded_only_by_who_says_so(lived_in: Path, fresh: Path) -> None:
+    columns = {
+        table: ", ".join(
+            name for (name,) in query(lived_in, f"SELECT name FROM pragma_table_info('{table}')")
+        )
+        for table in TABLES[:2]
+    }
+    kept = query(
+        lived_in, "SELECT id, action_name, parameters, status, updated_at FROM action_proposals"
+    )
+    alembic(lived_in, "downgrade", "0001", x=["discard-history=yes"])
+    assert version(lived_in) == ["0001"]
+    migrate.upgrade(f"sqlite:///{lived_in}")
+    again = query(
+        lived_in, "SELECT id, action_name, parameters, status, updated_at FROM action_proposals"
+    )
+    assert again == kept
+    assert {row[0] for row in query(lived_in, "SELECT actor FROM action_events")} == {"migration"}
+    assert catalogue(lived_in) == catalogue(fresh)
+    for table, names in columns.items():
+        assert names == ", ".join(
+            name for (name,) in query(lived_in, f"SELECT name FROM pragma_table_info('{table}')")
+        )
+
+
+def test_the_word_yes_is_needed(lived_in: Path) -> None:
+    with pytest.raises(RuntimeError):
+        alembic_here(lived_in, "downgrade", "0001", "discard-history=no")
+    assert version(lived_in) == [migrate.HEAD]
+
+
+def test_a_proposal_of_raw_sql_is_history_too(fresh: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(fresh, tmp_path / "raw.db"))
+    with opened(path) as connection:
+        connection.execute(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
+            "VALUES ('a', '{}', 'r', '2026-01-01 00:00:00.000000')"
+        )
+    with pytest.raises(RuntimeError):
+        alembic_here(path, "downgrade", "0001")
+
+
+@pytest.mark.parametrize("table", TABLES[:3])
+def test_rows_are_not_lost_by_going_down_to_nothing(legacy: Path, table: str) -> None:
+    with opened(legacy) as connection:
+        # The rows of one table are enough to refuse; those that refer to others keep them.
+        if table == "tickets":
+            connection.executescript("DELETE FROM action_records; DELETE FROM action_proposals")
+        if table == "action_proposals":
+            connection.executescript(
+                "DELETE FROM action_records; UPDATE action_proposals SET ticket_id = NULL;"
+                "DELETE FROM tickets"
+            )
+    migrate.upgrade(f"sqlite:///{legacy}", "0001")
+    before = contents(legacy, TABLES[:3])
+    with pytest.raises(RuntimeError, match="has rows, which this downgrade would delete; nothing"):
+        alembic_here(legacy, "downgrade", "base")
+    assert contents(legacy, TABLES[:3]) == before
+    assert version(legacy) == ["0001"]
+
+
+def test_all_the_way_down_is_refused_as_a_whole(legacy: Path) -> None:
+    """The first step down would pass, the second refuses; the first is undone with it."""
+    migrate.upgrade(f"sqlite:///{legacy}")
+    before = (contents(legacy), catalogue(legacy))
+    alembic(legacy, "downgrade", "base", fails=True)
+    assert (contents(legacy), catalogue(legacy)) == before
+    assert version(legacy) == [migrate.HEAD]
+
+
+def test_rows_are_discarded_only_by_who_says_so(lived_in: Path, fresh: Path) -> None:
+    alembic(lived_in, "downgrade", "base", x=["discard-history=yes", "discard-data=yes"])
+    assert {row[2] for row in catalogue(lived_in)} == {VERSION_TABLE, "sqlite_sequence"}
+    migrate.upgrade(f"sqlite:///{lived_in}")
+    assert catalogue(lived_in) == catalogue(fresh)
+    assert all(not rows for rows in contents(lived_in).values())
+
+
+@pytest.mark.parametrize("how", ["alembic", "ActionDB"])
+async def test_an_empty_ledger_goes_down_to_nothing_and_up_again(
+    fresh: Path, tmp_path: Path, how: str
+) -> None:
+    path = Path(shutil.copy(fresh, tmp_path / "empty.db"))
+    alembic_here(path, "downgrade", "base")
+    assert version(path) == []
+    if how == "alembic":
+        alembic(path, "upgrade", "head")
+    else:
+        async with ActionDB(path) as db:
+            await db.create_proposal(proposal())
+    assert catalogue(path) == catalogue(fresh)
+    assert version(path) == [migrate.HEAD]

@@ -1,0 +1,239 @@
+"""Raw SQL against records and the history: who did what is told by the database, once, for good."""
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from tests.migrations.tools import Rows
+
+TIME = "2026-01-01 00:00:00.000000"
+INSERT = (
+    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
+    f"VALUES ('a', '{{}}', 'why', '{TIME}')"
+)
+EVENTS = "SELECT event_type, record_id, from_status, to_status, success, actor, reason FROM action_events"
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> None:
+    """No thread is started here, and looking for one would cost more than the tests."""
+
+
+@pytest.fixture(params=["", "PRAGMA foreign_keys = ON", "PRAGMA recursive_triggers = ON"])
+def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+    """A ledger with one proposal and one record of it, both by raw SQL."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+    connection.execute(request.param)
+    connection.execute(INSERT)
+    connection.execute(f"INSERT INTO action_records (proposal_id, started_at) VALUES (1, '{TIME}')")
+    yield connection
+    connection.close()
+
+
+def everything(db: sqlite3.Connection) -> list[Rows]:
+    tables = ("action_proposals", "action_records", "action_events")
+    return [db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in tables]
+
+
+def refused(db: sqlite3.Connection, sql: str, by: str | None = None) -> None:
+    before = everything(db)
+    with pytest.raises(sqlite3.IntegrityError, match=by):
+        db.execute(sql)
+    assert everything(db) == before
+
+
+def last_event(db: sqlite3.Connection) -> tuple[object, ...]:
+    return db.execute(f"{EVENTS} ORDER BY id DESC LIMIT 1").fetchall()[0]
+
+
+def count(db: sqlite3.Connection) -> int:
+    return db.execute("SELECT count(*) FROM action_events").fetchone()[0]
+
+
+def test_raw_inserts_are_told_as_such(db: sqlite3.Connection) -> None:
+    assert db.execute(f"{EVENTS} ORDER BY id").fetchall() == [
+        ("proposal_created", None, None, "proposed", None, "raw SQL", "why"),
+        ("record_started", 1, None, None, None, "raw SQL", None),
+    ]
+    by = db.execute("SELECT status_changed_by, status_changed_at IS NULL FROM action_proposals")
+    assert by.fetchall() == [("raw SQL", 0)]
+
+
+@pytest.mark.parametrize("verb", ["UPDATE", "UPDATE OR IGNORE", "UPDATE OR REPLACE"])
+@pytest.mark.parametrize("more", ["", ", status_changed_by = 'eve'", ", status_changed_at = NULL"])
+def test_a_raw_move_is_told_as_such_whoever_moved_before(
+    db: sqlite3.Connection, verb: str, more: str
+) -> None:
+    db.execute(
+        "UPDATE action_proposals SET status = 'validated', status_changed_by = 'alice', "
+        "status_reason = 'fits', status_changed_at = '2026-01-02 00:00:00.000000' WHERE id = 1"
+    )
+    assert last_event(db) == (
+        "status_changed",
+        None,
+        "proposed",
+        "validated",
+        None,
+        "alice",
+        "fits",
+    )
+    db.execute(f"{verb} action_proposals SET status = 'cancelled'{more} WHERE id = 1")
+    assert last_event(db) == (
+        "status_changed",
+        None,
+        "validated",
+        "cancelled",
+        None,
+        "raw SQL",
+        None,
+    )
+    row = db.execute(
+        "SELECT status_changed_by, status_reason, status_changed_at FROM action_proposals"
+    )
+    by, reason, at = row.fetchone()
+    assert (by, reason) == ("raw SQL", None)
+    assert at > "2026-01-02 00:00:00.000000"
+    assert count(db) == 4
+
+
+def test_a_writer_can_not_say_when_it_was(db: sqlite3.Connection) -> None:
+    (created,) = db.execute("SELECT occurred_at FROM action_events WHERE id = 1").fetchone()
+    db.execute(
+        "UPDATE action_proposals SET status = 'cancelled', status_changed_by = 'eve', "
+        "status_changed_at = '1999-01-01 00:00:00.000000' WHERE id = 1"
+    )
+    (cancelled,) = db.execute("SELECT max(occurred_at) FROM action_events").fetchone()
+    assert cancelled >= created > "2020"
+    assert last_event(db)[5] == "eve"
+
+
+def test_an_update_that_leaves_the_status_adds_no_event(db: sqlite3.Connection) -> None:
+    before = count(db)
+    db.execute("UPDATE action_proposals SET status = status")
+    db.execute("UPDATE action_proposals SET status = 'proposed', validated_at = 'x'")
+    db.execute("UPDATE action_records SET error_message = 'not yet final'")
+    assert count(db) == before
+
+
+def test_one_statement_on_many_rows_tells_of_each(db: sqlite3.Connection) -> None:
+    for _ in range(4):
+        db.execute(INSERT)
+    before = count(db)
+    db.execute("UPDATE action_proposals SET status = 'cancelled'")
+    assert count(db) == before + 5
+
+
+def test_a_statement_that_fails_tells_nothing(db: sqlite3.Connection) -> None:
+    db.execute(INSERT)
+    db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id = 2")
+    refused(db, "UPDATE action_proposals SET status = 'validated'", "lifecycle")
+
+
+def test_a_records_start_and_finish_are_told(db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE action_records SET success = 0, error_message = 'no leader', completed_by = 'w1', "
+        f"completed_at = '{TIME}' WHERE id = 1"
+    )
+    assert last_event(db) == ("record_finished", 1, None, None, 0, "w1", "no leader")
+    db.execute(
+        "INSERT INTO action_records (proposal_id, success, completed_at, started_by) "
+        f"VALUES (1, 1, '{TIME}', 'w2')"
+    )
+    assert db.execute(f"{EVENTS} WHERE record_id = 2 ORDER BY id").fetchall() == [
+        ("record_started", 2, None, None, None, "w2", None),
+        ("record_finished", 2, None, None, 1, "raw SQL", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "success = 0",
+        "success = NULL, completed_at = NULL",
+        "error_message = 'x'",
+        "result_data = '{}'",
+        f"completed_at = '{TIME}'",
+        "completed_by = 'eve'",
+    ],
+)
+def test_an_outcome_is_final(db: sqlite3.Connection, change: str) -> None:
+    db.execute("UPDATE action_records SET success = 1, completed_at = '2026-01-03 00:00:00.000000'")
+    for verb in ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"):
+        refused(db, f"{verb} action_records SET {change}", "action_records_immutable")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE action_records SET proposal_id = 2",
+        "UPDATE action_records SET started_at = 'x'",
+        "UPDATE action_records SET started_by = 'eve'",
+        "UPDATE action_records SET created_at = 'x'",
+        "UPDATE OR REPLACE action_records SET rowid = 7",
+        "UPDATE action_records SET success = 1",
+        f"UPDATE action_records SET completed_at = '{TIME}'",
+        "UPDATE action_records SET success = 2, completed_at = 'x'",
+        "DELETE FROM action_records",
+        "REPLACE INTO action_records (id, proposal_id) VALUES (1, 1)",
+        "INSERT OR IGNORE INTO action_records (id, proposal_id) VALUES (1, 1)",
+        "INSERT INTO action_records (id, proposal_id) VALUES (1, 1) ON CONFLICT DO UPDATE SET success = 1",
+        "INSERT INTO action_records (id, proposal_id) VALUES (-1, 1)",
+        "INSERT INTO action_records (proposal_id) VALUES (77)",
+        "INSERT INTO action_records (proposal_id, success) VALUES (1, 1)",
+        "INSERT INTO action_records (proposal_id, completed_at) VALUES (1, 'x')",
+    ],
+)
+def test_a_record_is_neither_edited_nor_deleted_nor_made_up(
+    db: sqlite3.Connection, sql: str
+) -> None:
+    db.execute(INSERT)
+    refused(db, sql)
+
+
+EVENT = "INTO action_events (id, proposal_id, event_type, actor, occurred_at) VALUES"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE action_events SET actor = 'eve'",
+        "UPDATE action_events SET actor = actor",
+        "UPDATE OR IGNORE action_events SET reason = NULL",
+        "UPDATE OR REPLACE action_events SET id = 1 WHERE id = 2",
+        "UPDATE OR REPLACE action_events SET rowid = 1 WHERE id = 2",
+        "DELETE FROM action_events",
+        "DELETE FROM action_events WHERE id = 2",
+        f"INSERT OR REPLACE {EVENT} (1, 1, 'record_started', 'eve', 'x')",
+        f"REPLACE {EVENT} (1, 1, 'record_started', 'eve', 'x')",
+        f"INSERT OR IGNORE {EVENT} (1, 1, 'record_started', 'eve', 'x')",
+        f"INSERT {EVENT} (1, 1, 'record_started', 'eve', 'x') ON CONFLICT (id) DO UPDATE SET actor = 'eve'",
+        f"INSERT {EVENT} (1, 1, 'record_started', 'eve', 'x') ON CONFLICT DO NOTHING",
+    ],
+)
+def test_the_history_is_append_only(db: sqlite3.Connection, sql: str) -> None:
+    refused(db, sql, "the history is append-only")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "(-1, 1, 'record_started', 'eve', 'x')",
+        "(0, 1, 'record_started', 'eve', 'x')",
+        "(NULL, 77, 'record_started', 'eve', 'x')",
+        "(NULL, 1, 'made_up', 'eve', 'x')",
+        "(NULL, 1, 'record_started', NULL, 'x')",
+    ],
+)
+def test_an_event_of_nothing_is_refused(db: sqlite3.Connection, values: str) -> None:
+    refused(db, f"INSERT {EVENT} {values}")
+
+
+def test_an_event_of_no_record_is_refused(db: sqlite3.Connection) -> None:
+    refused(
+        db,
+        "INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at) "
+        f"VALUES (1, 77, 'record_started', 'eve', '{TIME}')",
+    )

@@ -1,0 +1,187 @@
+"""What the migration tests do with real files and real processes: run alembic, read catalogues, race."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout, where ``alembic`` finds its settings."""
+
+VERSION_TABLE = "operator_core_alembic_version"
+TABLES = ("tickets", "action_proposals", "action_records", "action_events")
+
+Rows = list[tuple[Any, ...]]
+
+
+def run(
+    *args: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, in an environment without the ledger's variable unless `env` has it."""
+    inherited = {key: value for key, value in os.environ.items() if key != "OPERATOR_DATABASE_URL"}
+    done = subprocess.run(
+        args,
+        cwd=cwd,
+        env=inherited | dict(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (done.returncode != 0) is fails, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def python(code: str, *args: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a new interpreter; warnings are errors there too."""
+    return run(sys.executable, "-W", "error", "-c", code, *map(str, args), **options)
+
+
+def alembic(
+    path: Path | None, *args: str, x: Sequence[str] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs the ``alembic`` command at the root, on the database at `path`."""
+    chosen = [*x, *([f"url=sqlite:///{path}"] if path else [])]
+    flags = [word for each in chosen for word in ("-x", each)]
+    return run(sys.executable, "-m", "alembic", *flags, *args, **options)
+
+
+def alembic_here(path: Path, command: str, revision: str, *x: str) -> None:
+    """The same inside this process, where what counts is the outcome and not the command line."""
+    from alembic import command as commands
+
+    from operator_core.db import migrate
+
+    with migrate.locked(f"sqlite:///{path}") as conn:
+        config = migrate.alembic_config(dict(each.split("=", 1) for each in x))
+        config.attributes["connection"] = conn
+        getattr(commands, command)(config, revision)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A plain connection as another tool has it, with SQLite's default settings."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def query(path: Path, sql: str, *parameters: object) -> Rows:
+    with opened(path) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def catalogue(path: Path, *, version_table: bool = True) -> Rows:
+    """Every row of sqlite_master to the letter, but for where in the file it stands."""
+    rows = query(path, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+    return [row for row in rows if version_table or row[2] != VERSION_TABLE]
+
+
+def rows_of(path: Path, table: str, columns: str = "*") -> Rows:
+    return query(path, f"SELECT {columns} FROM {table} ORDER BY id")
+
+
+def contents(path: Path, tables: Sequence[str] = TABLES) -> dict[str, Rows]:
+    """Every row of every table."""
+    return {table: rows_of(path, table) for table in tables}
+
+
+def sequences(path: Path) -> dict[str, int]:
+    """The highest id that each table ever gave."""
+    return dict(query(path, "SELECT name, seq FROM sqlite_sequence"))
+
+
+def version(path: Path) -> list[str]:
+    return [row[0] for row in query(path, f"SELECT version_num FROM {VERSION_TABLE}")]
+
+
+def fingerprint(path: Path) -> str:
+    """Of the file's bytes, and of the names of what stands beside it."""
+    beside = sorted(other.name for other in path.parent.glob(f"{path.name}-*"))
+    return hashlib.sha256(path.read_bytes()).hexdigest() + " ".join(beside)
+
+
+def is_sound(path: Path) -> bool:
+    with opened(path) as connection:
+        return (
+            connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            and connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        )
+
+
+def copy_of_tree(folder: Path) -> Path:
+    """A scratch copy of the settings and revisions, to break."""
+    shutil.copytree(
+        ROOT / "migrations", folder / "migrations", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "alembic.ini", folder / "alembic.ini")
+    return folder
+
+
+_AT_ONCE = """
+import sys
+{code}
+print("ready", flush=True)
+sys.stdin.readline()
+act(*sys.argv[1:])
+"""
+
+
+def at_once(count: int, code: str, *args: object, cwd: Path = ROOT) -> list[tuple[int, str]]:
+    """Runs `act(*args)`, which `code` defines, in `count` processes that all start at one moment.
+
+    Each has imported all it needs when the barrier falls. Gives back exit status and complaints.
+    """
+    script = _AT_ONCE.format(code=code)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, args)],
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    ended: list[tuple[int, str]] = []
+    for child in children:
+        _, complaints = child.communicate(timeout=110)
+        ended.append((child.returncode, complaints))
+    return ended
+
+
+UPGRADE = """
+from alembic.config import main
+import alembic.command, sqlalchemy.dialects.sqlite, operator_core.db.migrate, operator_core.db.tables
+def act(url):
+    main(argv=["-x", "url=" + url, "upgrade", "head"])
+"""
+"""`alembic upgrade head`, for `at_once`."""
+
+OPEN = """
+import asyncio
+import sqlalchemy.dialects.sqlite
+from operator_core.db import ActionDB
+def act(path):
+    async def main():
+        async with ActionDB(path) as db:
+            await db.count_proposals()
+    asyncio.run(main())
+"""
+"""Opening a ledger by its path, for `at_once`."""
