@@ -20,6 +20,7 @@ from operator_core.db import migrate
 from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_process
 from operator_core.db.sqlite_connection import MEMORY, SqliteConnection
+from operator_core.db.sqlite_template import copy_template
 from operator_core.db.sqlite_writer import SqliteWriter
 
 __all__ = ["SqliteRunner"]
@@ -65,10 +66,12 @@ class SqliteRunner:
         self._is_open = True
 
     def _make_ready(self, connection: SqliteConnection) -> None:
+        if self._in_memory:
+            copy_template(connection.raw)
+            return
         if not migrate.is_current(connection.raw):
             migrate.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
-        if not self._in_memory:
-            connection.raw.execute("PRAGMA query_only = ON")
+        connection.raw.execute("PRAGMA query_only = ON")
 
     def _connect(
         self, *, read_only: bool = False, prepare: Callable[[Connection], object] | None = None

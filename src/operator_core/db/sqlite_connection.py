@@ -168,16 +168,29 @@ class SqliteConnection(aiosqlite.Connection):
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The connection itself; only for the thread. Tried again if it failed the last time."""
+        """The connection itself; only for the thread."""
         if self._connection is None:
+            self._connect_now()
+        return cast(sqlite3.Connection, self._connection)
+
+    @property
+    def wrapped(self) -> Connection:
+        """SQLAlchemy's connection over it; only for the thread."""
+        if self._wrapped is None:
+            self._connect_now()
+        return cast(Connection, self._wrapped)
+
+    def _connect_now(self) -> None:
+        # Both at once: SQLAlchemy sets the isolation level of what it wraps, and that would commit
+        # a transaction that was begun before. Tried again with the next work if it fails.
+        try:
             self._connection = self._connector()
+            self._wrapped = over(self._connection)
             if self._prepare is not None:
-                try:
-                    self._prepare(self.wrapped)
-                except BaseException:
-                    self._disconnect()
-                    raise
-        return self._connection
+                self._prepare(self._wrapped)
+        except BaseException:
+            self._disconnect()
+            raise
 
     def _disconnect(self) -> None:
         if self._wrapped is not None:
@@ -185,13 +198,6 @@ class SqliteConnection(aiosqlite.Connection):
         if self._connection is not None:
             self._connection.close()
         self._connection = self._wrapped = None
-
-    @property
-    def wrapped(self) -> Connection:
-        """SQLAlchemy's connection over it; only for the thread."""
-        if self._wrapped is None:
-            self._wrapped = over(self.raw)
-        return self._wrapped
 
     async def run(self, function: Callable[[Connection], T]) -> T:
         """Runs `function` in the thread, to its end, whatever becomes of the caller."""
