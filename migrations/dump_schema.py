@@ -46,7 +46,11 @@ def render(path: Path) -> str:
     text = HEADER
     for name, about_tickets, doc in (
         ("SCHEMA_SQL", True, "The neighbour's table, ``tickets``."),
-        ("ACTIONS_SCHEMA_SQL", False, "The ledger's own tables; run after `SCHEMA_SQL`."),
+        (
+            "ACTIONS_SCHEMA_SQL",
+            False,
+            "The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`.",
+        ),
     ):
         script = "\n".join(parts[about_tickets])
         text += f'\n{name}: Final = """\\\n{script}"""\n"""{doc}"""\n'

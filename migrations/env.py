@@ -18,9 +18,18 @@ options = {
     "target_metadata": Base.metadata,
     "version_table": migrate.VERSION_TABLE,
     "render_as_batch": True,
+    # `migrate.locked` sees to it on SQLite, where Alembic would assume otherwise.
+    "transactional_ddl": True,
+    "process_revision_directives": lambda _context, _revision, found: number(found),
     # A service's own tables may live in the same database: autogenerate must not drop them.
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
 }
+
+
+def number(found: list[Any]) -> None:
+    """A new revision gets the next number."""
+    for each in found:
+        each.rev_id = f"{len(migrate.REVISIONS) + 1:04}"
 
 
 def url() -> str:
@@ -66,7 +75,6 @@ def run_offline() -> None:
     context.configure(
         url=url(),
         literal_binds=True,
-        transactional_ddl=True,
         dialect_opts={"paramstyle": "named"},
         **options,
     )

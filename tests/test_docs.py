@@ -77,8 +77,7 @@ def _run_tests(text: str, place: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull,
-            "--rootdir", str(place), "-o", "asyncio_mode=auto",
-            "-o", "asyncio_default_fixture_loop_scope=function", "test_block.py",
+            "--rootdir", str(place), "-o", "asyncio_default_fixture_loop_scope=function", "test_block.py",
         ],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTEST_ADDOPTS": ""},
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import context, op
 
-from operator_core.actions.errors import UnmanagedSchema
+from operator_core.actions.errors import UnmanagedSchema, WouldLoseData
 
 revision = "0001"
 down_revision = None
@@ -225,9 +225,6 @@ def downgrade() -> None:
         discard = context.get_x_argument(as_dictionary=True).get("discard-data") == "yes"
         for table in SHAPES:
             if not discard and op.get_bind().exec_driver_sql(f"SELECT 1 FROM {table}").first():
-                raise RuntimeError(
-                    f"{table} has rows, which this downgrade would delete; nothing was changed "
-                    "(say `-x discard-data=yes` if that is what you want)"
-                )
+                raise WouldLoseData(table, "discard-data")
     for table in ("action_records", "action_proposals", "tickets"):
         op.drop_table(table)

@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import sqlalchemy as sa
 from alembic import context, op
 
-from operator_core.actions.errors import InvalidValue, UnmanagedSchema
+from operator_core.actions.errors import InvalidValue, UnmanagedSchema, WouldLoseData
 
 revision = "0002"
 down_revision = "0001"
@@ -460,7 +460,7 @@ def _normalise(table: str) -> None:
     write = sa.text(
         f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id"
     )
-    after = -1
+    after, adopted = -1, 0
     while rows := bind.execute(read, {"after": after}).all():
         after = rows[-1].id
         changed = []
@@ -474,6 +474,10 @@ def _normalise(table: str) -> None:
                 changed.append({"id": row.id, **values})
         if changed:
             bind.execute(write, changed)
+            adopted += len(changed)
+    if adopted:
+        read_as = "this machine's local time" if zone is None else f"time of {zone}"
+        logger.warning("adopted %d rows of %s, naive times read as %s", adopted, table, read_as)
 
 
 def _legacy_zone() -> ZoneInfo | None:
@@ -556,10 +560,7 @@ def downgrade() -> None:
         discard = context.get_x_argument(as_dictionary=True).get("discard-history") == "yes"
         told = "SELECT 1 FROM action_events WHERE actor != 'migration' LIMIT 1"
         if not discard and op.get_bind().exec_driver_sql(told).first():
-            raise RuntimeError(
-                "action_events holds history that this downgrade would delete; nothing was changed "
-                "(say `-x discard-history=yes` if that is what you want)"
-            )
+            raise WouldLoseData("action_events", "discard-history")
     for name in TRIGGERS:
         op.execute(f"DROP TRIGGER {name}")
     op.drop_table("action_events")

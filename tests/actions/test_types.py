@@ -1,5 +1,7 @@
 """The models: what they take, what they refuse, and how they travel."""
 
+import ast
+import inspect
 import json
 import os
 import pickle
@@ -11,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from operator_core.actions import errors
+from operator_core.actions import errors, types
 from operator_core.actions.types import (
     ActionEvent,
     ActionProposal,
@@ -201,6 +203,21 @@ def test_every_problem_is_named() -> None:
         "parameters.a",
     }
     assert caught.value.path in str(caught.value)
+
+
+def test_type_checkers_are_told_of_every_field() -> None:
+    told = {
+        node.name: [
+            argument.arg
+            for each in ast.walk(node)
+            if isinstance(each, ast.FunctionDef) and each.name == "__init__"
+            for argument in each.args.kwonlyargs
+        ]
+        for node in ast.parse(inspect.getsource(types)).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert set(told["ActionProposal"]) == set(ActionProposal.model_fields)
+    assert set(told["ActionRecord"]) == set(ActionRecord.model_fields)
 
 
 def test_inside_somebody_elses_model_it_is_pydantics_own_error() -> None:

@@ -12,6 +12,7 @@ from operator_core.actions.types import ActionProposal
 from operator_core.cli.checkup import Verdict, has_wal_reset_bug
 from operator_core.db import ActionDB
 from tests.cli.conftest import Invoke, Program, change, digest, findings
+from tests.legacy import make_legacy
 
 
 @pytest.fixture
@@ -199,3 +200,15 @@ def test_a_ledger_in_a_folder_that_cant_be_written_is_checked(ledger: Path) -> N
     assert "'rows': 'ok'" in checked.stdout
     assert "broken" not in checked.stdout
     assert [path.name for path in ledger.parent.iterdir()] == ["ledger.db"]
+
+
+def test_a_predecessor_of_an_unknown_shape_is_not_said_to_be_adoptable(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    path = tmp_path / "legacy.db"
+    make_legacy(path)
+    assert invoke("db", "check", "--db-path", path).exit_code == 0
+    change(path, "ALTER TABLE action_proposals ADD COLUMN approved_by TEXT")
+    done = invoke("db", "check", "--db-path", path)
+    assert done.exit_code == 1
+    assert "approved_by" in done.stdout

@@ -12,6 +12,7 @@ from operator_core.actions.types import ActionProposal, ActionRecord, ActionStat
 from operator_core.cli.text import compact, plain
 from operator_core.db import ActionDB
 from tests.cli.conftest import Invoke, Program
+from tests.legacy import make_legacy
 
 DAY = "2026-03-01T12:00:00+00:00"
 
@@ -219,3 +220,16 @@ def test_compact_parameters_look_like_a_call() -> None:
     )
     assert compact({}) == ""
     assert len(compact({"x": "y" * 500})) == 200
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "1"]])
+def test_looking_at_a_ledger_that_is_behind_does_not_upgrade_it(
+    invoke: Invoke, tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "legacy.db"
+    make_legacy(path)
+    before = path.read_bytes()
+    done = invoke("actions", *command, "--db-path", str(path))
+    assert done.exit_code == 1
+    assert "operator-core db upgrade" in done.stderr
+    assert path.read_bytes() == before

@@ -191,3 +191,16 @@ def test_an_interrupt_while_input_is_awaited_ends_it_and_tells_what_was_done() -
     assert process.returncode not in (0, None)
     assert "64 calls of stdin in x.db" in out
     assert "Traceback" not in errors
+
+
+async def test_a_call_without_a_result_was_not_executed_and_stays_validated(
+    program: Program, calls_file: CallsFile, tmp_path: Path
+) -> None:
+    file = calls_file({"name": "drain_store"}, {"name": "drain_store", "result": "ok"})
+    done = program("actions", "replay", file, "--db-path", "ledger.db")
+    assert done.returncode == 0
+    assert "not executed" in done.stdout
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        found = await db.list_proposals()
+        assert [each.status for each in found] == ["completed", "validated"]
+        assert await db.get_records_for_proposal(1) == []

@@ -89,7 +89,7 @@ def test_the_reason_is_the_given_one_or_says_where_the_call_stood(
         ([1, 2], (True, None, {"result": [1, 2]})),
         (False, (True, None, {"result": False})),
         (0, (True, None, {"result": 0})),
-        (None, (True, None, None)),
+        (None, (None, None, None)),
     ],
 )
 def test_the_recorded_result_is_the_outcome(result: Any, outcome: tuple[Any, ...]) -> None:
@@ -97,9 +97,9 @@ def test_the_recorded_result_is_the_outcome(result: Any, outcome: tuple[Any, ...
     assert (call.success, call.error_message, call.result_data) == outcome
 
 
-def test_a_missing_result_completes_with_none() -> None:
+def test_a_missing_result_is_no_outcome() -> None:
     call = read_one({"name": "x"})
-    assert (call.success, call.error_message, call.result_data) == (True, None, None)
+    assert (call.success, call.error_message, call.result_data) == (None, None, None)
 
 
 @pytest.mark.parametrize(

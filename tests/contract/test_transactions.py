@@ -6,6 +6,7 @@ import pytest
 
 from operator_core.actions import (
     ActionError,
+    ActionProposal,
     ActionRecord,
     ActionStatus,
     InvalidTransition,
@@ -106,11 +107,19 @@ async def test_a_reader_sees_nothing_of_what_is_not_committed(db: ActionDB, back
 
 
 async def test_a_reader_in_memory_waits_for_the_transaction() -> None:
+    inside = asyncio.Event()
+
+    async def read(db: ActionDB) -> list[ActionProposal]:
+        await inside.wait()
+        return await db.list_proposals()
+
     async with ActionDB(":memory:") as db:
+        reader = asyncio.create_task(read(db))
         with pytest.raises(Boom):
             async with db.transaction() as tx:
                 await tx.create_proposal(proposal())
-                reader = asyncio.create_task(db.list_proposals())
+                inside.set()
+                await tx.list_proposals()
                 await tx.list_proposals()
                 assert not reader.done()
                 raise Boom
@@ -125,6 +134,32 @@ async def test_calling_the_ledger_from_inside_its_own_transaction_is_told(db: Ac
             async with db.transaction():
                 pass
         await tx.create_proposal(proposal())
+    assert len(await db.list_proposals()) == 1
+
+
+async def test_so_is_calling_it_from_a_task_started_inside(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        for call in (
+            asyncio.gather(db.create_proposal(proposal())),
+            asyncio.wait_for(db.create_proposal(proposal()), 60),
+        ):
+            with pytest.raises(ActionError, match="inside transaction"):
+                await call
+        await asyncio.gather(*(tx.create_proposal(proposal()) for _ in range(3)))
+    assert len(await db.list_proposals()) == 3
+
+
+async def test_a_task_started_inside_may_call_it_when_the_transaction_is_over(db: ActionDB) -> None:
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        await db.create_proposal(proposal())
+
+    async with db.transaction():
+        task = asyncio.create_task(later())
+    over.set()
+    await task
     assert len(await db.list_proposals()) == 1
 
 

@@ -103,6 +103,32 @@ async def test_each_query_uses_its_index(unit: Unit[Any], index: str, analysed: 
         assert "SCAN action_" not in plan, plan
 
 
+async def test_many_creates_and_the_kill_switch_are_few_statements() -> None:
+    statements: list[str] = []
+
+    def counted(unit: Unit[Any]) -> Unit[Any]:
+        def run(conn: Any) -> Any:
+            def note(_c: Any, _cursor: Any, sql: str, *_: Any) -> None:
+                statements.append(sql.split()[0])
+
+            event.listen(conn, "before_cursor_execute", note)
+            try:
+                return unit(conn)
+            finally:
+                event.remove(conn, "before_cursor_execute", note)
+
+        return run
+
+    async with ActionDB(":memory:") as db:
+        batch = proposals.Batch([proposal() for _ in range(2500)], "agent", 1 << 20)
+        await db._units.write(counted(lambda conn: proposals.create_proposals(conn, [batch])))
+        assert statements == ["INSERT"] * 3  # of a thousand rows each
+        statements.clear()
+        unit = counted(lambda c: proposals.cancel_all_pending(c, actor="a", reason=None))
+        assert await db._units.write(unit) == 2500
+        assert statements == ["UPDATE"]
+
+
 async def test_the_plan_would_show_a_missing_index() -> None:
     async with ActionDB(":memory:") as db:
         plan = await db._units.write(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from operator_core.actions import ActionRecord, ActionStatus
+from operator_core.actions import ActionRecord, ActionStatus, WouldLoseData
 from operator_core.db import ActionDB, migrate
 from tests.conftest import proposal
 from tests.migrations.tools import (
@@ -104,7 +104,7 @@ def test_a_history_is_discarded_only_by_who_says_so(lived_in: Path, fresh: Path)
 
 
 def test_the_word_yes_is_needed(lived_in: Path) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(WouldLoseData):
         alembic_here(lived_in, "downgrade", "0001", "discard-history=no")
     assert version(lived_in) == [migrate.HEAD]
 
@@ -116,7 +116,7 @@ def test_a_proposal_of_raw_sql_is_history_too(fresh: Path, tmp_path: Path) -> No
             "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
             "VALUES ('a', '{}', 'r', '2026-01-01 00:00:00.000000')"
         )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(WouldLoseData):
         alembic_here(path, "downgrade", "0001")
 
 
@@ -133,7 +133,7 @@ def test_rows_are_not_lost_by_going_down_to_nothing(legacy: Path, table: str) ->
             )
     migrate.upgrade(f"sqlite:///{legacy}", "0001")
     before = contents(legacy, TABLES[:3])
-    with pytest.raises(RuntimeError, match="has rows, which this downgrade would delete; nothing"):
+    with pytest.raises(WouldLoseData, match="has rows that this downgrade would delete; nothing"):
         alembic_here(legacy, "downgrade", "base")
     assert contents(legacy, TABLES[:3]) == before
     assert version(legacy) == ["0001"]

@@ -19,6 +19,7 @@ from operator_core.actions.errors import (
     StorageReadOnly,
     StorageUnavailable,
     UnmanagedSchema,
+    WouldLoseData,
     WrongProcess,
 )
 from operator_core.actions.lifecycle import (
@@ -65,6 +66,7 @@ __all__ = [
     "StorageReadOnly",
     "StorageUnavailable",
     "UnmanagedSchema",
+    "WouldLoseData",
     "WrongProcess",
     "can_move",
     "sources_of",

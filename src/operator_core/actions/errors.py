@@ -20,7 +20,8 @@
     └── SchemaError
         ├── SchemaOutdated            older than this code: run ``alembic upgrade head``
         ├── SchemaTooNew              written by a newer release of operator-core
-        └── UnmanagedSchema           tables that no release of operator-core made
+        ├── UnmanagedSchema           tables that no release of operator-core made
+        └── WouldLoseData             a downgrade that would delete rows or history
 
 The facts stand in attributes. Messages carry names, ids and paths, and never the values of parameters.
 """
@@ -46,6 +47,7 @@ __all__ = [
     "StorageReadOnly",
     "StorageUnavailable",
     "UnmanagedSchema",
+    "WouldLoseData",
     "WrongProcess",
 ]
 
@@ -198,3 +200,15 @@ class UnmanagedSchema(SchemaError):
             "not a ledger that operator-core knows, nothing was changed: "
             + "; ".join(self.differences)
         )
+
+
+class WouldLoseData(SchemaError):
+    """A downgrade would delete what `table` holds; Alembic's option ``-x option=yes`` allows it."""
+
+    def __init__(self, table: str, option: str) -> None:
+        super().__init__(
+            f"{table} has rows that this downgrade would delete; nothing was changed "
+            f"(say `-x {option}=yes` if that is what you want)"
+        )
+        self.table = table
+        self.option = option

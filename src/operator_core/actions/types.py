@@ -1,9 +1,10 @@
 """The models of the ledger: frozen, strict, and the same whether made by a caller or read from a row."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -179,6 +180,27 @@ class ActionProposal(_Model):
         default=None, description="When the row last changed, by the database's clock."
     )
 
+    if TYPE_CHECKING:
+        # What the validators above take is more than what the fields hold; type checkers see only
+        # the fields. A test compares the names.
+        def __init__(
+            self,
+            *,
+            action_name: str,
+            reason: str,
+            id: int | None = None,
+            ticket_id: int | None = None,
+            action_type: ActionType = ActionType.SUBJECT,
+            parameters: Mapping[str, Any] | BaseModel = ...,
+            status: ActionStatus = ActionStatus.PROPOSED,
+            proposed_at: datetime = ...,
+            proposed_by: str = "agent",
+            validated_at: datetime | None = None,
+            cancelled_at: datetime | None = None,
+            created_at: datetime | None = None,
+            updated_at: datetime | None = None,
+        ) -> None: ...
+
     def parameters_as(self, model: type[ModelT]) -> ModelT:
         """The parameters as an instance of the caller's own `model`.
 
@@ -208,6 +230,20 @@ class ActionRecord(_Model):
     result_data: JsonObject | None = Field(
         default=None, description="What the execution gave back: a JSON object."
     )
+
+    if TYPE_CHECKING:
+        # As in ActionProposal; and the id of a proposal that was created needs no assertion.
+        def __init__(
+            self,
+            *,
+            proposal_id: int | None,
+            id: int | None = None,
+            started_at: datetime | None = None,
+            completed_at: datetime | None = None,
+            success: bool | None = None,
+            error_message: str | None = None,
+            result_data: Mapping[str, Any] | BaseModel | None = None,
+        ) -> None: ...
 
 
 class ActionEvent(_Model):

@@ -139,7 +139,7 @@ def _size(stream: BinaryIO) -> int | None:
 
 def _print_tally(tally: Tally, source: str, place: Place) -> None:
     out = Console()
-    calls = tally.completed + tally.failed
+    calls = tally.completed + tally.failed + tally.waiting
     if calls:
         out.print(views.tally_table(tally))
     line = Text.assemble(

@@ -12,12 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from operator_core.actions.errors import CorruptRow
+from operator_core.actions.errors import CorruptRow, UnmanagedSchema
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord
 from operator_core.db import migrate
 from operator_core.db.driver_errors import text_or_bytes
 from operator_core.db.rows import to_event, to_proposal, to_record
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sqlite_connection import MEMORY, connect, over
 
 __all__ = ["Finding", "Verdict", "check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 
@@ -101,7 +102,7 @@ def check_up(path: Path) -> Iterator[Finding]:
     with open_read_only(path) as connection:
         revision = revision_of(connection)
         tables = set(_column(connection, "SELECT name FROM sqlite_master WHERE type = 'table'"))
-        yield _revision(revision, tables)
+        yield _revision(connection, revision, tables)
         yield _library(sqlite3.sqlite_version_info)
         yield _journal_mode(connection)
         yield _integrity(connection)
@@ -111,12 +112,14 @@ def check_up(path: Path) -> Iterator[Finding]:
             yield _rows(connection)
 
 
-def _revision(revision: str | None, tables: set[str]) -> Finding:
+def _revision(connection: sqlite3.Connection, revision: str | None, tables: set[str]) -> Finding:
     head = migrate.HEAD
     if revision == head:
         return Finding("revision", Verdict.OK, f"{head} (head)")
     if revision is None:
         if "action_proposals" in tables:
+            if problem := _why_not_adoptable(connection):
+                return Finding("revision", Verdict.BROKEN, f"none: {problem}")
             text = "none: a ledger from before revisions; `operator-core db upgrade` adopts it"
             return Finding("revision", Verdict.WARNING, text)
         return Finding("revision", Verdict.BROKEN, "none: this is not a ledger")
@@ -125,6 +128,20 @@ def _revision(revision: str | None, tables: set[str]) -> Finding:
         return Finding("revision", Verdict.WARNING, text)
     text = f"{revision}, unknown to this release, whose newest is {head}; upgrade operator-core"
     return Finding("revision", Verdict.BROKEN, text)
+
+
+def _why_not_adoptable(connection: sqlite3.Connection) -> str | None:
+    """What adopting the file would say of its tables, tried on empty ones like them."""
+    conn = over(connect(MEMORY, busy_timeout=0))
+    try:
+        for sql in _catalogue(connection).values():
+            conn.exec_driver_sql(sql)
+        migrate.make_current(conn, busy_timeout=0)
+    except UnmanagedSchema as error:
+        return "\n".join(error.differences)
+    finally:
+        conn.close()
+    return None
 
 
 def _library(version: tuple[int, int, int, *tuple[Any, ...]]) -> Finding:
@@ -189,7 +206,8 @@ def _schema(connection: sqlite3.Connection) -> Finding:
 def _catalogue(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
     found = connection.execute(
         "SELECT type, name, sql FROM sqlite_master "
-        "WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        "WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
+        "ORDER BY CASE type WHEN 'table' THEN 1 WHEN 'index' THEN 2 ELSE 3 END"
     )
     return {(kind, name): sql for kind, name, sql in found}
 

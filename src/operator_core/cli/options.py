@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from operator_core.actions.errors import ActionError
+from operator_core.cli.checkup import open_read_only, revision_of
 from operator_core.cli.text import one_line
 from operator_core.db import ActionDB, migrate
 from operator_core.db.driver_errors import translate
@@ -74,9 +75,18 @@ class Place:
         return path
 
     def require_existing(self) -> None:
-        """As `existing_file`, for what works with a ledger on a server too."""
-        if self.url.get_backend_name() == "sqlite":
-            self.existing_file()
+        """As `existing_file`, for what works with a ledger on a server too; and it is not behind."""
+        if self.url.get_backend_name() != "sqlite":
+            return
+        with reported(self), open_read_only(self.existing_file()) as connection:
+            revision = revision_of(connection)
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        # Opening would adopt or upgrade it, which is for whoever decides, not for whoever looks.
+        if revision in migrate.REVISIONS[:-1] or (revision is None and tables):
+            fail(
+                f"{self.name}: its schema is at {revision or 'no revision'}; see "
+                "`operator-core db check`, and `operator-core db upgrade --help`"
+            )
 
     def require_folder(self) -> None:
         """A new ledger's file may be made, but not the folder that it is to be in."""

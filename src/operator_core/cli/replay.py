@@ -22,6 +22,7 @@ class Outcomes:
 
     completed: int = 0
     failed: int = 0
+    waiting: int = 0
 
 
 @dataclass
@@ -32,9 +33,11 @@ class Tally:
     broken: int = 0
 
     def add(self, call: ToolCall) -> None:
-        """Counts a call whose outcome is in the ledger."""
+        """Counts a call that is in the ledger with all that is known of it."""
         outcomes = self.actions.setdefault(call.proposal.action_name, Outcomes())
-        if call.success:
+        if call.success is None:
+            outcomes.waiting += 1
+        elif call.success:
             outcomes.completed += 1
         else:
             outcomes.failed += 1
@@ -48,6 +51,11 @@ class Tally:
     def failed(self) -> int:
         """Calls whose recorded result was an error."""
         return sum(each.failed for each in self.actions.values())
+
+    @property
+    def waiting(self) -> int:
+        """Calls without a recorded result, which stay validated."""
+        return sum(each.waiting for each in self.actions.values())
 
 
 def replay(
@@ -82,11 +90,12 @@ async def _live(db: ActionDB, calls: list[ToolCall], tally: Tally) -> None:
 
 
 async def _carry_out(db: ActionDB, proposal: ActionProposal, call: ToolCall, tally: Tally) -> None:
-    assert proposal.id is not None
     await db.update_proposal_status(proposal.id, ActionStatus.VALIDATED)
+    if call.success is None:
+        tally.add(call)
+        return
     await db.update_proposal_status(proposal.id, ActionStatus.EXECUTING)
     record = await db.create_record(ActionRecord(proposal_id=proposal.id))
-    assert record.id is not None
     await db.update_record(record.id, call.success, call.error_message, call.result_data)
     ended = ActionStatus.COMPLETED if call.success else ActionStatus.FAILED
     await db.update_proposal_status(proposal.id, ended)

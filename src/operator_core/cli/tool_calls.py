@@ -18,11 +18,11 @@ MAX_LINE: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that an agent made: what it asked for, and the outcome that was recorded."""
+    """A call that an agent made: what it asked for, and the outcome that was recorded, if one was."""
 
     line: int
     proposal: ActionProposal
-    success: bool
+    success: bool | None
     error_message: str | None
     result_data: dict[str, Any] | None
 
@@ -137,10 +137,15 @@ def _default_reason(data: dict[str, Any], number: int, source: str) -> str:
     return reason
 
 
-def _outcome(result: object) -> tuple[bool, str | None, dict[str, Any] | None]:
-    """Success, error message and result data; a tool tells of failure by text that begins so."""
+def _outcome(result: object) -> tuple[bool | None, str | None, dict[str, Any] | None]:
+    """Success, error message and result data; a tool tells of failure by text that begins so.
+
+    A call without a result was not carried out, as far as the log tells: its success is None.
+    """
     if isinstance(result, str) and result.startswith("Error"):
         return False, result, None
-    if result is None or isinstance(result, dict):
-        return True, None, cast("dict[str, Any] | None", result)
+    if result is None:
+        return None, None, None
+    if isinstance(result, dict):
+        return True, None, cast("dict[str, Any]", result)
     return True, None, {"result": result}

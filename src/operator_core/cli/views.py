@@ -188,11 +188,15 @@ def tally_table(tally: Tally) -> RenderableType:
     table.add_column("action", Text("total"), overflow="fold")
     table.add_column("completed", _count(tally.completed, "green"), justify="right")
     table.add_column("failed", _count(tally.failed, "red"), justify="right")
+    if tally.waiting:
+        table.add_column("not executed", _count(tally.waiting, "yellow"), justify="right")
     for name, outcomes in sorted(tally.actions.items()):
+        waiting = [_count(outcomes.waiting, "yellow")] if tally.waiting else []
         table.add_row(
             Text(one_line(name)),
             _count(outcomes.completed, "green"),
             _count(outcomes.failed, "red"),
+            *waiting,
         )
     return Padding(table, (1, 1), expand=False)
 

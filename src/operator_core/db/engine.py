@@ -1,9 +1,9 @@
 """What runs units of work: the one interface behind `ActionDB`, whatever the database."""
 
-import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -19,6 +19,7 @@ __all__ = [
     "UnitRunner",
     "check_outside",
     "check_process",
+    "inside",
     "run_units",
 ]
 
@@ -91,12 +92,28 @@ class Runner(UnitRunner, Protocol):
         ...
 
 
-def check_outside(owners: "Collection[asyncio.Task[Any] | None]") -> None:
-    """Raises `ActionError` if the calling task is in a transaction of its own, one of the `owners`.
+# The transactions that the running task is inside of. Tasks that are started in there inherit them,
+# because what `gather` and `wait_for` run is waited for as if it were called directly.
+_INSIDE: ContextVar[tuple[object, ...]] = ContextVar("operator_core_inside", default=())
+
+
+@contextmanager
+def inside(transaction: object) -> Generator[None]:
+    """Marks the block, and the tasks started in it, as inside `transaction`."""
+    before = _INSIDE.get()
+    _INSIDE.set((*before, transaction))
+    try:
+        yield
+    finally:
+        _INSIDE.set(before)
+
+
+def check_outside(under_way: Collection[object]) -> None:
+    """Raises `ActionError` if the caller is inside one of the transactions that are `under_way`.
 
     Its call would wait for that transaction, which waits for it.
     """
-    if asyncio.current_task() in owners:
+    if under_way and any(each in under_way for each in _INSIDE.get()):
         raise ActionError(
             "inside transaction(), call the methods of the object that it yields: "
             "this call would wait for the transaction that it is in"

@@ -25,7 +25,7 @@ from sqlalchemy.pool import StaticPool
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
 from operator_core.db.driver_errors import read_damaged, translate
-from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process
+from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process, inside
 
 __all__ = ["EngineRunner", "SessionRunner"]
 
@@ -104,7 +104,7 @@ class EngineRunner:
         self._busy_timeout = busy_timeout
         self._closed = True
         self._pid = os.getpid()
-        self._inside: set[asyncio.Task[Any] | None] = set()
+        self._under_way: set[_ConnectionRunner] = set()
 
     async def open(self) -> None:
         """Checks the schema; a SQLite one that is behind is upgraded, as when the ledger opens a file."""
@@ -125,13 +125,13 @@ class EngineRunner:
         """Runs `unit` on a connection of the pool."""
         self._check_open()
         if self._shared:
-            check_outside(self._inside)
+            check_outside(self._under_way)
         return await self._run(partial(read_damaged, unit=unit), commit=False)
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction on a connection of the pool, and commits it."""
         self._check_open()
-        check_outside(self._inside)
+        check_outside(self._under_way)
         return await self._run(unit, commit=True)
 
     async def _run(self, unit: Unit[T], *, commit: bool) -> T:
@@ -154,17 +154,17 @@ class EngineRunner:
     @asynccontextmanager
     async def _transact(self) -> AsyncGenerator[UnitRunner]:
         self._check_open()
-        check_outside(self._inside)
-        owner = asyncio.current_task()
+        check_outside(self._under_way)
         async with self._alone():
             units = _ConnectionRunner(await self._connected())
-            self._inside.add(owner)
+            self._under_way.add(units)
             try:
                 await units.run(_begin)
-                yield units
+                with inside(units):
+                    yield units
                 await units.commit()
             finally:
-                self._inside.discard(owner)
+                self._under_way.discard(units)
                 await units.close()
 
     async def _connected(self) -> AsyncConnection:

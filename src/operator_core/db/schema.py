@@ -303,4 +303,4 @@ BEGIN
     SELECT RAISE(ABORT, 'action_events_rows_exist: no such proposal or record, or no positive id');
 END;
 """
-"""The ledger's own tables; run after `SCHEMA_SQL`."""
+"""The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

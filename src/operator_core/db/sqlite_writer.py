@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.driver_errors import read_damaged
-from operator_core.db.engine import Unit, UnitRunner, check_outside, run_units
+from operator_core.db.engine import Unit, UnitRunner, check_outside, inside, run_units
 from operator_core.db.sqlite_connection import Answer, SqliteConnection
 
 __all__ = ["SqliteWriter"]
@@ -80,7 +80,8 @@ class SqliteWriter:
                 await transaction.end("ROLLBACK")
             raise
         try:
-            yield transaction
+            with inside(transaction):
+                yield transaction
         except BaseException:
             await transaction.end("ROLLBACK")
             raise
@@ -101,7 +102,7 @@ class SqliteWriter:
 
     def _check_not_inside(self) -> None:
         held = self._held
-        check_outside(() if held is None else (held.owner,))
+        check_outside(() if held is None else (held,))
 
     def _enqueue(self, job: _Job) -> None:
         with self._lock:
@@ -194,7 +195,6 @@ class _Transaction:
         self._connection = connection
         self._release = release
         self._over = False
-        self.owner = asyncio.current_task()
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on what the transaction has done so far."""

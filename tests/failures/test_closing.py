@@ -1,0 +1,201 @@
+"""A ledger closed while it is in use: what is under way ends, well or clearly, and nothing hangs."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.actions.types import ActionProposal
+from operator_core.db import ActionDB
+from tests.failures.cancelling import OPERATIONS, Bench
+from tests.failures.harness import PATIENCE, check_lock_free, proposal, rows
+
+TARGETS = pytest.mark.parametrize("target", ["memory", "file"])
+
+
+def place(target: str, folder: Path) -> Any:
+    return ":memory:" if target == "memory" else folder / "ledger.db"
+
+
+def check_no_thread(before: set[threading.Thread]) -> None:
+    left = set(threading.enumerate()) - before
+    assert not left, f"threads left: {left}"
+
+
+def check_each_ended_clearly(answers: list[object]) -> list[int | None]:
+    """Fails unless every caller got a proposal or was told that the ledger is closed; the ids."""
+    for answer in answers:
+        assert isinstance(answer, ActionProposal | NotOpen), repr(answer)
+    return [answer.id for answer in answers if isinstance(answer, ActionProposal)]
+
+
+@TARGETS
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 20])
+async def test_closing_with_units_in_flight_answers_them_all(
+    target: str, turns: int, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(place(target, tmp_path))
+    await db.open()
+    tasks = [asyncio.create_task(db.create_proposal(proposal())) for _ in range(200)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(db.close(), PATIENCE)
+    check_no_thread(before)
+    answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
+    written = check_each_ended_clearly(answers)
+    print(f"in flight=200 answered={len(written)} told NotOpen={200 - len(written)}")
+    if target == "file":
+        assert {
+            row[0] for row in rows(tmp_path / "ledger.db", "SELECT id FROM action_proposals")
+        } == set(written)
+
+
+@TARGETS
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 20])
+async def test_closing_with_a_transaction_and_a_queue_behind_it_answers_them_all(
+    target: str, turns: int, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(place(target, tmp_path))
+    await db.open()
+    closed = asyncio.Event()
+    committed = False
+
+    async def transact() -> None:
+        nonlocal committed
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal(action_name="in it"))
+            await closed.wait()
+        committed = True
+
+    inside = asyncio.create_task(transact())
+    behind = [asyncio.create_task(db.create_proposal(proposal())) for _ in range(20)]
+    second = asyncio.create_task(transact())
+    behind += [asyncio.create_task(db.create_proposal(proposal())) for _ in range(20)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(db.close(), PATIENCE)
+    closed.set()
+    done, waiting = await asyncio.wait([inside, second, *behind], timeout=10)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert not waiting, f"{len(waiting)} callers were never answered"
+    check_no_thread(before)
+    check_each_ended_clearly(
+        [task.exception() or task.result() for task in done - {inside, second}]
+    )
+    # Neither may believe that it committed.
+    assert not committed
+    assert isinstance(inside.exception(), NotOpen)
+    assert isinstance(second.exception(), NotOpen)
+    if target == "file":
+        check_lock_free(tmp_path / "ledger.db")
+        kept = rows(
+            tmp_path / "ledger.db", "SELECT 1 FROM action_proposals WHERE action_name = 'in it'"
+        )
+        assert kept == []
+
+
+@TARGETS
+async def test_closing_under_an_open_transaction_rolls_it_back_and_says_so(
+    target: str, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(place(target, tmp_path))
+    await db.open()
+    left_quietly = False
+    with pytest.raises(NotOpen):
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal())
+            await asyncio.wait_for(db.close(), PATIENCE)
+            for late in (tx.create_proposal(proposal()), tx.list_proposals()):
+                with pytest.raises(NotOpen):
+                    await late
+        left_quietly = True
+    assert not left_quietly
+    check_no_thread(before)
+    if target == "file":
+        assert rows(tmp_path / "ledger.db", "SELECT * FROM action_proposals") == []
+
+
+@TARGETS
+async def test_closing_twice_at_once_and_again_does_no_harm(target: str, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(place(target, tmp_path))
+    await db.open()
+    task = asyncio.create_task(db.create_proposal(proposal()))
+    await asyncio.wait_for(asyncio.gather(db.close(), db.close()), PATIENCE)
+    await db.close()
+    check_no_thread(before)
+    await asyncio.gather(task, return_exceptions=True)
+    async with db:
+        await db.create_proposal(proposal())
+    check_no_thread(before)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_closed_ledger_says_that_it_is_not_open(
+    open_ledger: Callable[..., Awaitable[ActionDB]], operation: str
+) -> None:
+    db = await open_ledger()
+    on = Bench(db)
+    await on.prepare()
+    await db.close()
+    with pytest.raises(NotOpen):
+        await OPERATIONS[operation](on)
+
+
+async def test_a_borrowed_engine_closed_with_units_in_flight_still_finishes_them(
+    tmp_path: Path,
+) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    path = tmp_path / "ledger.db"
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": PATIENCE})
+    db = ActionDB(engine)
+    await db.open()
+    tasks = [asyncio.create_task(db.create_proposal(proposal())) for _ in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(db.close(), PATIENCE)
+    answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
+    written = check_each_ended_clearly(answers)
+    assert {row[0] for row in rows(path, "SELECT id FROM action_proposals")} == set(written)
+    # It was borrowed: whoever brought it goes on using it.
+    async with ActionDB(engine) as again:
+        assert len(await again.list_proposals()) == len(written)
+    await engine.dispose()
+
+
+async def test_planted_a_close_that_forgets_the_queue_is_caught() -> None:
+    queue: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+
+    async def work() -> None:
+        while True:
+            (await queue.get()).set_result(proposal())
+            await asyncio.sleep(0)
+
+    async def call() -> object:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        queue.put_nowait(future)
+        return await future
+
+    worker = asyncio.create_task(work())
+    tasks = [asyncio.create_task(call()) for _ in range(20)]
+    await asyncio.sleep(0)
+    worker.cancel()
+    _, waiting = await asyncio.wait(tasks, timeout=0.2)
+    for task in waiting:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    with pytest.raises(AssertionError):
+        check_each_ended_clearly(answers)
+
+
+def test_not_open_is_an_error_of_the_ledger() -> None:
+    assert issubclass(NotOpen, ActionError)
