@@ -19,6 +19,7 @@ DAMAGES = [
     ("proposed_at", "'yesterday'", "is not a time"),
     ("proposed_at", "1700000000", "is not a time"),
     ("validated_at", "''", "is not a time"),
+    ("validated_at", "'0001-01-01T00:00:00+14:00'", "is not a time"),
     ("created_at", "x'00'", "is not a time"),
     ("reason", "x'ff'", "is not text"),
     ("reason", "CAST(x'ff' AS TEXT)", "is not text"),

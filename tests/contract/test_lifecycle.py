@@ -105,7 +105,15 @@ async def test_a_move_says_who_and_why(db: ActionDB) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"actor": ""}, {"actor": "x" * 256}, {"reason": " "}, {"reason": 5}, {"actor": "\0"}]
+    "said",
+    [
+        {"actor": ""},
+        {"actor": "x" * 256},
+        {"reason": " "},
+        {"reason": 5},
+        {"actor": "\0"},
+        {"actor": "raw SQL"},
+    ],
 )
 async def test_who_and_why_are_checked(db: ActionDB, said: dict[str, str]) -> None:
     id = (await db.create_proposal(proposal())).id

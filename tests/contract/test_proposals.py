@@ -195,6 +195,8 @@ async def test_iterating_gives_what_listing_gives(db: ActionDB) -> None:
         await db.list_proposals(before=500)
     )
     assert [each async for each in db.iter_proposals(S.FAILED)] == []
+    once = (each for each in [S.PROPOSED])
+    assert len([each async for each in db.iter_proposals(once)]) == 2001
 
 
 async def test_counting_has_a_key_for_every_status(db: ActionDB) -> None:

@@ -1,5 +1,6 @@
 """What comes back is what went in, or it never went in: the same answer on every backend."""
 
+import asyncio
 import itertools
 import json
 import math
@@ -147,6 +148,48 @@ async def test_what_can_not_be_kept_is_refused_with_its_path(
     with pytest.raises(InvalidValue):
         await db.create_proposals([proposal(), smuggled])
     assert await db.list_proposals() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "done"),
+        ("reason", "\ud800"),
+        ("reason", "a\0b"),
+        ("action_name", "  "),
+        ("ticket_id", 2**70),
+        ("proposed_at", "yesterday"),
+        ("action_type", None),
+    ],
+)
+async def test_a_copy_that_was_never_checked_is_checked(
+    db: ActionDB, field: str, value: object
+) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        await db.create_proposal(proposal().model_copy(update={field: value}))
+    assert caught.value.path == field
+    record = ActionRecord(proposal_id=1).model_copy(update={"proposal_id": 2**70})
+    with pytest.raises(InvalidValue) as caught:
+        await db.create_record(record)
+    assert caught.value.path == "proposal_id"
+
+
+async def test_what_is_kept_is_what_it_was_when_the_call_was_made(db: ActionDB) -> None:
+    given = proposal(parameters={"a": [1]})
+    creating = asyncio.ensure_future(db.create_proposal(given))
+    await asyncio.sleep(0)
+    given.parameters["a"].append(2)
+    created = await creating
+    assert created.parameters == {"a": [1]}
+    record = await db.create_record(ActionRecord(proposal_id=created.id))
+    result: dict[str, Any] = {"n": 1}
+    ending = asyncio.ensure_future(db.update_record(record.id, True, result_data=result))
+    await asyncio.sleep(0)
+    result["n"] = 2
+    await ending
+    ended = await db.get_record(record.id)
+    assert ended is not None
+    assert ended.result_data == {"n": 1}
 
 
 async def test_messages_hold_no_values(db: ActionDB) -> None:

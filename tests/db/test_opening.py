@@ -4,8 +4,10 @@ import asyncio
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -72,6 +74,55 @@ def test_what_names_no_ledger_is_an_invalid_value(target: object) -> None:
     with pytest.raises(InvalidValue) as caught:
         ActionDB(target)  # type: ignore[arg-type]
     assert caught.value.path == "target"
+
+
+@pytest.mark.parametrize("query", ["mode=ro", "timeout=5", "uri=true&mode=memory"])
+def test_options_in_a_url_are_refused_instead_of_passed_over(query: str) -> None:
+    with pytest.raises(InvalidValue, match="options"):
+        ActionDB(f"sqlite:///ledger.db?{query}")
+
+
+async def test_a_relative_path_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    async with ActionDB("ledger.db") as db:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        created = await db.create_proposal(proposal())
+        assert await db.get_proposal(created.id) == created
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_an_engine_that_begins_by_itself_may_bring_a_new_file(path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    # SQLAlchemy's documented recipe for transactions that sqlite3 does not meddle with.
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    async with ActionDB(engine) as db:
+        await db.create_proposal(proposal())
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal())
+    async with ActionDB(path) as db:
+        assert len(await db.list_proposals()) == 2
+    await engine.dispose()
+
+
+async def test_a_caller_that_waits_for_a_connection_can_be_cancelled(path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0)
+    async with ActionDB(engine) as db:
+        async with engine.connect():
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(db.count_proposals(), 0.05)
+        assert await db.list_proposals() == []
+    await engine.dispose()
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,9 @@ async def test_many_creates_and_the_kill_switch_are_few_statements() -> None:
         return run
 
     async with ActionDB(":memory:") as db:
-        batch = proposals.Batch([proposal() for _ in range(2500)], "agent", 1 << 20)
+        batch = proposals.Batch([], [])
+        for _ in range(2500):
+            batch.add(proposal(), actor="agent", max_json_bytes=1 << 20)
         await db._units.write(counted(lambda conn: proposals.create_proposals(conn, [batch])))
         assert statements == ["INSERT"] * 3  # of a thousand rows each
         statements.clear()

@@ -125,6 +125,52 @@ async def test_closing_under_an_open_transaction_rolls_it_back_and_says_so(
 
 
 @TARGETS
+async def test_a_commit_that_loses_to_closing_is_not_acknowledged(
+    target: str, tmp_path: Path
+) -> None:
+    for turn in range(30):
+        db = ActionDB(place(target, tmp_path))
+        await db.open()
+        inside, go_on = asyncio.Event(), asyncio.Event()
+
+        async def transact(
+            db: ActionDB = db, inside: asyncio.Event = inside, go_on: asyncio.Event = go_on
+        ) -> None:
+            async with db.transaction() as tx:
+                await tx.create_proposal(proposal())
+                inside.set()
+                await go_on.wait()
+
+        task = asyncio.create_task(transact())
+        await inside.wait()
+        closing = asyncio.create_task(db.close())
+        for _ in range(turn % 3 + 1):
+            await asyncio.sleep(0)
+        go_on.set()
+        answer = (await asyncio.gather(task, return_exceptions=True))[0]
+        await asyncio.wait_for(closing, PATIENCE)
+        if target == "file":
+            kept = len(rows(tmp_path / "ledger.db", "SELECT 1 FROM action_proposals"))
+            assert kept == 0
+        assert isinstance(answer, NotOpen), repr(answer)
+
+
+@TARGETS
+async def test_opening_at_once_opens_one_ledger(target: str, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(place(target, tmp_path))
+
+    async def use() -> int | None:
+        await db.open()
+        return (await db.create_proposal(proposal())).id
+
+    assert sorted(await asyncio.gather(*(use() for _ in range(5)))) == [1, 2, 3, 4, 5]
+    assert len(await db.list_proposals()) == 5
+    await db.close()
+    check_no_thread(before)
+
+
+@TARGETS
 async def test_closing_twice_at_once_and_again_does_no_harm(target: str, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     db = ActionDB(place(target, tmp_path))

@@ -45,7 +45,7 @@ def test_autogenerate_makes_an_empty_revision(tmp_path: Path, fresh: Path) -> No
     text = made.read_text()
     assert "op." not in text
     assert text.count("    pass") == 2
-    assert "down_revision: str | None = '0002'" in text
+    assert 'revision = "0003"\ndown_revision = "0002"\n' in text
     assert text.startswith('"""Nothing to do')
     # What the template makes is a revision that Alembic can read.
     assert "0002 ->" in alembic(None, "history", cwd=tree).stdout

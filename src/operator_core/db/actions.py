@@ -1,9 +1,9 @@
 """`ActionDB`, the ledger as services use it."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, cast
 
@@ -15,8 +15,9 @@ from operator_core.actions.errors import InvalidValue
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db import checks, migrate
 from operator_core.db.engine import Runner
+from operator_core.db.joined import SessionRunner
 from operator_core.db.ledger import ActionLedger
-from operator_core.db.pooled import EngineRunner, SessionRunner
+from operator_core.db.pooled import EngineRunner
 from operator_core.db.sqlite import SqliteRunner
 from operator_core.db.sqlite_connection import MEMORY
 
@@ -57,6 +58,8 @@ class ActionDB(ActionLedger):
         checks.check_size(max_json_bytes, "max_json_bytes")
         super().__init__(None, actor, max_json_bytes)
         self._database = _runner(target, busy_timeout)
+        # Opening and closing take turns, whoever asks for them.
+        self._gate = asyncio.Lock()
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
@@ -71,14 +74,16 @@ class ActionDB(ActionLedger):
 
     async def open(self) -> Self:
         """Opens the ledger; raises `SchemaError` or `StorageError`. Opening an open one does nothing."""
-        await self._database.open()
-        self._runner = self._database
+        async with self._gate:
+            await self._database.open()
+            self._runner = self._database
         return self
 
     async def close(self) -> None:
         """Refuses new calls, waits for those under way, and gives everything back."""
-        self._runner = None
-        await self._database.close()
+        async with self._gate:
+            self._runner = None
+            await self._database.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -118,8 +123,14 @@ def _runner(target: Target, busy_timeout: float) -> Runner:
         if target.get_backend_name() != "sqlite":
             backend = target.get_backend_name()
             raise InvalidValue("target", f"must be a SQLite database, not {backend}")
-        return SqliteRunner(target.database or MEMORY, busy_timeout=busy_timeout)
+        if target.query:
+            raise InvalidValue("target", "must have no options behind a question mark")
+        return SqliteRunner(_absolute(target.database or MEMORY), busy_timeout=busy_timeout)
     if not isinstance(cast(object, target), str | os.PathLike) or not os.fspath(target):
         raise InvalidValue("target", "must be a path, a URL, an AsyncEngine or an AsyncSession")
-    path = os.fspath(target)
-    return SqliteRunner(path if path == MEMORY else str(Path(path)), busy_timeout=busy_timeout)
+    return SqliteRunner(_absolute(os.fspath(target)), busy_timeout=busy_timeout)
+
+
+def _absolute(path: str) -> str:
+    # Connections are opened when they are needed, and the program may have gone elsewhere by then.
+    return path if path == MEMORY else os.path.abspath(path)

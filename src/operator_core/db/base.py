@@ -12,7 +12,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.values import to_json_object, to_utc
+from operator_core.actions.values import to_utc
 
 __all__ = [
     "BIGINT",
@@ -62,16 +62,11 @@ def encode_time(value: datetime) -> str:
 
 
 def encode_json(value: Any, path: str, limit: int) -> str:
-    """`value` as JSON text of at most `limit` bytes; raises `InvalidValue` at `path` or below it.
+    """`value`, which `to_json_object` has checked, as JSON text of at most `limit` bytes.
 
-    Checked here again although the models check too: a dict inside a frozen model can still be
-    changed, and ``model_copy`` validates nothing.
+    Raises `InvalidValue` at `path` if it is larger.
     """
-    try:
-        text = _to_json(to_json_object(value))
-    except InvalidValue as error:
-        inner = error.path if not error.path or error.path[0] == "[" else f".{error.path}"
-        raise InvalidValue(path + inner, error.problem) from None
+    text = _to_json(value)
     # No character of UTF-8 takes more than four bytes, so most text need not be encoded to know.
     if len(text) * 4 > limit and len(text.encode()) > limit:
         raise InvalidValue(path, f"must not be larger than {limit} bytes as JSON")

@@ -6,12 +6,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.types import ActionStatus, to_invalid_value
-from operator_core.actions.values import MAX_ID, LongText, Name, Reason
+from operator_core.actions.values import MAX_ID, LongText, Name, Reason, to_json_object
 
 __all__ = [
     "check_actor",
     "check_flag",
     "check_id",
+    "check_json",
     "check_limit",
     "check_message",
     "check_model",
@@ -28,6 +29,7 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
 _MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(LongText)
 
+RAW_SQL: Final = "raw SQL"
 _MAX_SECONDS: Final = 3600
 # Well below what SQLite holds in one value (a thousand million bytes).
 _MAX_SIZE: Final = 1 << 28
@@ -85,6 +87,17 @@ def check_status(value: object, path: str = "status") -> ActionStatus:
         raise InvalidValue(path, f"must be one of {known}") from None
 
 
+def check_json(value: object, path: str) -> dict[str, Any] | None:
+    """None, or a copy of a JSON object; raises `InvalidValue` at `path` or below it."""
+    if value is None:
+        return None
+    try:
+        return to_json_object(value)
+    except InvalidValue as error:
+        inner = error.path if not error.path or error.path[0] == "[" else f".{error.path}"
+        raise InvalidValue(path + inner, error.problem) from None
+
+
 def check_model(value: object, model: type[BaseModel], path: str) -> None:
     """An instance of `model`; raises `InvalidValue`."""
     if not isinstance(value, model):
@@ -104,8 +117,11 @@ def check_name(value: object, path: str) -> str | None:
 
 
 def check_actor(value: object) -> str:
-    """Who acts; raises `InvalidValue`."""
-    return _check(_NAME, value, "actor")
+    """Who acts; raises `InvalidValue`, also for what the history calls writers who don't say."""
+    actor = _check(_NAME, value, "actor")
+    if actor == RAW_SQL:
+        raise InvalidValue("actor", f"must not be {RAW_SQL!r}, which stands for an unknown writer")
+    return actor
 
 
 def check_reason(value: object) -> str | None:

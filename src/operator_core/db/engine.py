@@ -120,7 +120,7 @@ def check_outside(under_way: Collection[object]) -> None:
         )
 
 
-def check_process(opened_in: int) -> None:
+def check_process(opened_in: int | None) -> None:
     """Raises `WrongProcess` in a fork of the process `opened_in`: its threads are not there."""
-    if os.getpid() != opened_in:
+    if opened_in is not None and os.getpid() != opened_in:
         raise WrongProcess(opened_in, os.getpid())

@@ -1,5 +1,6 @@
 """The verbs of the ledger: what a caller says is checked here, and done as one unit of work."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +18,9 @@ Statuses: TypeAlias = ActionStatus | Iterable[ActionStatus] | None
 
 _PAGE: Final = 1000
 """How many proposals `iter_proposals` holds at once."""
+
+_TURN: Final = 100
+"""How many proposals are checked before other tasks get a turn."""
 
 
 class ActionLedger:
@@ -50,10 +54,12 @@ class ActionLedger:
 
     async def create_proposals(self, proposals_: Iterable[ActionProposal]) -> list[ActionProposal]:
         """Writes all of them down, in order, or none; raises as `create_proposal` does."""
-        wanted = list(proposals_)
-        for index, proposal in enumerate(wanted):
+        batch = proposals.Batch([], [])
+        for index, proposal in enumerate(proposals_):
             checks.check_model(proposal, ActionProposal, f"proposals[{index}]")
-        batch = proposals.Batch(wanted, self._actor, self._max_json_bytes)
+            batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
         return await self._units.write(Alike(proposals.create_proposals, batch))
 
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
@@ -104,9 +110,10 @@ class ActionLedger:
         Between pages others may write: what is proposed meanwhile does not appear, and a status
         may have moved on. Unreadable rows are logged and left out.
         """
+        wanted = _statuses(status)
         while True:
             page = await self.list_proposals(
-                status,
+                wanted,
                 action_name=action_name,
                 ticket_id=ticket_id,
                 proposed_by=proposed_by,
@@ -162,11 +169,10 @@ class ActionLedger:
         that has part of an outcome and no `success`.
         """
         checks.check_model(record, ActionRecord, "record")
-        return await self._units.write(
-            lambda conn: records.create_record(
-                conn, record, actor=self._actor, max_json_bytes=self._max_json_bytes
-            )
+        values = records.prepare_record(
+            record, actor=self._actor, max_json_bytes=self._max_json_bytes
         )
+        return await self._units.write(lambda conn: records.create_record(conn, values))
 
     async def get_record(self, id: int | None) -> ActionRecord | None:
         """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
@@ -192,15 +198,15 @@ class ActionLedger:
         known = checks.check_id(id)
         checks.check_flag(success, "success")
         message = checks.check_message(error_message)
+        result = records.prepare_result(result_data, self._max_json_bytes)
         await self._units.write(
             lambda conn: records.update_record(
                 conn,
                 known,
                 success,
                 message,
-                result_data,
+                result,
                 actor=self._actor,
-                max_json_bytes=self._max_json_bytes,
             )
         )
 

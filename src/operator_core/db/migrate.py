@@ -116,6 +116,9 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
     revision = check_known(conn)
     if revision == HEAD:
         return
+    if conn.connection.driver_connection.in_transaction:  # pyright: ignore
+        # A service's engine may begin one with the first statement; settings are changed outside.
+        conn.exec_driver_sql("ROLLBACK")
     if revision is None:
         tables = _tables(conn)
         if not tables:
@@ -166,6 +169,8 @@ def locked(url: str | URL) -> Generator[Connection]:
     url = make_url(url)
     if url.get_backend_name() != "sqlite":
         raise InvalidValue("url", f"must be of SQLite, not {url.get_backend_name()}")
+    if url.query:
+        raise InvalidValue("url", "must have no options behind a question mark")
     conn = over(connect(url.database or MEMORY, busy_timeout=LOCK_TIMEOUT))
     try:
         with _locked(conn):

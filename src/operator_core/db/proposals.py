@@ -55,24 +55,29 @@ _GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 
 class Batch(NamedTuple):
-    """Proposals that one call wants written down."""
+    """Proposals that one call wants written down, and the values of their rows."""
 
-    proposals: Sequence[ActionProposal]
-    actor: str
-    max_json_bytes: int
+    proposals: list[ActionProposal]
+    values: list[dict[str, Any]]
+
+    def add(self, proposal: ActionProposal, *, actor: str, max_json_bytes: int) -> None:
+        """Adds a checked copy of `proposal`, so that nothing can change between now and the INSERT.
+
+        Checked again although it was when it was made: ``model_copy`` checks nothing, and a dict
+        inside a frozen model can still be changed. Raises `InvalidValue`, also for a proposal that
+        is in a ledger already.
+        """
+        checked = ActionProposal.model_validate(proposal.__dict__)
+        self.values.append(_values(checked, actor, max_json_bytes))
+        self.proposals.append(checked)
 
 
 def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[ActionProposal]]:
     """Inserts the batches' proposals in order; returns them with their ids and the database's times.
 
-    Raises `InvalidValue` for a proposal that is in a ledger already and `NotFound` for an unknown
-    ticket; then none is inserted.
+    Raises `NotFound` for an unknown ticket; then none is inserted.
     """
-    values = [
-        _values(proposal, actor, max_json_bytes)
-        for proposals, actor, max_json_bytes in batches
-        for proposal in proposals
-    ]
+    values = [each for batch in batches for each in batch.values]
     if not values:
         return [[] for _ in batches]
     try:

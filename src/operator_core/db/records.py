@@ -10,11 +10,19 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import Conflict, InvalidValue, NotFound
 from operator_core.actions.types import ActionRecord
+from operator_core.db import checks
 from operator_core.db.base import encode_json, utcnow
 from operator_core.db.rows import RECORD_COLUMNS, Listing, to_listing, to_record
 from operator_core.db.tables import PROPOSALS, RECORDS
 
-__all__ = ["create_record", "get_record", "get_records_for_proposal", "update_record"]
+__all__ = [
+    "create_record",
+    "get_record",
+    "get_records_for_proposal",
+    "prepare_record",
+    "prepare_result",
+    "update_record",
+]
 
 _ROW = RECORDS.c
 
@@ -36,42 +44,55 @@ def _insert(by_clock: frozenset[str]) -> ReturningInsert[Any]:
     return insert(RECORDS).values(**times).returning(*RECORD_COLUMNS)
 
 
-def create_record(
-    conn: Connection, record: ActionRecord, *, actor: str, max_json_bytes: int
-) -> ActionRecord:
-    """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
+def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> dict[str, Any]:
+    """The values of a checked copy of `record`; see `proposals.Batch.add`.
 
-    Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
-    ends by it. Raises `InvalidValue` for a record that is in a ledger already and `NotFound` for
-    an unknown proposal.
+    Raises `InvalidValue`, also for a record that is in a ledger already, or that has a part of an
+    outcome and no `success`.
     """
+    record = ActionRecord.model_validate(record.__dict__)
     if record.id is not None:
         raise InvalidValue("id", "must be None: the ledger gives it")
     if record.success is None:
         for path in ("completed_at", "error_message", "result_data"):
             if getattr(record, path) is not None:
                 raise InvalidValue("success", f"must be given together with {path}")
-    finished = record.success is not None
-    values: dict[str, Any] = {
+    return {
         "proposal_id": record.proposal_id,
         "started_at": record.started_at,
         "completed_at": record.completed_at,
         "success": record.success,
         "error_message": record.error_message,
-        "result_data": _encode(record.result_data, max_json_bytes),
+        "result_data": prepare_result(record.result_data, max_json_bytes),
         "started_by": actor,
-        "completed_by": actor if finished else None,
+        "completed_by": None if record.success is None else actor,
     }
+
+
+def prepare_result(
+    result_data: dict[str, Any] | BaseModel | None, max_json_bytes: int
+) -> str | None:
+    """The JSON text of a result, or None; raises `InvalidValue`."""
+    checked = checks.check_json(result_data, "result_data")
+    return None if checked is None else encode_json(checked, "result_data", max_json_bytes)
+
+
+def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
+    """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
+
+    Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
+    ends by it. Raises `NotFound` for an unknown proposal.
+    """
+    finished = values["success"] is not None
     timed = ("started_at", "completed_at") if finished else ("started_at",)
     by_clock = frozenset(name for name in timed if values[name] is None)
-    for name in by_clock:
-        del values[name]
+    given = {name: value for name, value in values.items() if name not in by_clock}
     try:
-        row = conn.execute(_insert(by_clock), values).one()
+        row = conn.execute(_insert(by_clock), given).one()
     except IntegrityError:
-        known = select(PROPOSALS.c.id).where(PROPOSALS.c.id == record.proposal_id)
+        known = select(PROPOSALS.c.id).where(PROPOSALS.c.id == values["proposal_id"])
         if conn.scalar(known) is None:
-            raise NotFound("proposal", record.proposal_id) from None
+            raise NotFound("proposal", values["proposal_id"]) from None
         raise
     return to_record(row)
 
@@ -93,17 +114,16 @@ def update_record(
     id: int,
     success: bool,
     error_message: str | None,
-    result_data: dict[str, Any] | BaseModel | None,
+    result: str | None,
     *,
     actor: str,
-    max_json_bytes: int,
 ) -> None:
     """Ends an execution now, by the database's clock; raises `NotFound`, or `Conflict` if it has ended."""
     outcome = {
         "wanted": id,
         "success": success,
         "error_message": error_message,
-        "result_data": _encode(result_data, max_json_bytes),
+        "result_data": result,
         "completed_by": actor,
     }
     ended = conn.execute(_END, outcome).one_or_none()
@@ -112,7 +132,3 @@ def update_record(
     if conn.scalar(select(_ROW.id).where(_ROW.id == id)) is None:
         raise NotFound("record", id)
     raise Conflict("record", id, "completed")
-
-
-def _encode(result_data: dict[str, Any] | BaseModel | None, max_json_bytes: int) -> str | None:
-    return None if result_data is None else encode_json(result_data, "result_data", max_json_bytes)

@@ -40,6 +40,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# What converting a value raises when there is something else in its place.
+_UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
+
 T = TypeVar("T")
 
 
@@ -136,7 +139,7 @@ def to_proposal(row: Sequence[Any]) -> ActionProposal:
                 "updated_at": decode_time(updated_at),
             }
         )
-    except (ValueError, TypeError, KeyError):
+    except _UNREADABLE:
         raise _corrupt("action_proposals", row, PROPOSAL_COLUMNS) from None
 
 
@@ -155,7 +158,7 @@ def to_record(row: Sequence[Any]) -> ActionRecord:
                 "result_data": None if result_data is None else _json_object(result_data),
             }
         )
-    except (ValueError, TypeError, KeyError):
+    except _UNREADABLE:
         raise _corrupt("action_records", row, RECORD_COLUMNS) from None
 
 
@@ -178,7 +181,7 @@ def to_event(row: Sequence[Any]) -> ActionEvent:
                 "occurred_at": decode_time(occurred_at),
             }
         )
-    except (ValueError, TypeError, KeyError):
+    except _UNREADABLE:
         raise _corrupt("action_events", row, EVENT_COLUMNS) from None
 
 
@@ -227,6 +230,6 @@ def _corrupt(table: str, row: Sequence[Any], columns: Sequence[ColumnElement[Any
             continue
         try:
             read(value)
-        except (ValueError, TypeError, KeyError):
+        except _UNREADABLE:
             return CorruptRow(table, row[0], str(column.key), problem)
     return CorruptRow(table, row[0], "a column", "is damaged")

@@ -37,11 +37,12 @@ class SqliteRunner:
     def __init__(self, path: str, *, busy_timeout: float) -> None:
         self._path = path
         self._busy_timeout = busy_timeout
-        self._pid = os.getpid()
+        self._pid: int | None = None
         self._lock = threading.Lock()
         self._is_open = False
         self._writer: SqliteWriter | None = None
         self._readers: list[_Reader] = []
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def _in_memory(self) -> bool:
@@ -49,9 +50,10 @@ class SqliteRunner:
 
     async def open(self) -> None:
         """Opens the file, makes it if there is none, and upgrades its schema if that is behind."""
-        check_process(self._pid)
         if self._is_open:
+            check_process(self._pid)
             return
+        self._pid = os.getpid()
         connection = self._connect()
         try:
             await connection.run_raw(lambda: self._make_ready(connection))
@@ -84,10 +86,14 @@ class SqliteRunner:
 
     async def close(self) -> None:
         """Refuses new units, lets the queued ones finish, rolls back an open transaction, closes."""
-        if not self._is_open or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
-        self._is_open = False
-        await asyncio.shield(self._close())
+        if self._is_open:
+            self._is_open = False
+            self._closing = asyncio.ensure_future(self._close())
+        # A second caller waits too, also if the first one lost patience.
+        if self._closing is not None and not self._closing.done():
+            await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         writer, self._writer = self._writer, None
@@ -141,9 +147,9 @@ class SqliteRunner:
     # ------ misuse, told at once instead of hanging or answering wrongly
 
     def _check_open(self) -> None:
-        check_process(self._pid)
         if not self._is_open:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
+        check_process(self._pid)
 
 
 class _Reader:

@@ -213,10 +213,11 @@ class _Transaction:
 
         Raises `NotOpen` if it was to be committed and is rolled back already.
         """
-        if not self._over:
+        try:
             await self._connection.run_raw(lambda: self._end(how))
-        elif how == "COMMIT":
-            raise NotOpen(self._LOST)
+        except NotOpen:
+            if how == "COMMIT":
+                raise NotOpen(self._LOST) from None
 
     def abandon(self) -> None:
         """Rolls back what nobody will end: the caller was cancelled while it was begun."""
@@ -224,6 +225,9 @@ class _Transaction:
 
     def _end(self, how: str) -> None:
         if self._over:
+            # Closing the ledger was first.
+            if how == "COMMIT":
+                raise NotOpen(self._LOST)
             return
         self._over = True
         try:

@@ -1,0 +1,90 @@
+"""What units on a service's own engine and session have in common: beginning, savepoints, errors."""
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from operator_core.db.driver_errors import translate
+from operator_core.db.engine import Unit
+
+__all__ = ["begin", "finish", "in_savepoint", "translated"]
+
+T = TypeVar("T")
+
+
+def begin(conn: Connection) -> None:
+    """Begins a real transaction where the driver would not: sqlite3's own BEGIN comes late and weak.
+
+    It would come only before the first INSERT or UPDATE, so that two readers that both go on to
+    write deadlock, and never before a SAVEPOINT, whose RELEASE would then commit.
+    """
+    if not conn.in_transaction():
+        # A service's engine may begin one of its own here.
+        conn.begin()
+    if conn.dialect.name == "sqlite" and not _in_transaction(conn):
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _in_transaction(conn: Connection) -> bool:
+    driver_connection: Any = conn.connection.driver_connection
+    return driver_connection.in_transaction
+
+
+def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
+    """Runs `unit` so that the transaction is as it was before if it fails."""
+    if conn.dialect.name != "sqlite":
+        with conn.begin_nested():
+            return unit(conn)
+    begin(conn)
+    conn.exec_driver_sql("SAVEPOINT unit")
+    try:
+        result = unit(conn)
+    except BaseException:
+        if _in_transaction(conn):
+            conn.exec_driver_sql("ROLLBACK TO unit")
+            conn.exec_driver_sql("RELEASE unit")
+        else:
+            # A full disk ends the whole transaction. As after a lost connection, SQLAlchemy then
+            # refuses all but a rollback; the next statement would begin a transaction of its own.
+            conn.invalidate()
+        raise
+    conn.exec_driver_sql("RELEASE unit")
+    return result
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
+
+    So nothing is ever under way on a connection that is being rolled back or given back.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        # Its outcome is nobody's any more; asyncio complains of one that was never looked at.
+        task.exception()
+        raise cancelled
+    return task.result()
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Driver exceptions leave the block as the ledger's own."""
+    try:
+        yield
+    except Exception as error:
+        own = translate(error)
+        if own is error:
+            raise
+        raise own from error
