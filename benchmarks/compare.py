@@ -30,7 +30,7 @@ class Sizes:
     rows: int = 10_000
     """In the file that is listed, and in one bulk call."""
     list: int = 3
-    life: int = 60
+    life: int = 200
     open: int = 150
     floor: int = 500
 
