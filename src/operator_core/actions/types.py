@@ -18,6 +18,7 @@ from operator_core.actions.values import (
     Reason,
     UtcDatetime,
     format_path,
+    join_paths,
 )
 
 __all__ = [
@@ -129,8 +130,7 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
     path = format_path(details["loc"])
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, InvalidValue):
-        inner = "" if not cause.path else cause.path if cause.path[0] == "[" else f".{cause.path}"
-        return path + inner, cause.problem
+        return join_paths(path, cause.path), cause.problem
     if details["type"] == "string_pattern_mismatch":
         return path, "must not be blank and must not contain a NUL character"
     if details["type"] == "string_unicode":

@@ -22,6 +22,7 @@ __all__ = [
     "Reason",
     "UtcDatetime",
     "format_path",
+    "join_paths",
     "to_json_object",
     "to_utc",
 ]
@@ -63,6 +64,12 @@ def format_path(keys: tuple[str | int, ...]) -> str:
         else:
             text += f"[{key!a}]"
     return text
+
+
+def join_paths(path: str, inner: str) -> str:
+    """Where `inner`, a path within the value at `path`, is from the outside."""
+    separator = "." if path and inner and not inner.startswith("[") else ""
+    return path + separator + inner
 
 
 def _refuse(trail: _Trail, problem: str) -> NoReturn:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.types import ActionStatus, to_invalid_value
-from operator_core.actions.values import MAX_ID, LongText, Name, Reason, to_json_object
+from operator_core.actions.values import MAX_ID, LongText, Name, Reason, join_paths, to_json_object
 
 __all__ = [
     "check_actor",
@@ -94,8 +94,7 @@ def check_json(value: object, path: str) -> dict[str, Any] | None:
     try:
         return to_json_object(value)
     except InvalidValue as error:
-        inner = error.path if not error.path or error.path[0] == "[" else f".{error.path}"
-        raise InvalidValue(path + inner, error.problem) from None
+        raise InvalidValue(join_paths(path, error.path), error.problem) from None
 
 
 def check_model(value: object, model: type[BaseModel], path: str) -> None:

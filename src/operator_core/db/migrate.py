@@ -132,7 +132,7 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
         recognise(conn)
         # Whoever held the lock before may have done it, too.
         if check_known(conn) != HEAD:
-            _run_alembic(conn, "upgrade", "head")
+            _run_alembic_upgrade(conn, "head")
     use_wal(conn, busy_timeout=busy_timeout)
 
 
@@ -143,7 +143,7 @@ def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] =
     """
     with locked(url) as conn:
         check_known(conn)
-        _run_alembic(conn, "upgrade", revision, options)
+        _run_alembic_upgrade(conn, revision, options)
 
 
 def recognise(conn: Connection) -> None:
@@ -315,10 +315,8 @@ def _home() -> Path:
     raise FileNotFoundError("operator-core was installed without its migrations")
 
 
-def _run_alembic(
-    conn: Connection, command: str, revision: str, options: Mapping[str, str] = {}
-) -> None:
-    from alembic import command as commands
+def _run_alembic_upgrade(conn: Connection, revision: str, options: Mapping[str, str] = {}) -> None:
+    from alembic import command
 
     config = alembic_config(options)
     config.attributes["connection"] = conn
@@ -327,6 +325,6 @@ def _run_alembic(
         # Where this runs inside an event loop, the other migration may do so too and needs a turn.
         conn.exec_driver_sql("SELECT 1")
     try:
-        getattr(commands, command)(config, revision)
+        command.upgrade(config, revision)
     finally:
         _ALEMBIC.release()

@@ -63,7 +63,7 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
         "completed_at": record.completed_at,
         "success": record.success,
         "error_message": record.error_message,
-        "result_data": prepare_result(record.result_data, max_json_bytes),
+        "result_data": _encode(record.result_data, max_json_bytes),
         "started_by": actor,
         "completed_by": None if record.success is None else actor,
     }
@@ -73,7 +73,10 @@ def prepare_result(
     result_data: dict[str, Any] | BaseModel | None, max_json_bytes: int
 ) -> str | None:
     """The JSON text of a result, or None; raises `InvalidValue`."""
-    checked = checks.check_json(result_data, "result_data")
+    return _encode(checks.check_json(result_data, "result_data"), max_json_bytes)
+
+
+def _encode(checked: dict[str, Any] | None, max_json_bytes: int) -> str | None:
     return None if checked is None else encode_json(checked, "result_data", max_json_bytes)
 
 
