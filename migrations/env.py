@@ -7,8 +7,9 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, event
 
-from operator_core.db import migrate
+from operator_core.db import migrate, postgresql_schema
 from operator_core.db.base import Base
+from operator_core.db.postgresql import parse_url
 from operator_core.db.tables import ActionProposalRow
 
 config = context.config
@@ -18,7 +19,7 @@ options = {
     "target_metadata": Base.metadata,
     "version_table": migrate.VERSION_TABLE,
     "render_as_batch": True,
-    # `migrate.locked` sees to it on SQLite, where Alembic would assume otherwise.
+    # `migrate.run_locked` sees to it on SQLite, where Alembic would assume otherwise.
     "transactional_ddl": True,
     "process_revision_directives": lambda _context, _revision, found: number(found),
     # A service's own tables may live in the same database: autogenerate must not drop them.
@@ -51,6 +52,10 @@ def moves_schema() -> bool:
 
 
 def run(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql" and "locked" not in config.attributes:
+        # Somebody's own connection, in a transaction of theirs.
+        tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
+        postgresql_schema.lock(connection, wait=migrate.LOCK_TIMEOUT, tables=tables)
     migrate.check_known(connection)
     if moves_schema():
         migrate.recognise(connection)
@@ -72,18 +77,29 @@ def without_tabs(
 
 
 def run_offline() -> None:
+    backend = parse_url(url()).get_backend_name()
     context.configure(
-        url=url(),
+        dialect_name=backend,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         **options,
     )
-    if context.get_context().dialect.name == "sqlite":
+    if backend == "sqlite":
         # Both are ignored inside a transaction.
         context.execute("PRAGMA foreign_keys = OFF")
         context.execute("PRAGMA legacy_alter_table = ON")
     with context.begin_transaction():
+        if backend == "postgresql":
+            for statement in postgresql_schema.lock_script(wait=migrate.LOCK_TIMEOUT):
+                context.execute(statement)
         context.run_migrations()
+
+
+def run_own() -> None:
+    if config.config_file_name is not None:
+        logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
+    config.attributes["locked"] = True
+    migrate.run_locked(url(), run, context.get_x_argument(as_dictionary=True))
 
 
 if context.is_offline_mode():
@@ -91,7 +107,4 @@ if context.is_offline_mode():
 elif (given := config.attributes.get("connection")) is not None:
     run(given)
 else:
-    if config.config_file_name is not None:
-        logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
-    with migrate.locked(url()) as own:
-        run(own)
+    run_own()

@@ -12,6 +12,8 @@
 
 SQLite can't add constraints to a table, so each table is made anew, filled and renamed, by hand:
 Alembic's batch mode would drop triggers and expression indexes on the way and restart AUTOINCREMENT.
+PostgreSQL can, and keeps references by its foreign keys; there all of it stands in the SQL beside this
+file, and the times and the JSON of adopted rows are of the right form by their types.
 
 Revision: 0002, after 0001
 """
@@ -19,6 +21,7 @@ Revision: 0002, after 0001
 import json
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
@@ -294,6 +297,9 @@ OLD_INDEXES = {
 def upgrade() -> None:
     if not context.is_offline_mode():
         _check_values()
+    if op.get_context().dialect.name == "postgresql":
+        _run_postgresql(".postgresql.sql")
+        return
     _make_tickets("_new_tickets")
     _make_proposals("_new_action_proposals")
     _make_records("_new_action_records")
@@ -334,6 +340,12 @@ def upgrade() -> None:
         op.execute(f"CREATE INDEX {name} {definition}")
     for name, definition in TRIGGERS.items():
         op.execute(f"CREATE TRIGGER {name}{definition}")
+
+
+def _run_postgresql(suffix: str) -> None:
+    for statement in Path(__file__).with_suffix(suffix).read_text().split(";\n\n"):
+        # A colon is no parameter here.
+        op.execute(sa.text(statement.strip().rstrip(";").replace(":", "\\:")))
 
 
 def _make_tickets(name: str) -> None:
@@ -439,7 +451,7 @@ def _check_values() -> None:
             ("action_proposals", "action_type", f"action_type IN ({ACTION_TYPES})"),
             ("action_proposals", "status", f"status IN ({STATUSES})"),
             ("action_records", "id", "id > 0"),
-            ("action_records", "success", "success IN (0, 1)"),
+            ("action_records", "success", "success IN (true, false)"),
         )
         for (row_id,) in bind.exec_driver_sql(
             f"SELECT id FROM {table} WHERE NOT ({allowed}) LIMIT 10"
@@ -561,6 +573,9 @@ def downgrade() -> None:
         told = "SELECT 1 FROM action_events WHERE actor != 'migration' LIMIT 1"
         if not discard and op.get_bind().exec_driver_sql(told).first():
             raise WouldLoseData("action_events", "discard-history")
+    if op.get_context().dialect.name == "postgresql":
+        _run_postgresql(".postgresql.down.sql")
+        return
     for name in TRIGGERS:
         op.execute(f"DROP TRIGGER {name}")
     op.drop_table("action_events")

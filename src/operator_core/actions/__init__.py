@@ -10,6 +10,8 @@ from operator_core.actions.errors import (
     InvalidValue,
     NotFound,
     NotOpen,
+    OutcomeUnknown,
+    PermissionDenied,
     SchemaError,
     SchemaOutdated,
     SchemaTooNew,
@@ -20,6 +22,7 @@ from operator_core.actions.errors import (
     StorageUnavailable,
     UnmanagedSchema,
     WouldLoseData,
+    WrongLoop,
     WrongProcess,
 )
 from operator_core.actions.lifecycle import (
@@ -57,6 +60,8 @@ __all__ = [
     "InvalidValue",
     "NotFound",
     "NotOpen",
+    "OutcomeUnknown",
+    "PermissionDenied",
     "SchemaError",
     "SchemaOutdated",
     "SchemaTooNew",
@@ -67,6 +72,7 @@ __all__ = [
     "StorageUnavailable",
     "UnmanagedSchema",
     "WouldLoseData",
+    "WrongLoop",
     "WrongProcess",
     "can_move",
     "sources_of",

@@ -8,15 +8,18 @@
     ├── InvalidValue (ValueError)     a value that the ledger can't keep
     ├── Conflict                      another caller was first
     ├── ConstraintViolation           the database refused a change that breaks a promise
-    ├── Busy                          the database is locked; nothing happened, try again
+    ├── Busy                          a lock or a connection was not to be had; nothing happened
+    ├── OutcomeUnknown                the connection was lost while a change was being committed
     ├── NotOpen                       the ledger is not open, or closed already
     ├── WrongProcess                  a ledger opened before fork(), used after it
+    ├── WrongLoop                     a ledger on a server, used from another event loop
     ├── CorruptRow                    a stored row that is no longer readable
     ├── StorageError
     │   ├── StorageFull               no room; nothing of the unit was kept
     │   ├── StorageReadOnly           the file or its folder can't be written
     │   ├── StorageCorrupt            not a database, or a damaged one
-    │   └── StorageUnavailable        can't be opened, or an I/O error
+    │   ├── StorageUnavailable        can't be opened or reached, or an I/O error
+    │   └── PermissionDenied          the database's role may not do it
     └── SchemaError
         ├── SchemaOutdated            older than this code: run ``alembic upgrade head``
         ├── SchemaTooNew              written by a newer release of operator-core
@@ -38,6 +41,8 @@ __all__ = [
     "InvalidValue",
     "NotFound",
     "NotOpen",
+    "OutcomeUnknown",
+    "PermissionDenied",
     "SchemaError",
     "SchemaOutdated",
     "SchemaTooNew",
@@ -48,6 +53,7 @@ __all__ = [
     "StorageUnavailable",
     "UnmanagedSchema",
     "WouldLoseData",
+    "WrongLoop",
     "WrongProcess",
 ]
 
@@ -109,12 +115,24 @@ class ConstraintViolation(ActionError):
 
 
 class Busy(ActionError):
-    """The database stayed locked for `timeout` seconds; nothing happened, and trying again is safe."""
+    """What the call needed, `timeout` seconds did not bring; nothing happened, and trying again is safe.
 
-    def __init__(self, timeout: float | None = None) -> None:
+    On SQLite the write lock. On a server a connection of the pool, a lock that a statement waited
+    for, or an end to conflicts with other transactions; `what` says which.
+    """
+
+    def __init__(self, timeout: float | None = None, what: str = "another writer's lock") -> None:
         waited = "" if timeout is None else f" for {timeout:g} s"
-        super().__init__(f"the ledger is locked by another writer{waited}; nothing was changed")
+        super().__init__(f"the ledger is busy ({what}){waited}; nothing was changed")
         self.timeout = timeout
+        self.what = what
+
+
+class OutcomeUnknown(ActionError):
+    """The connection was lost while a change was committed: it is whole or absent, and which is not known.
+
+    Look, then decide. What the ledger was asked to do is never done by halves.
+    """
 
 
 class NotOpen(ActionError):
@@ -130,6 +148,10 @@ class WrongProcess(ActionError):
         )
         self.opened_in = opened_in
         self.used_in = used_in
+
+
+class WrongLoop(ActionError):
+    """The ledger's connections to its server belong to the event loop that it was opened in."""
 
 
 class CorruptRow(ActionError):
@@ -161,6 +183,10 @@ class StorageCorrupt(StorageError):
 
 class StorageUnavailable(StorageError):
     """The ledger can't be opened or reached."""
+
+
+class PermissionDenied(StorageError):
+    """The role that the service uses lacks a right that the call needs."""
 
 
 class SchemaError(ActionError):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, cast
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -17,7 +17,9 @@ from operator_core.db import checks, migrate
 from operator_core.db.engine import Runner
 from operator_core.db.joined import SessionRunner
 from operator_core.db.ledger import ActionLedger
-from operator_core.db.pooled import EngineRunner
+from operator_core.db.pooled_sqlite import SqliteEngineRunner
+from operator_core.db.postgresql import make_engine, parse_url
+from operator_core.db.server import ServerRunner
 from operator_core.db.sqlite import SqliteRunner
 from operator_core.db.sqlite_connection import MEMORY
 
@@ -26,6 +28,8 @@ __all__ = ["ActionDB", "Target"]
 Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine | AsyncSession
 
 BUSY_TIMEOUT: Final = 10.0
+
+POOL_SIZE: Final = 10
 
 
 class ActionDB(ActionLedger):
@@ -51,13 +55,15 @@ class ActionDB(ActionLedger):
         *,
         actor: str = "agent",
         busy_timeout: float = BUSY_TIMEOUT,
+        pool_size: int = POOL_SIZE,
         max_json_bytes: int = MAX_JSON_BYTES,
     ) -> None:
         checks.check_actor(actor)
         checks.check_seconds(busy_timeout, "busy_timeout")
+        checks.check_count(pool_size, "pool_size", 1000)
         checks.check_size(max_json_bytes, "max_json_bytes")
         super().__init__(None, actor, max_json_bytes)
-        self._database = _runner(target, busy_timeout)
+        self._database = _runner(target, busy_timeout, pool_size)
         # Opening and closing take turns, whoever asks for them.
         self._gate = asyncio.Lock()
 
@@ -109,26 +115,34 @@ class ActionDB(ActionLedger):
             yield ActionLedger(units, self._actor, self._max_json_bytes)
 
 
-def _runner(target: Target, busy_timeout: float) -> Runner:
+def _runner(target: Target, busy_timeout: float, pool_size: int) -> Runner:
     if isinstance(target, AsyncSession):
         return SessionRunner(target)
     if isinstance(target, AsyncEngine):
-        return EngineRunner(target, busy_timeout=busy_timeout)
+        if _backend(target.dialect.name) == "sqlite":
+            return SqliteEngineRunner(target, timeout=busy_timeout)
+        return ServerRunner(target, timeout=busy_timeout, owned=False)
     if isinstance(target, str) and "://" in target:
         try:
-            target = make_url(target)
+            target = parse_url(target)
         except ArgumentError:
             raise InvalidValue("target", "is not a database URL") from None
     if isinstance(target, URL):
-        if target.get_backend_name() != "sqlite":
-            backend = target.get_backend_name()
-            raise InvalidValue("target", f"must be a SQLite database, not {backend}")
+        if _backend(target.get_backend_name()) == "postgresql":
+            engine = make_engine(target, pool_size=pool_size, timeout=busy_timeout)
+            return ServerRunner(engine, timeout=busy_timeout, owned=True)
         if target.query:
             raise InvalidValue("target", "must have no options behind a question mark")
         return SqliteRunner(_absolute(target.database or MEMORY), busy_timeout=busy_timeout)
     if not isinstance(cast(object, target), str | os.PathLike) or not os.fspath(target):
         raise InvalidValue("target", "must be a path, a URL, an AsyncEngine or an AsyncSession")
     return SqliteRunner(_absolute(os.fspath(target)), busy_timeout=busy_timeout)
+
+
+def _backend(name: str) -> str:
+    if name not in ("sqlite", "postgresql"):
+        raise InvalidValue("target", f"must be a SQLite or PostgreSQL database, not {name}")
+    return name
 
 
 def _absolute(path: str) -> str:

@@ -4,7 +4,17 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Dialect, Integer, MetaData, Text
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Dialect,
+    Integer,
+    MetaData,
+    Text,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -23,7 +33,9 @@ __all__ = [
     "encode_json",
     "encode_time",
     "strictly_after",
+    "ticket_now",
     "utcnow",
+    "written_now",
 ]
 
 NAMING_CONVENTION = {
@@ -94,8 +106,73 @@ class UTCDateTime(TypeDecorator[datetime]):
         return encode_time(value) if dialect.name == "sqlite" else to_utc(value)
 
 
-class JSONText(Text):
-    """JSON kept as it was written. Binds and results are the encoded text; see `encode_json`."""
+class JSONText(TypeDecorator[str]):
+    """JSON kept as it was written: text on SQLite, ``json`` elsewhere, which keeps the text too.
+
+    Not ``jsonb``, which makes 0.0 of -0.0 and 100 of 1e2, and sorts keys. Binds and results are the
+    encoded text (see `encode_json`), whatever a driver would make of the type.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else postgresql.JSON())
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        return None
+
+    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
+        return _json_from_text(type_coerce(bindparam, Text))
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return _json_as_text(column)
+
+
+class _json_from_text(FunctionElement[str]):  # noqa: N801
+    type = Text()
+    inherit_cache = True
+
+
+class _json_as_text(FunctionElement[str]):  # noqa: N801
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(_json_from_text)
+def _cast_to_json(element: _json_from_text, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS JSON)"
+
+
+@compiles(_json_as_text)
+def _cast_to_text(element: _json_as_text, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS TEXT)"
+
+
+@compiles(_json_from_text, "sqlite")
+@compiles(_json_as_text, "sqlite")
+def _text_as_it_is(element: FunctionElement[str], compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+class ticket_now(FunctionElement[str]):  # noqa: N801
+    """The database's clock as the tickets' service writes it: SQLite's CURRENT_TIMESTAMP, text in UTC."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(ticket_now)
+def _ticket_now(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+
+
+@compiles(ticket_now, "sqlite")
+def _ticket_now_sqlite(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "CURRENT_TIMESTAMP"
 
 
 class utcnow(FunctionElement[datetime]):  # noqa: N801 - it stands in statements as SQL functions do
@@ -112,6 +189,24 @@ def _utcnow(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(utcnow, "sqlite")
 def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
+    return SQLITE_NOW
+
+
+class written_now(FunctionElement[datetime]):  # noqa: N801
+    """As `utcnow`, and the same for all columns of a row."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(written_now)
+def _written_now(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(written_now, "sqlite")
+def _written_now_sqlite(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
+    # The clock of SQLite stands still during a statement.
     return SQLITE_NOW
 
 

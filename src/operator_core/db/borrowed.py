@@ -1,7 +1,7 @@
 """What units on a service's own engine and session have in common: beginning, savepoints, errors."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -55,10 +55,13 @@ def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
     return result
 
 
-async def finish(work: Coroutine[Any, Any, T]) -> T:
+async def finish(
+    work: Coroutine[Any, Any, T], *, may_stop: Callable[[], bool] = lambda: False
+) -> T:
     """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
 
-    So nothing is ever under way on a connection that is being rolled back or given back.
+    So nothing is ever under way on a connection that is being rolled back or given back. Where
+    `work` `may_stop` at that moment, it is cancelled too.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -69,11 +72,14 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
             if task.cancelled():
                 raise
             cancelled = error
+            if may_stop():
+                task.cancel()
         except BaseException:
             break
     if cancelled is not None:
         # Its outcome is nobody's any more; asyncio complains of one that was never looked at.
-        task.exception()
+        if not task.cancelled():
+            task.exception()
         raise cancelled
     return task.result()
 

@@ -10,6 +10,7 @@ from operator_core.actions.values import MAX_ID, LongText, Name, Reason, join_pa
 
 __all__ = [
     "check_actor",
+    "check_count",
     "check_flag",
     "check_id",
     "check_json",
@@ -69,6 +70,12 @@ def check_size(value: object, path: str) -> None:
     """A number of bytes that an empty JSON object fits in; raises `InvalidValue`."""
     if type(value) is not int or not len("{}") <= value <= _MAX_SIZE:
         raise InvalidValue(path, f"must be a number of bytes from 2 to {_MAX_SIZE}")
+
+
+def check_count(value: object, path: str, most: int) -> None:
+    """A number of things from 1 to `most`; raises `InvalidValue`."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidValue(path, f"must be an integer from 1 to {most}")
 
 
 def check_flag(value: object, path: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from operator_core.actions.errors import (
     ActionError,
@@ -17,6 +18,7 @@ from operator_core.actions.errors import (
     StorageReadOnly,
     StorageUnavailable,
 )
+from operator_core.db.postgresql_errors import from_postgresql, scrub, unreachable
 
 __all__ = ["read_damaged", "text_or_bytes", "translate"]
 
@@ -33,14 +35,28 @@ _WRITE_FAILED = {
 }
 
 
-def translate(error: BaseException, *, busy_timeout: float | None = None) -> BaseException:
-    """The ledger's exception for `error`, with `error` as its cause; others come back as they are."""
+def translate(
+    error: BaseException, *, busy_timeout: float | None = None, server: bool = False
+) -> BaseException:
+    """The ledger's exception for `error`, with `error` as its cause; others come back as they are.
+
+    From a `server`, an error of the operating system is one of the connection too. The cause of an error from PostgreSQL has lost what may hold the values of a row.
+    """
+    if isinstance(error, ActionError):
+        return error
     driver_error = error.orig if isinstance(error, DBAPIError) else error
+    found: ActionError | None
     if isinstance(driver_error, sqlite3.Error):
-        found: ActionError = _from_sqlite(driver_error, busy_timeout)
+        found = _from_sqlite(driver_error, busy_timeout)
+    elif isinstance(error, PoolTimeout):
+        found = Busy(busy_timeout, "every connection of the pool is in use")
+    elif server and isinstance(error, OSError):
+        found = unreachable(error)
+    elif (found := from_postgresql(error, busy_timeout)) is not None:
+        scrub(error)
     elif isinstance(error, SQLAlchemyError):
         found = StorageUnavailable(f"the database failed: {type(error).__name__}")
-    else:
+    if found is None:
         return error
     found.__cause__ = error
     return found

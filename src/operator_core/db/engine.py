@@ -39,11 +39,15 @@ class Alike(Generic[A, T]):
     """A unit of which several, waiting together, are done by one call: one statement for them all.
 
     `each` takes the connection and the arguments of all, and answers in their order. If one fails
-    all do, and each is run again on its own, as in every group.
+    all do, and each is run again on its own, as in every group. `size` is how many rows this one adds
+    to the statement. One that `may_wait` for a lock of somebody else's takes no neighbours along
+    where locks are of rows.
     """
 
     each: Callable[[Connection, Sequence[A]], list[T]]
     argument: A
+    size: int = 1
+    may_wait: bool = False
 
     def __call__(self, conn: Connection) -> T:
         return self.each(conn, [self.argument])[0]
@@ -71,8 +75,12 @@ class UnitRunner(Protocol):
         """Runs a unit that changes nothing."""
         ...
 
-    async def write(self, unit: Unit[T]) -> T:
-        """Runs a unit as one transaction, or as one all-or-nothing part of the one it is in."""
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs a unit as one transaction, or as one all-or-nothing part of the one it is in.
+
+        `single`: it changes the database by one statement at the most, which is whole or absent
+        without a transaction around it.
+        """
         ...
 
     def transaction(self) -> "AbstractAsyncContextManager[UnitRunner]":

@@ -40,7 +40,7 @@ class SessionRunner:
         """Runs `unit` in the caller's transaction, after what the session holds back is flushed."""
         return await self._run(partial(read_damaged, unit=unit))
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""
         return await self._run(partial(in_savepoint, unit=unit))
 
@@ -77,7 +77,7 @@ class _SavepointRunner:
         self._check_usable()
         return await self._session.read(unit)
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """As the session's."""
         self._check_usable()
         return await self._session.write(unit)

@@ -60,7 +60,9 @@ class ActionLedger:
             batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
-        return await self._units.write(Alike(proposals.create_proposals, batch))
+        rows = len(batch.values)
+        unit = Alike(proposals.create_proposals, batch, size=rows, may_wait=batch.refers)
+        return await self._units.write(unit, single=rows <= proposals.MAX_ROWS)
 
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
@@ -147,7 +149,8 @@ class ActionLedger:
         known = checks.check_id(id)
         to, who, why = checks.check_status(status), self._who(actor), checks.check_reason(reason)
         await self._units.write(
-            lambda conn: proposals.update_proposal_status(conn, known, to, actor=who, reason=why)
+            lambda conn: proposals.update_proposal_status(conn, known, to, actor=who, reason=why),
+            single=True,
         )
 
     async def cancel_all_pending(
@@ -159,7 +162,7 @@ class ActionLedger:
         """
         who, why = self._who(actor), checks.check_reason(reason)
         return await self._units.write(
-            lambda conn: proposals.cancel_all_pending(conn, actor=who, reason=why)
+            lambda conn: proposals.cancel_all_pending(conn, actor=who, reason=why), single=True
         )
 
     async def create_record(self, record: ActionRecord) -> ActionRecord:
@@ -172,7 +175,9 @@ class ActionLedger:
         values = records.prepare_record(
             record, actor=self._actor, max_json_bytes=self._max_json_bytes
         )
-        return await self._units.write(lambda conn: records.create_record(conn, values))
+        return await self._units.write(
+            lambda conn: records.create_record(conn, values), single=True
+        )
 
     async def get_record(self, id: int | None) -> ActionRecord | None:
         """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
@@ -207,7 +212,8 @@ class ActionLedger:
                 message,
                 result,
                 actor=self._actor,
-            )
+            ),
+            single=True,
         )
 
     async def history(

@@ -4,24 +4,30 @@ Alembic is imported only where there is something for it to do: most programs op
 current, and that costs one SELECT.
 """
 
+import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import (
+    Busy,
     InvalidValue,
     SchemaOutdated,
     SchemaTooNew,
     UnmanagedSchema,
 )
+from operator_core.db import postgresql_schema, sqlite_schema
+from operator_core.db.driver_errors import translate
+from operator_core.db.postgresql import make_engine, parse_url
+from operator_core.db.postgresql_errors import sqlstate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sqlite_connection import MEMORY, connect, over
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_URL",
     "HEAD",
+    "LOCK_TIMEOUT",
     "REVISIONS",
     "URL_VARIABLE",
     "VERSION_TABLE",
@@ -39,12 +46,13 @@ __all__ = [
     "check_known",
     "current_revision",
     "is_current",
-    "locked",
     "make_current",
     "recognise",
+    "run_locked",
     "upgrade",
-    "use_wal",
 ]
+
+T = TypeVar("T")
 
 REVISIONS: Final = ("0001", "0002")
 """Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
@@ -63,33 +71,41 @@ DEFAULT_URL: Final = "sqlite:///ledger.db"
 LOCK_TIMEOUT: Final = 60.0
 """Seconds that a deploy waits for another one's migration before it fails."""
 
-_OUR_TABLES: Final = ("tickets", "action_proposals", "action_records", "action_events")
+_UNDEFINED_TABLE: Final = "42P01"
 
 # Alembic keeps the migration under way in globals of its modules: one at a time in a process.
 _ALEMBIC: Final = threading.Lock()
 
 
-def current_revision(conn: Connection) -> str | None:
-    """The database's revision, or None if it has none; one SELECT."""
+def current_revision(conn: Connection, *, alone: bool = False) -> str | None:
+    """The database's revision, or None if it has none.
+
+    One SELECT on SQLite, and on a server too if `conn` is `alone`: in no transaction, which a
+    statement that fails would end.
+    """
+    if conn.dialect.name == "postgresql" and not alone:
+        known = conn.exec_driver_sql(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL").scalar()
+        if not known:
+            return None
     try:
         return conn.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
     except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.OperationalError) and "no such table" in str(error.orig):
+        if "no such table" in str(error.orig) or sqlstate(error) == _UNDEFINED_TABLE:
             return None
         raise
 
 
-def check_known(conn: Connection) -> str | None:
+def check_known(conn: Connection, *, alone: bool = False) -> str | None:
     """The database's revision; raises `SchemaTooNew` for one that this code has never heard of."""
-    revision = current_revision(conn)
+    revision = current_revision(conn, alone=alone)
     if revision is not None and revision not in REVISIONS:
         raise SchemaTooNew(revision, HEAD)
     return revision
 
 
-def check_current(conn: Connection) -> None:
+def check_current(conn: Connection, *, alone: bool = False) -> None:
     """Raises `SchemaOutdated` or `SchemaTooNew` unless the database is at `HEAD`; changes nothing."""
-    revision = check_known(conn)
+    revision = check_known(conn, alone=alone)
     if revision != HEAD:
         raise SchemaOutdated(revision, HEAD)
 
@@ -120,136 +136,118 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
         # A service's engine may begin one with the first statement; settings are changed outside.
         conn.exec_driver_sql("ROLLBACK")
     if revision is None:
-        tables = _tables(conn)
-        if not tables:
-            use_wal(conn, busy_timeout=busy_timeout)
+        others = _others(conn)
+        if not others:
+            sqlite_schema.use_wal(conn, busy_timeout=busy_timeout)
             if _fill(conn):
                 return
-        elif tables.isdisjoint(_OUR_TABLES):
-            names = ", ".join(sorted(tables))
+        elif others.isdisjoint(sqlite_schema.OUR_TABLES):
+            names = ", ".join(sorted(others))
             raise UnmanagedSchema([f"it has only tables of something else ({names})"])
-    with _locked(conn):
+    with sqlite_schema.locked(conn):
         recognise(conn)
         # Whoever held the lock before may have done it, too.
         if check_known(conn) != HEAD:
             _run_alembic_upgrade(conn, "head")
-    use_wal(conn, busy_timeout=busy_timeout)
+    sqlite_schema.use_wal(conn, busy_timeout=busy_timeout)
 
 
 def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] = {}) -> None:
     """``alembic upgrade`` from inside a program; `options` are Alembic's ``-x`` ones.
 
-    Safe to run from several processes at once: one does it, the others wait and find it done.
+    Safe to run from several processes at once: one does it, the others wait and find it done. Raises
+    `Busy` if a lock was not to be had in time; nothing was changed then, and trying again is safe.
     """
-    with locked(url) as conn:
+
+    def work(conn: Connection) -> None:
         check_known(conn)
         _run_alembic_upgrade(conn, revision, options)
 
+    run_locked(url, work, options)
+
 
 def recognise(conn: Connection) -> None:
-    """Writes `HEAD` into a database that the schema's text was run on, and so is there already."""
-    if current_revision(conn) is None and "action_events" in _tables(conn):
+    """Writes `HEAD` into a SQLite database that the schema's text was run on, and so is there already."""
+    if (
+        conn.dialect.name == "sqlite"
+        and current_revision(conn) is None
+        and "action_events" in sqlite_schema.tables(conn)
+    ):
         reference = over(connect(MEMORY, busy_timeout=0))
         try:
-            _run(reference, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-            if _catalogue(reference) <= _catalogue(conn):
+            sqlite_schema.run_script(reference, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+            if sqlite_schema.catalogue(reference) <= sqlite_schema.catalogue(conn):
                 _stamp(conn)
         finally:
             reference.close()
 
 
-@contextmanager
-def locked(url: str | URL) -> Generator[Connection]:
-    """A connection to `url`, or to the file of that path, on which no one else can write meanwhile.
+def run_locked(
+    url: str | URL, work: Callable[[Connection], T], options: Mapping[str, str] = {}
+) -> T:
+    """Runs `work` on a connection to `url`, or to the file of that path, while no one else migrates it.
 
-    All that is done in the block is committed at its end, or nothing if it raises.
+    All that it does is committed at its end, or nothing if it raises. Where an event loop runs in this
+    thread, a server is talked to in another thread meanwhile.
     """
-    if isinstance(url, str) and "://" not in url:
-        url = URL.create("sqlite", database=url)
-    url = make_url(url)
+    if isinstance(url, str):
+        url = parse_url(url) if "://" in url else URL.create("sqlite", database=url)
+    if url.get_backend_name() == "postgresql":
+        return _run_on_server(url, work, postgresql_schema.table_timeout(options))
     if url.get_backend_name() != "sqlite":
-        raise InvalidValue("url", f"must be of SQLite, not {url.get_backend_name()}")
+        raise InvalidValue("url", f"must be of SQLite or PostgreSQL, not {url.get_backend_name()}")
     if url.query:
         raise InvalidValue("url", "must have no options behind a question mark")
     conn = over(connect(url.database or MEMORY, busy_timeout=LOCK_TIMEOUT))
     try:
-        with _locked(conn):
-            yield conn
+        with sqlite_schema.locked(conn):
+            result = work(conn)
         if current_revision(conn) is not None:
-            use_wal(conn, busy_timeout=LOCK_TIMEOUT)
+            sqlite_schema.use_wal(conn, busy_timeout=LOCK_TIMEOUT)
+        return result
     finally:
         conn.close()
 
 
-def use_wal(conn: Connection, *, busy_timeout: float) -> None:
-    """Write-ahead logging, so that readers and the writer do not wait for each other.
+def _run_on_server(url: URL, work: Callable[[Connection], T], table_timeout: float) -> T:
+    def locked(conn: Connection) -> T:
+        postgresql_schema.lock(conn, wait=LOCK_TIMEOUT, tables=table_timeout)
+        return work(conn)
 
-    It is a property of the file; asking again costs nothing. SQLite does not wait for locks here
-    as it does elsewhere, so a race between two that open a new file is waited out by hand.
-    """
-    deadline = time.monotonic() + busy_timeout
-    while True:
+    async def run() -> T:
+        engine = make_engine(url, pool_size=1, timeout=LOCK_TIMEOUT)
         try:
-            conn.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
-            return
-        except DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0)
-            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.005)
+            async with engine.execution_options(isolation_level="READ COMMITTED").begin() as conn:
+                return await conn.run_sync(locked)
+        except Exception as error:
+            own = translate(error, busy_timeout=table_timeout, server=True)
+            if isinstance(own, Busy):
+                own = Busy(None, "another migration, or a session that uses one of its tables")
+                own.__cause__ = error
+            raise own from own.__cause__
+        finally:
+            await engine.dispose()
 
-
-@contextmanager
-def _locked(conn: Connection) -> Generator[None]:
-    # Both are ignored inside a transaction, so they come first. Rebuilding a table with foreign
-    # keys on would delete or orphan the rows that refer to it; with the legacy rename, foreign
-    # keys elsewhere go on naming the table and not its old copy (SQLite, "ALTER TABLE", section 7).
-    foreign_keys = _pragma(conn, "foreign_keys")
-    legacy = _pragma(conn, "legacy_alter_table")
-    conn.exec_driver_sql("PRAGMA foreign_keys = OFF")
-    conn.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     try:
-        with _immediate(conn):
-            yield
-            _check_references(conn)
-    finally:
-        conn.exec_driver_sql(f"PRAGMA foreign_keys = {foreign_keys}")
-        conn.exec_driver_sql(f"PRAGMA legacy_alter_table = {legacy}")
-
-
-def _check_references(conn: Connection) -> None:
-    # Of the ledger's tables only: what a service's own refer to is not checked here.
-    present = _tables(conn)
-    for name in (each for each in _OUR_TABLES if each in present):
-        dangling = conn.exec_driver_sql(f"PRAGMA foreign_key_check({name})").fetchmany(10)
-        if dangling:
-            raise UnmanagedSchema(
-                f"{table} row {rowid} refers to a row of {parent} that isn't there"
-                for table, rowid, parent, _ in dangling
-            )
-
-
-@contextmanager
-def _immediate(conn: Connection) -> Generator[None]:
-    conn.exec_driver_sql("BEGIN IMMEDIATE")
-    try:
-        yield
-        conn.exec_driver_sql("COMMIT")
-    except BaseException:
-        # Some failures (a full disk) have rolled back already; then there is nothing to end.
-        if conn.connection.driver_connection.in_transaction:  # pyright: ignore
-            conn.exec_driver_sql("ROLLBACK")
-        raise
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, run()).result()
 
 
 def _fill(conn: Connection) -> bool:
     """Makes the schema in an empty database from its text, without Alembic; False if it is not empty."""
-    with _immediate(conn):
-        if _tables(conn):
+    with sqlite_schema.immediate(conn):
+        if _others(conn):
             return False
-        _run(conn, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+        sqlite_schema.run_script(conn, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
         _stamp(conn)
         return True
+
+
+def _others(conn: Connection) -> frozenset[str]:
+    return sqlite_schema.tables(conn) - {VERSION_TABLE}
 
 
 def _stamp(conn: Connection) -> None:
@@ -259,36 +257,6 @@ def _stamp(conn: Connection) -> None:
         f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
     )
     conn.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")
-
-
-def _run(conn: Connection, script: str) -> None:
-    for statement in _statements(script):
-        conn.exec_driver_sql(statement)
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _tables(conn: Connection) -> frozenset[str]:
-    names = conn.exec_driver_sql(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-    )
-    return frozenset(names.scalars()) - {VERSION_TABLE}
-
-
-def _catalogue(conn: Connection) -> frozenset[tuple[Any, ...]]:
-    rows = conn.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")
-    return frozenset(tuple(row) for row in rows)
-
-
-def _pragma(conn: Connection, name: str) -> Any:
-    return conn.exec_driver_sql(f"PRAGMA {name}").scalar()
 
 
 # ------ Alembic, from here on only
@@ -320,6 +288,7 @@ def _run_alembic_upgrade(conn: Connection, revision: str, options: Mapping[str, 
 
     config = alembic_config(options)
     config.attributes["connection"] = conn
+    config.attributes["locked"] = True
     while not _ALEMBIC.acquire(blocking=False):
         time.sleep(0.005)
         # Where this runs inside an event loop, the other migration may do so too and needs a turn.

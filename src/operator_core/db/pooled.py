@@ -1,20 +1,20 @@
-"""Units of work on an AsyncEngine that a service brings: borrowed, neither disposed nor changed."""
+"""Units of work on the connections of an AsyncEngine: what all kinds of engine have in common."""
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import StaticPool
 
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db import migrate
-from operator_core.db.borrowed import begin, finish, in_savepoint, translated
-from operator_core.db.driver_errors import read_damaged
+from operator_core.db.borrowed import finish, in_savepoint
+from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process, inside
 
 __all__ = ["EngineRunner"]
@@ -26,9 +26,6 @@ class _Use:
     """What all ledgers on one engine share."""
 
     def __init__(self) -> None:
-        # A StaticPool is one connection for everyone (SQLAlchemy's way with SQLite in memory): two
-        # units on it at once would be one transaction, and the rollback of one would take the
-        # other's rows along.
         self.turn = asyncio.Lock()
         self.under_way: set[_ConnectionRunner] = set()
 
@@ -36,31 +33,39 @@ class _Use:
 _USES: Final[WeakKeyDictionary[AsyncEngine, _Use]] = WeakKeyDictionary()
 
 
-class EngineRunner:
-    """Runs units of work on connections of an engine that belongs to someone else."""
+class EngineRunner(ABC):
+    """Runs units of work on connections of an engine; `timeout` is how many seconds a call may wait."""
 
-    def __init__(self, engine: AsyncEngine, *, busy_timeout: float) -> None:
+    def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
         self._engine = engine
-        # For upgrading only: how long a write waits is a setting of the engine's own connections.
-        self._busy_timeout = busy_timeout
+        self._timeout = timeout
         self._closed = True
         self._pid: int | None = None
         self._use = _USES.setdefault(engine, _Use())
         self._calls: set[asyncio.Future[None]] = set()
 
+    @abstractmethod
     async def open(self) -> None:
-        """Checks the schema; a SQLite one that is behind is upgraded, as when the ledger opens a file."""
-        if self._shared:
-            check_outside(self._use.under_way)
-        self._pid = os.getpid()
-        if self._engine.dialect.name == "sqlite":
-            await self._run(
-                lambda conn: migrate.make_current(conn, busy_timeout=self._busy_timeout),
-                commit=False,
-            )
-        else:
-            await self._run(migrate.check_current, commit=False)
-        self._closed = False
+        """Makes the ledger ready; see `Runner`."""
+
+    @abstractmethod
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs a unit that changes nothing."""
+
+    @abstractmethod
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs a unit as one transaction."""
+
+    def _begin(self, conn: Connection) -> None:
+        """Begins a transaction."""
+        conn.begin()
+
+    def _commit_lost(self, error: BaseException) -> BaseException:
+        """The ledger's error for a COMMIT that failed with `error`."""
+        return self._translate(error)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        return translate(error, busy_timeout=self._timeout)
 
     async def close(self) -> None:
         """Refuses new calls and waits for those under way; whoever brought the engine disposes of it."""
@@ -69,56 +74,40 @@ class EngineRunner:
             while self._calls:
                 await asyncio.wait(set(self._calls))
 
-    async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on a connection of the pool."""
-        self._check_open()
-        if self._shared:
-            check_outside(self._use.under_way)
-        return await self._run(partial(read_damaged, unit=unit), commit=False)
-
-    async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` as one transaction on a connection of the pool, and commits it."""
-        self._check_open()
-        check_outside(self._use.under_way)
-        return await self._run(unit, commit=True)
-
-    async def _run(self, unit: Unit[T], *, commit: bool) -> T:
-        async def work(conn: AsyncConnection) -> T:
-            if commit:
-                await conn.run_sync(begin)
-            result = await conn.run_sync(unit)
-            if commit:
-                await conn.commit()
-            return result
-
+    @contextmanager
+    def _call(self) -> Generator[None]:
+        """The block is a call under way, for which `close` waits."""
         call = asyncio.get_running_loop().create_future()
         self._calls.add(call)
         try:
-            with translated():
-                # A caller may be cancelled while it waits for its turn or for a connection.
-                async with self._alone():
-                    conn = await self._engine.connect()
-                    try:
-                        return await finish(work(conn))
-                    finally:
-                        await finish(conn.close())
+            with self._translated():
+                yield
         finally:
             self._calls.discard(call)
             call.set_result(None)
 
-    def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
-        """One connection of the pool, and on SQLite the write lock, from entry to exit."""
-        return self._transact()
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:
+            own = self._translate(error)
+            if own is error:
+                raise
+            raise own from error
 
     @asynccontextmanager
-    async def _transact(self) -> AsyncGenerator[UnitRunner]:
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """One connection of the pool, and on SQLite the write lock, from entry to exit."""
         self._check_open()
         check_outside(self._use.under_way)
         async with self._alone():
-            units = _ConnectionRunner(await self._connected())
+            with self._translated():
+                conn = await self._transacting()
+            units = _ConnectionRunner(conn, self)
             self._use.under_way.add(units)
             try:
-                await units.run(begin)
+                await units.run(self._begin)
                 with inside(units):
                     yield units
                 await units.commit()
@@ -126,18 +115,13 @@ class EngineRunner:
                 self._use.under_way.discard(units)
                 await units.close()
 
-    async def _connected(self) -> AsyncConnection:
-        with translated():
-            return await self._engine.connect()
-
-    @property
-    def _shared(self) -> bool:
-        return isinstance(self._engine.pool, StaticPool)
+    async def _transacting(self) -> AsyncConnection:
+        """A connection on which transactions are what they should be."""
+        return await self._engine.connect()
 
     def _alone(self) -> AbstractAsyncContextManager[Any]:
-        if not self._shared:
-            return nullcontext()
-        return self._use.turn
+        """While nobody else may use the engine; by default everybody may."""
+        return nullcontext()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -148,8 +132,9 @@ class EngineRunner:
 class _ConnectionRunner:
     """A `UnitRunner` inside one transaction of an engine's connection."""
 
-    def __init__(self, conn: AsyncConnection) -> None:
+    def __init__(self, conn: AsyncConnection, runner: EngineRunner) -> None:
         self._conn = conn
+        self._runner = runner
         # Units of several tasks in one transaction take turns: their savepoints must not cross.
         self._turn = asyncio.Lock()
         self._over = False
@@ -162,7 +147,7 @@ class _ConnectionRunner:
         """Runs `unit` on what the transaction has done so far."""
         return await self.run(partial(read_damaged, unit=unit))
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
         return await self.run(partial(in_savepoint, unit=unit))
 
@@ -172,7 +157,14 @@ class _ConnectionRunner:
 
     async def commit(self) -> None:
         """Commits, and is of no use any more."""
-        await self._alone(self._conn.commit)
+
+        async def work() -> None:
+            try:
+                await self._conn.commit()
+            except Exception as error:
+                raise self._runner._commit_lost(error) from error  # pyright: ignore[reportPrivateUsage]
+
+        await self._alone(work)
         self._over = True
 
     async def close(self) -> None:
@@ -183,11 +175,11 @@ class _ConnectionRunner:
             async with self._turn:
                 await self._conn.close()
 
-        with translated():
+        with self._runner._translated():  # pyright: ignore[reportPrivateUsage]
             await finish(work())
 
     async def _alone(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        with translated():
+        with self._runner._translated():  # pyright: ignore[reportPrivateUsage]
             async with self._turn:
                 if self._over:
                     raise NotOpen("the transaction is over")

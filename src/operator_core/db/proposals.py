@@ -3,14 +3,18 @@
 from collections.abc import Collection, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
     Connection,
     Integer,
     Select,
+    Text,
     Update,
     bindparam,
+    cast,
     func,
     insert,
     literal,
@@ -18,13 +22,16 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
 from operator_core.actions.errors import InvalidTransition, InvalidValue, NotFound
 from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.base import encode_json, strictly_after, utcnow
+from operator_core.db.postgresql_errors import missing_key
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
     Listing,
@@ -35,6 +42,7 @@ from operator_core.db.rows import (
 from operator_core.db.tables import PROPOSALS, TICKETS
 
 __all__ = [
+    "MAX_ROWS",
     "Batch",
     "cancel_all_pending",
     "count_proposals",
@@ -49,9 +57,45 @@ _ROW = PROPOSALS.c
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
 _CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
 _INSERT_ONE = _INSERT.returning(*_CREATED)
-_INSERT_MANY = _INSERT.returning(*_CREATED, sort_by_parameter_order=True)
 _SELECT = select(*PROPOSAL_COLUMNS)
 _GET = _SELECT.where(_ROW.id == bindparam("id"))
+
+
+# Arrays, one for each column: the same statement for any number of rows, prepared once, where a VALUES
+# list would be parsed and planned anew for each. PostgreSQL gives ids in the order of the SELECT.
+_ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
+    "ticket_id": BigInteger(),
+    "action_name": Text(),
+    "action_type": Text(),
+    "parameters": Text(),
+    "reason": Text(),
+    "status": Text(),
+    "proposed_at": TIMESTAMP(timezone=True),
+    "proposed_by": Text(),
+    "validated_at": TIMESTAMP(timezone=True),
+    "cancelled_at": TIMESTAMP(timezone=True),
+    "status_changed_by": Text(),
+}
+
+
+def _insert_arrays() -> ReturningInsert[Any, Any, Any]:
+    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in _ARRAYS.items())
+    rows = func.unnest(*arrays).table_valued(*_ARRAYS, with_ordinality="position").render_derived()
+    given = [cast(rows.c[name], JSON) if name == "parameters" else rows.c[name] for name in _ARRAYS]
+    return (
+        insert(PROPOSALS)
+        .from_select(
+            [*_ARRAYS, "status_changed_at"],
+            select(*given, utcnow()).order_by(rows.c.position),
+        )
+        .returning(*_CREATED)
+    )
+
+
+_INSERT_ARRAYS = _insert_arrays()
+
+MAX_ROWS: Final = 10_000
+"""How many proposals go in one statement; more need a transaction around several."""
 
 
 class Batch(NamedTuple):
@@ -71,6 +115,11 @@ class Batch(NamedTuple):
         self.values.append(_values(checked, actor, max_json_bytes))
         self.proposals.append(checked)
 
+    @property
+    def refers(self) -> bool:
+        """Whether any of them is for a ticket, whose row somebody may hold locked."""
+        return any(proposal.ticket_id is not None for proposal in self.proposals)
+
 
 def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[ActionProposal]]:
     """Inserts the batches' proposals in order; returns them with their ids and the database's times.
@@ -82,8 +131,12 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
         return [[] for _ in batches]
     try:
         created = iter(_insert(conn, values))
-    except IntegrityError:
-        _require_tickets(conn, [proposal for batch in batches for proposal in batch.proposals])
+    except IntegrityError as error:
+        missing = missing_key(error)
+        if missing is not None:
+            raise NotFound("ticket", missing) from None
+        if conn.dialect.name == "sqlite":
+            _require_tickets(conn, [proposal for batch in batches for proposal in batch.proposals])
         raise
     return [
         [_with_row(proposal, next(created)) for proposal in batch.proposals] for batch in batches
@@ -97,7 +150,12 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
         # SQLite takes the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids
         # is the order of the rows. SQLAlchemy knows no way to be sure and would insert one by one.
         return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
-    return conn.execute(_INSERT_MANY, values).all()
+    created: list[Any] = []
+    for start in range(0, len(values), MAX_ROWS):
+        some = values[start : start + MAX_ROWS]
+        arrays = {name: [row[name] for row in some] for name in _ARRAYS}
+        created += sorted(conn.execute(_INSERT_ARRAYS, arrays).all(), key=itemgetter(0))
+    return created
 
 
 def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[str, Any]:
@@ -208,13 +266,18 @@ def update_proposal_status(
 ) -> None:
     """Moves a proposal along its lifecycle; raises `NotFound` or `InvalidTransition`."""
     said = {"wanted": id, "status_changed_by": actor, "status_reason": reason}
-    if conn.execute(_move_one(status), said).one_or_none() is not None:
-        return
-    current = conn.scalar(select(_ROW.status).where(_ROW.id == id))
-    if current is None:
-        raise NotFound("proposal", id)
+    while conn.execute(_move_one(status), said).one_or_none() is None:
+        current = conn.scalar(select(_ROW.status).where(_ROW.id == id))
+        if current is None:
+            raise NotFound("proposal", id)
+        # On a server another may have moved it meanwhile to where the move would be allowed.
+        if current not in sources_of(status):
+            raise _invalid(id, current, status)
+
+
+def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:
     allowed = {before.value: after for before, after in TRANSITIONS.items()}.get(current, ())
-    raise InvalidTransition(id, current, status, sorted(allowed))
+    return InvalidTransition(id, current, status, sorted(allowed))
 
 
 def cancel_all_pending(conn: Connection, *, actor: str, reason: str | None) -> int:

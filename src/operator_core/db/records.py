@@ -12,6 +12,7 @@ from operator_core.actions.errors import Conflict, InvalidValue, NotFound
 from operator_core.actions.types import ActionRecord
 from operator_core.db import checks
 from operator_core.db.base import encode_json, utcnow
+from operator_core.db.postgresql_errors import missing_key
 from operator_core.db.rows import RECORD_COLUMNS, Listing, to_listing, to_record
 from operator_core.db.tables import PROPOSALS, RECORDS
 
@@ -92,12 +93,18 @@ def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
     given = {name: value for name, value in values.items() if name not in by_clock}
     try:
         row = conn.execute(_insert(by_clock), given).one()
-    except IntegrityError:
-        known = select(PROPOSALS.c.id).where(PROPOSALS.c.id == values["proposal_id"])
-        if conn.scalar(known) is None:
+    except IntegrityError as error:
+        if missing_key(error) is not None or not _exists(conn, values["proposal_id"]):
             raise NotFound("proposal", values["proposal_id"]) from None
         raise
     return to_record(row)
+
+
+def _exists(conn: Connection, proposal_id: int) -> bool:
+    """On SQLite; a server has said which reference failed, and answers nothing more in that transaction."""
+    if conn.dialect.name != "sqlite":
+        return True
+    return conn.scalar(select(PROPOSALS.c.id).where(PROPOSALS.c.id == proposal_id)) is not None
 
 
 def get_record(conn: Connection, id: int) -> ActionRecord | None:

@@ -20,6 +20,7 @@ from operator_core.db import migrate
 from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_process
 from operator_core.db.sqlite_connection import MEMORY, SqliteConnection
+from operator_core.db.sqlite_schema import use_wal
 from operator_core.db.sqlite_template import copy_template
 from operator_core.db.sqlite_writer import SqliteWriter
 
@@ -124,7 +125,7 @@ class SqliteRunner:
             reader.waiting += 1
         return reader
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
         self._check_open()
         return await self._started_writer().write(unit)
@@ -140,8 +141,8 @@ class SqliteRunner:
         with self._lock:
             if self._writer is None:
                 # Somebody may have made or restored the file without it.
-                use_wal = partial(migrate.use_wal, busy_timeout=self._busy_timeout)
-                self._writer = SqliteWriter(self._connect(prepare=use_wal))
+                prepare = partial(use_wal, busy_timeout=self._busy_timeout)
+                self._writer = SqliteWriter(self._connect(prepare=prepare))
             return self._writer
 
     # ------ misuse, told at once instead of hanging or answering wrongly

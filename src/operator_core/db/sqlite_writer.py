@@ -58,7 +58,7 @@ class SqliteWriter:
         self._draining = False
         self._held: _Transaction | None = None
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
         self._check_not_inside()
         answer = Answer()
@@ -200,7 +200,7 @@ class _Transaction:
         """Runs `unit` on what the transaction has done so far."""
         return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
         return await self._connection.run_raw(lambda: self._in_savepoint(unit))
 

@@ -9,6 +9,7 @@ from typing import Final, cast
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
+    Identity,
     Index,
     Table,
     Text,
@@ -20,7 +21,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Boolean, Integer
 
 from operator_core.actions.types import ActionStatus, ActionType, EventType
-from operator_core.db.base import BIGINT, Base, JSONText, UTCDateTime, utcnow
+from operator_core.db.base import BIGINT, Base, JSONText, UTCDateTime, ticket_now, written_now
 
 __all__ = [
     "EVENTS",
@@ -33,10 +34,27 @@ __all__ = [
     "TicketRow",
 ]
 
-_CURRENT = text("CURRENT_TIMESTAMP")
-
 # AUTOINCREMENT: without it SQLite gives the id of the newest row again once that row is gone.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
+
+
+def _readable(*columns: str) -> CheckConstraint:
+    """On PostgreSQL, no time that Python can't hold: neither infinity nor the year 294276."""
+    within = (
+        f"{name} >= '1970-01-01 00:00:00+00' AND {name} < '9999-01-01 00:00:00+00'"
+        for name in columns
+    )
+    return _on_postgresql(CheckConstraint(" AND ".join(within), name="times"))
+
+
+def _positive() -> CheckConstraint:
+    """On PostgreSQL; on SQLite triggers see to it, as an id is not chosen yet when a CHECK looks."""
+    return _on_postgresql(CheckConstraint("id > 0", name="id"))
+
+
+def _on_postgresql(constraint: CheckConstraint) -> CheckConstraint:
+    constraint.ddl_if(dialect="postgresql")
+    return constraint
 
 
 def _one_of(column: str, values: type[ActionStatus] | type[ActionType] | type[EventType]) -> str:
@@ -58,7 +76,7 @@ class TicketRow(Base):
         _AUTOINCREMENT,
     )
 
-    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    id: Mapped[int] = mapped_column(BIGINT, Identity(), primary_key=True)
     violation_key: Mapped[str] = mapped_column(Text)
     invariant_name: Mapped[str] = mapped_column(Text)
     store_id: Mapped[str | None] = mapped_column(Text)
@@ -73,8 +91,8 @@ class TicketRow(Base):
     severity: Mapped[str] = mapped_column(Text, server_default="warning")
     diagnosis: Mapped[str | None] = mapped_column(Text)
     metric_snapshot: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[str] = mapped_column(Text, server_default=_CURRENT)
-    updated_at: Mapped[str] = mapped_column(Text, server_default=_CURRENT)
+    created_at: Mapped[str] = mapped_column(Text, server_default=ticket_now())
+    updated_at: Mapped[str] = mapped_column(Text, server_default=ticket_now())
 
 
 class ActionProposalRow(Base):
@@ -84,6 +102,15 @@ class ActionProposalRow(Base):
     __table_args__ = (
         CheckConstraint(_one_of("action_type", ActionType), name="action_type"),
         CheckConstraint(_one_of("status", ActionStatus), name="status"),
+        _positive(),
+        _readable(
+            "proposed_at",
+            "validated_at",
+            "cancelled_at",
+            "created_at",
+            "updated_at",
+            "status_changed_at",
+        ),
         # With id behind, so that the newest of each are read in order, without sorting.
         Index("idx_action_proposals_status", "status", "id"),
         Index("idx_action_proposals_ticket", "ticket_id", "id"),
@@ -92,7 +119,7 @@ class ActionProposalRow(Base):
         _AUTOINCREMENT,
     )
 
-    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
     ticket_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("tickets.id"))
     action_name: Mapped[str] = mapped_column(Text)
     action_type: Mapped[str] = mapped_column(Text, server_default="subject")
@@ -103,8 +130,8 @@ class ActionProposalRow(Base):
     proposed_by: Mapped[str] = mapped_column(Text, server_default="agent")
     validated_at: Mapped[str | None] = mapped_column(UTCDateTime)
     cancelled_at: Mapped[str | None] = mapped_column(UTCDateTime)
-    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
-    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
     # What the facade tells the history's trigger: who moved the status, why and when.
     status_changed_by: Mapped[str | None] = mapped_column(Text)
     status_reason: Mapped[str | None] = mapped_column(Text)
@@ -117,19 +144,21 @@ class ActionRecordRow(Base):
     __tablename__ = "action_records"
     __table_args__ = (
         Index("idx_action_records_proposal", "proposal_id", "id"),
+        _positive(),
+        _readable("started_at", "completed_at", "created_at"),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         _AUTOINCREMENT,
     )
 
-    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
     proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
     started_at: Mapped[str | None] = mapped_column(UTCDateTime)
     completed_at: Mapped[str | None] = mapped_column(UTCDateTime)
     success: Mapped[bool | None] = mapped_column(Boolean)
     error_message: Mapped[str | None] = mapped_column(Text)
     result_data: Mapped[str | None] = mapped_column(JSONText)
-    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=utcnow())
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
     # What the facade tells the history's trigger: who started the execution and who ended it.
     started_by: Mapped[str | None] = mapped_column(Text)
     completed_by: Mapped[str | None] = mapped_column(Text)
@@ -144,10 +173,12 @@ class ActionEventRow(Base):
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         Index("idx_action_events_proposal", "proposal_id", "id"),
+        _positive(),
+        _readable("occurred_at"),
         _AUTOINCREMENT,
     )
 
-    id: Mapped[int] = mapped_column(BIGINT, primary_key=True)
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
     proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
     record_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_records.id"))
     event_type: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,82 @@
+"""Units of work on a service's own SQLite engine: borrowed, neither disposed nor changed."""
+
+import os
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import StaticPool
+
+from operator_core.db import migrate
+from operator_core.db.borrowed import begin, finish
+from operator_core.db.driver_errors import read_damaged, translate
+from operator_core.db.engine import Unit, check_outside
+from operator_core.db.pooled import EngineRunner
+
+__all__ = ["SqliteEngineRunner"]
+
+T = TypeVar("T")
+
+
+class SqliteEngineRunner(EngineRunner):
+    """Runs units of work on a SQLite engine's connections.
+
+    How long a write waits is a setting of the engine's own; the `timeout` is for upgrading only.
+    """
+
+    async def open(self) -> None:
+        """Checks the schema; one that is behind is upgraded, as when the ledger opens a file."""
+        if self._shared:
+            check_outside(self._use.under_way)
+        self._pid = os.getpid()
+        await self._run(partial(migrate.make_current, busy_timeout=self._timeout), commit=False)
+        self._closed = False
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool."""
+        self._check_open()
+        if self._shared:
+            check_outside(self._use.under_way)
+        return await self._run(partial(read_damaged, unit=unit), commit=False)
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` as one transaction on a connection of the pool, and commits it."""
+        self._check_open()
+        check_outside(self._use.under_way)
+        return await self._run(unit, commit=True)
+
+    async def _run(self, unit: Unit[T], *, commit: bool) -> T:
+        async def work(conn: AsyncConnection) -> T:
+            if commit:
+                await conn.run_sync(begin)
+            result = await conn.run_sync(unit)
+            if commit:
+                await conn.commit()
+            return result
+
+        # A caller may be cancelled while it waits for its turn or for a connection.
+        with self._call():
+            async with self._alone():
+                conn = await self._engine.connect()
+                try:
+                    return await finish(work(conn))
+                finally:
+                    await finish(conn.close())
+
+    def _translate(self, error: BaseException) -> BaseException:
+        return translate(error)
+
+    def _begin(self, conn: Connection) -> None:
+        begin(conn)
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self._engine.pool, StaticPool)
+
+    def _alone(self) -> AbstractAsyncContextManager[Any]:
+        # A StaticPool is one connection for everyone (SQLAlchemy's way with SQLite in memory): two
+        # units on it at once would be one transaction, and the rollback of one would take the
+        # other's rows along.
+        return self._use.turn if self._shared else nullcontext()

@@ -1,0 +1,227 @@
+"""Units of work on PostgreSQL, on the ledger's own pool of connections or on a service's engine.
+
+A unit runs in one greenlet from the checkout of a connection to its return. One that changes the
+database by a single statement needs no transaction around it, and makes one round trip. READ COMMITTED
+suffices for all of them: no unit decides by what it has read before; the UPDATE itself carries the guard,
+is evaluated again on a row that somebody else has just changed (PostgreSQL manual, 13.2.1), and constraints
+and triggers see what it really changes.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from operator_core.actions.errors import OutcomeUnknown, WrongLoop
+from operator_core.db import migrate
+from operator_core.db.borrowed import finish
+from operator_core.db.driver_errors import translate
+from operator_core.db.engine import Alike, Unit, check_outside, check_process, run_units
+from operator_core.db.lanes import Lanes
+from operator_core.db.pooled import EngineRunner
+from operator_core.db.postgresql import is_stale
+from operator_core.db.postgresql_errors import Trouble, scrub, trouble
+
+__all__ = ["ServerRunner"]
+
+T = TypeVar("T")
+
+_MAX_CONFLICTS: Final = 8
+"""How often a unit that lost to another transaction is run again."""
+
+# Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 1.0
+
+
+class _Attempt:
+    """How far one run of a unit has come, which decides what its failure means."""
+
+    __slots__ = ("committing", "connected")
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.committing = False
+
+
+class ServerRunner(EngineRunner):
+    """Runs units of work on a PostgreSQL server; `owned` says whether the engine is the ledger's own."""
+
+    def __init__(self, engine: AsyncEngine, *, timeout: float, owned: bool) -> None:
+        super().__init__(engine, timeout=timeout)
+        self._owned = owned
+        # Views of the same pool: a service's engine stays as it is. The ledger's own is in
+        # autocommit mode already.
+        whole = "READ COMMITTED"
+        self._transactions = engine.execution_options(isolation_level=whole)
+        self._whole = self._transactions.sync_engine
+        self._single = (
+            engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
+        ).sync_engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lanes = Lanes(self._run_together)
+
+    async def open(self) -> None:
+        """Checks the schema and changes nothing: on a server that is for a deploy to do."""
+        if not self._closed:
+            self._check_open()
+            return
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        try:
+            with self._call():
+                await finish(greenlet_spawn(self._look))
+        except BaseException:
+            if self._owned:
+                await asyncio.shield(self._engine.dispose())
+            raise
+        self._closed = False
+
+    def _look(self) -> None:
+        with self._connected(self._single) as conn:
+            migrate.check_current(conn, alone=True)
+
+    async def close(self) -> None:
+        """Refuses new calls, waits for those under way, and closes the connections that are its own."""
+        if self._pid != os.getpid():
+            return
+        if self._loop is not asyncio.get_running_loop():
+            raise WrongLoop("a ledger on a server must be closed in the event loop that opened it")
+        await super().close()
+        if self._owned:
+            await self._engine.dispose()
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
+        self._check_open()
+        with self._call():
+            return await self._try(partial(self._read, unit=unit))
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` as one transaction, a `single` one as a statement on its own.
+
+        Serialization failures and deadlocks, and connections lost before the COMMIT, are tried again
+        as a whole. Raises `OutcomeUnknown` if the connection is lost during it.
+        """
+        self._check_open()
+        check_outside(self._use.under_way)
+        with self._call():
+            if single and isinstance(unit, Alike) and not unit.may_wait:
+                return await self._lanes.run(cast(Alike[Any, T], unit))
+            return await self._try(partial(self._change if single else self._transact, unit=unit))
+
+    async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
+        with self._call():
+            return await self._try(partial(self._change, unit=lambda conn: run_units(conn, units)))
+
+    async def _try(self, work: Callable[[_Attempt], T]) -> T:
+        attempt = _Attempt()
+
+        async def attempts() -> T:
+            nonlocal attempt
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            failures = 0
+            while True:
+                try:
+                    return await greenlet_spawn(work, attempt)
+                except Exception as error:
+                    kind = trouble(error)
+                    if kind is Trouble.LOST and attempt.committing:
+                        raise _unknown(error) from error
+                    late = asyncio.get_running_loop().time() >= deadline
+                    if not _again(kind, failures, late):
+                        raise
+                failures += 1
+                attempt = _Attempt()
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+
+        # Who is cancelled while it waits for a connection need not go on waiting.
+        return await finish(attempts(), may_stop=lambda: not attempt.connected)
+
+    # ------ in the greenlet
+
+    def _read(self, attempt: _Attempt, unit: Unit[T]) -> T:
+        with self._connected(self._single) as conn:
+            attempt.connected = True
+            return unit(conn)
+
+    def _change(self, attempt: _Attempt, unit: Unit[T]) -> T:
+        with self._connected(self._single) as conn:
+            # The statement is its own COMMIT.
+            attempt.connected = attempt.committing = True
+            return unit(conn)
+
+    def _transact(self, attempt: _Attempt, unit: Unit[T]) -> T:
+        with self._connected(self._whole) as conn:
+            attempt.connected = True
+            with conn.begin():
+                result = unit(conn)
+                attempt.committing = True
+            return result
+
+    @contextmanager
+    def _connected(self, engine: Engine) -> Generator[Connection]:
+        """A connection of the pool that was alive a moment ago, which costs no round trip to know."""
+        conn = engine.connect()
+        while is_stale(conn.connection.driver_connection):
+            conn.invalidate()
+            conn.close()
+            conn = engine.connect()
+        with conn:
+            try:
+                yield conn
+            except Exception as error:
+                if trouble(error) is Trouble.READ_ONLY:
+                    # The server is no longer the one that writes; the next connection finds it.
+                    conn.invalidate()
+                raise
+
+    # ------ what EngineRunner asks
+
+    async def _transacting(self) -> AsyncConnection:
+        while True:
+            conn = await self._transactions.connect()
+            raw = await conn.get_raw_connection()
+            if not is_stale(raw.driver_connection):
+                return conn
+            await conn.invalidate()
+            await conn.close()
+
+    def _commit_lost(self, error: BaseException) -> BaseException:
+        return _unknown(error) if trouble(error) is Trouble.LOST else self._translate(error)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        return translate(error, busy_timeout=self._timeout, server=True)
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._loop is not asyncio.get_running_loop():
+            check_process(self._pid)
+            raise WrongLoop(
+                "this ledger's connections belong to the event loop that opened it; open another one here"
+            )
+
+
+def _again(kind: Trouble, failures: int, late: bool) -> bool:
+    if kind is Trouble.CONFLICT:
+        return failures < _MAX_CONFLICTS
+    if kind is Trouble.READ_ONLY:
+        return failures == 0
+    return kind is Trouble.LOST and not late
+
+
+def _unknown(error: BaseException) -> OutcomeUnknown:
+    scrub(error)
+    unknown = OutcomeUnknown(
+        "the connection was lost while the change was committed: it is whole or absent"
+    )
+    unknown.__cause__ = error
+    return unknown

@@ -1,0 +1,115 @@
+"""How a SQLite schema is changed: alone, outside the settings that would get in the way, whole or not."""
+
+import sqlite3
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from operator_core.actions.errors import UnmanagedSchema
+
+__all__ = ["OUR_TABLES", "catalogue", "immediate", "locked", "run_script", "tables", "use_wal"]
+
+OUR_TABLES: Final = ("tickets", "action_proposals", "action_records", "action_events")
+
+
+def use_wal(conn: Connection, *, busy_timeout: float) -> None:
+    """Write-ahead logging, so that readers and the writer do not wait for each other.
+
+    It is a property of the file; asking again costs nothing. SQLite does not wait for locks here
+    as it does elsewhere, so a race between two that open a new file is waited out by hand.
+    """
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            conn.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+            return
+        except DBAPIError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0)
+            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
+
+
+@contextmanager
+def locked(conn: Connection) -> Generator[None]:
+    """Nobody else writes during the block, and all that it does is committed at its end, or nothing.
+
+    Raises `UnmanagedSchema` if the ledger's tables then refer to rows that are not there.
+    """
+    # Both are ignored inside a transaction, so they come first. Rebuilding a table with foreign
+    # keys on would delete or orphan the rows that refer to it; with the legacy rename, foreign
+    # keys elsewhere go on naming the table and not its old copy (SQLite, "ALTER TABLE", section 7).
+    foreign_keys = _pragma(conn, "foreign_keys")
+    legacy = _pragma(conn, "legacy_alter_table")
+    conn.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    conn.exec_driver_sql("PRAGMA legacy_alter_table = ON")
+    try:
+        with immediate(conn):
+            yield
+            _check_references(conn)
+    finally:
+        conn.exec_driver_sql(f"PRAGMA foreign_keys = {foreign_keys}")
+        conn.exec_driver_sql(f"PRAGMA legacy_alter_table = {legacy}")
+
+
+def _check_references(conn: Connection) -> None:
+    # Of the ledger's tables only: what a service's own refer to is not checked here.
+    present = tables(conn)
+    for name in (each for each in OUR_TABLES if each in present):
+        dangling = conn.exec_driver_sql(f"PRAGMA foreign_key_check({name})").fetchmany(10)
+        if dangling:
+            raise UnmanagedSchema(
+                f"{table} row {rowid} refers to a row of {parent} that isn't there"
+                for table, rowid, parent, _ in dangling
+            )
+
+
+@contextmanager
+def immediate(conn: Connection) -> Generator[None]:
+    """The block as one transaction that has the write lock from its start."""
+    conn.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.exec_driver_sql("COMMIT")
+    except BaseException:
+        # Some failures (a full disk) have rolled back already; then there is nothing to end.
+        if conn.connection.driver_connection.in_transaction:  # pyright: ignore
+            conn.exec_driver_sql("ROLLBACK")
+        raise
+
+
+def run_script(conn: Connection, script: str) -> None:
+    """Runs the statements of `script` one by one, in whatever transaction there is."""
+    for statement in _statements(script):
+        conn.exec_driver_sql(statement)
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def tables(conn: Connection) -> frozenset[str]:
+    """The names of all tables but SQLite's own."""
+    names = conn.exec_driver_sql(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return frozenset(names.scalars())
+
+
+def catalogue(conn: Connection) -> frozenset[tuple[Any, ...]]:
+    """All that the schema is made of, with its SQL to the letter."""
+    rows = conn.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")
+    return frozenset(tuple(row) for row in rows)
+
+
+def _pragma(conn: Connection, name: str) -> Any:
+    return conn.exec_driver_sql(f"PRAGMA {name}").scalar()
