@@ -3,12 +3,13 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS_VENV ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench schema build clean
+.PHONY: help demo test soak lint format bench bench-peers schema build clean
 
 help: ## show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,15 @@ format: $(VENV)/installed ## let ruff mend what it can
 bench: $(VENV)/installed ## measure against the plain repository that one would write by hand
 	$(BIN)/python -m benchmarks
 
+# The peers bring dependencies of their own, which must not become the ledger's.
+$(PEERS_VENV)/installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --requirement $<
+	@touch $@
+
+bench-peers: $(VENV)/installed $(PEERS_VENV)/installed ## measure on PostgreSQL against the job queues one would pick instead
+	$(BIN)/python -m benchmarks.peers --python $(PEERS_VENV)/bin/python
+
 schema: $(VENV)/installed ## write db/schema.py anew from the revisions
 	$(BIN)/python migrations/dump_schema.py
 
@@ -46,4 +56,4 @@ build: $(VENV)/installed ## wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist demo.db demo.db-wal demo.db-shm
+	rm -rf $(VENV) $(PEERS_VENV) build dist demo.db demo.db-wal demo.db-shm

@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Real tool calls and real databases of the predecessor, where the checkout has them beside it."""
 
 NEEDS_DATA = "needs the real data in ../shared/data"
 
-BACKENDS = ("memory", "file", "engine")
+ON_SQLITE = ("memory", "file", "engine")
+ON_SERVER = ("postgresql", "psycopg", "server engine")
+BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
@@ -56,14 +59,55 @@ def shared_data() -> Path:
 def _no_thread_left() -> Iterator[None]:
     """Every test gives back the threads that it started."""
     before = set(threading.enumerate())
+
+    def left() -> list[threading.Thread]:
+        return [
+            thread
+            for thread in set(threading.enumerate()) - before
+            if "connection_worker" in repr(getattr(thread, "_target", ""))
+        ]
+
     yield
-    gc.collect()
-    left = [
-        thread
-        for thread in set(threading.enumerate()) - before
-        if "connection_worker" in repr(getattr(thread, "_target", ""))
-    ]
-    assert not left, f"threads left behind: {left}"
+    if left():
+        # Collecting takes longer than most tests, so only where it may help.
+        gc.collect()
+    assert not left(), f"threads left behind: {left()}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Databases]:
+    """Databases on a PostgreSQL server; where there is none, who needs one is skipped, visibly."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(databases())
+        except NoServer:
+            pytest.skip(NEEDS_SERVER)
+        yield made
+
+
+@pytest.fixture
+def postgres_url(postgres: Databases) -> str:
+    """An empty database of the test's own."""
+    return postgres.new()
+
+
+@pytest.fixture
+def server_ledger(postgres: Databases) -> str:
+    """An empty ledger on the server, at head."""
+    return postgres.ledger()
+
+
+@pytest.fixture
+def postgres_copy(request: pytest.FixtureRequest) -> Callable[[str | Path], str]:
+    """Makes a copy of a ledger on the server, for a test that leaves it changed."""
+
+    def copy(url: str | Path) -> str:
+        _, _, rest = str(url).partition("://")
+        scheme = str(url).removesuffix(rest)
+        made = request.getfixturevalue("postgres").new(template=rest.rpartition("/")[2])
+        return scheme + made.partition("://")[2]
+
+    return copy
 
 
 @pytest.fixture(params=BACKENDS)
@@ -72,19 +116,26 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str | Path:
+    """Where the backend's database is: a file, a URL, or nowhere but in memory."""
+    if backend in ON_SERVER:
+        url = request.getfixturevalue("server_ledger")
+        return url.replace("://", "+psycopg://", 1) if backend == "psycopg" else url
+    return ":memory:" if backend == "memory" else tmp_path / "ledger.db"
+
+
+@pytest.fixture
 async def open_ledger(
-    backend: str, tmp_path: Path
+    backend: str, place: str | Path
 ) -> AsyncIterator[Callable[..., Awaitable[ActionDB]]]:
     """Opens ledgers on one database of the backend (in memory: each has its own)."""
     async with AsyncExitStack() as stack:
-        path = tmp_path / "ledger.db"
 
         async def open_one(**settings: Any) -> ActionDB:
-            target: Any = path
-            if backend == "memory":
-                target = ":memory:"
-            elif backend == "engine":
-                target = create_async_engine(f"sqlite+aiosqlite:///{path}")
+            target: Any = place
+            if backend in ("engine", "server engine"):
+                url = f"sqlite+aiosqlite:///{place}" if backend == "engine" else str(place)
+                target = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
                 stack.push_async_callback(target.dispose)
             return await stack.enter_async_context(ActionDB(target, **settings))
 
@@ -103,12 +154,22 @@ def raw(db: ActionDB) -> RawSQL:
 
     async def run(sql: str, *parameters: Any) -> Sequence[Any]:
         def unit(conn: Any) -> Sequence[Any]:
-            result = conn.exec_driver_sql(sql, parameters)
+            result = conn.exec_driver_sql(_with_markers(sql, conn.dialect.paramstyle), parameters)
             return result.all() if result.returns_rows else []
 
         return await db._units.write(unit)
 
     return run
+
+
+def _with_markers(sql: str, style: str) -> str:
+    """`sql` with its question marks as the driver writes them."""
+    if style == "pyformat":
+        return sql.replace("%", "%%").replace("?", "%s")
+    if style != "numeric_dollar":
+        return sql
+    first, *others = sql.split("?")
+    return first + "".join(f"${number}{other}" for number, other in enumerate(others, 1))
 
 
 def proposal(action_name: str = "transfer_leader", **fields: Any) -> ActionProposal:

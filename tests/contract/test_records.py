@@ -15,7 +15,7 @@ from operator_core.actions import (
     NotFound,
 )
 from operator_core.db import ActionDB
-from tests.conftest import RawSQL, proposal
+from tests.conftest import ON_SERVER, RawSQL, proposal
 
 S = ActionStatus
 
@@ -192,15 +192,22 @@ async def test_the_history_is_read_in_pages(db: ActionDB) -> None:
             await db.history(**arguments)  # type: ignore[arg-type]
 
 
-async def test_the_history_can_not_be_changed(db: ActionDB, raw: RawSQL) -> None:
+async def test_the_history_can_not_be_changed(db: ActionDB, raw: RawSQL, backend: str) -> None:
     await db.create_proposal(proposal())
     before = await db.history()
-    for sql in (
-        "UPDATE action_events SET actor = 'someone else'",
-        "DELETE FROM action_events",
-        "INSERT OR REPLACE INTO action_events (id, proposal_id, event_type, actor, occurred_at) "
-        "VALUES (1, 1, 'proposal_created', 'someone else', '2026-01-01 00:00:00')",
-    ):
-        with pytest.raises(ActionError, match="append-only"):
+    columns = "action_events (id, proposal_id, event_type, actor, occurred_at)"
+    values = "VALUES (1, 1, 'proposal_created', 'someone else', '2026-01-01 00:00:00')"
+    ways = ["UPDATE action_events SET actor = 'someone else'", "DELETE FROM action_events"]
+    if backend in ON_SERVER:
+        ways += [
+            f"INSERT INTO {columns} OVERRIDING SYSTEM VALUE {values} "
+            "ON CONFLICT (id) DO UPDATE SET actor = excluded.actor",
+            "TRUNCATE action_events",
+            "TRUNCATE tickets CASCADE",
+        ]
+    else:
+        ways.append(f"INSERT OR REPLACE INTO {columns} {values}")
+    for sql in ways:
+        with pytest.raises(ActionError, match=r"append-only|never deleted"):
             await raw(sql)
     assert await db.history() == before

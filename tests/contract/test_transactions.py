@@ -14,7 +14,7 @@ from operator_core.actions import (
     NotOpen,
 )
 from operator_core.db import ActionDB
-from tests.conftest import proposal
+from tests.conftest import ON_SERVER, ON_SQLITE, proposal
 
 S = ActionStatus
 
@@ -172,6 +172,7 @@ async def test_afterwards_its_object_is_of_no_use(db: ActionDB) -> None:
         await tx.list_proposals()
 
 
+@pytest.mark.parametrize("backend", ON_SQLITE, indirect=True)
 async def test_several_at_once_take_turns(db: ActionDB) -> None:
     async def add() -> None:
         async with db.transaction() as tx:
@@ -181,3 +182,20 @@ async def test_several_at_once_take_turns(db: ActionDB) -> None:
     await asyncio.gather(*(add() for _ in range(12)))
     names = [each.action_name for each in await db.list_proposals()]
     assert names == [f"n{n}" for n in reversed(range(12))]
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+async def test_on_a_server_several_run_side_by_side_and_one_wins(db: ActionDB) -> None:
+    created = await db.create_proposal(proposal(status=S.VALIDATED))
+    started = asyncio.Barrier(2)
+
+    async def start() -> None:
+        async with db.transaction() as tx:
+            assert len(await tx.list_proposals(S.VALIDATED)) == 1
+            await started.wait()
+            await tx.update_proposal_status(created.id, S.EXECUTING)
+
+    first, second = await asyncio.gather(start(), start(), return_exceptions=True)
+    assert sorted([first is None, second is None]) == [False, True]
+    assert isinstance(first or second, InvalidTransition)
+    assert len(await db.history()) == 2

@@ -103,7 +103,7 @@ def test_a_path_in_the_variable_serves_alembic_as_it_serves_the_ledger(tmp_path:
 
 
 def test_a_database_that_is_not_supported_is_refused_by_name() -> None:
-    with pytest.raises(InvalidValue, match="must be of SQLite, not mysql"):
+    with pytest.raises(InvalidValue, match="must be of SQLite or PostgreSQL, not mysql"):
         migrate.upgrade("mysql://host/db")
 
 

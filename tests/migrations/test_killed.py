@@ -206,8 +206,8 @@ def test_nothing_stays_of_a_revision_that_raises(
 
 NO_TRANSACTION = """
 import contextlib
-from operator_core.db import migrate
-migrate._immediate = lambda conn: contextlib.nullcontext()
+from operator_core.db import sqlite_schema
+sqlite_schema.immediate = lambda conn: contextlib.nullcontext()
 """
 
 

@@ -58,10 +58,12 @@ def alembic_here(path: Path, command: str, revision: str, *x: str) -> None:
 
     from operator_core.db import migrate
 
-    with migrate.locked(f"sqlite:///{path}") as conn:
+    def work(conn: Any) -> None:
         config = migrate.alembic_config(dict(each.split("=", 1) for each in x))
         config.attributes["connection"] = conn
         getattr(commands, command)(config, revision)
+
+    migrate.run_locked(f"sqlite:///{path}", work)
 
 
 @contextmanager

@@ -1,0 +1,148 @@
+"""``python -m benchmarks.peers``: measures beside procrastinate, pgqueuer and DBOS, and prints what came of it.
+
+The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one made for the run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import growth
+from benchmarks.peers import compare, floors, growing
+from benchmarks.peers.databases import Databases, databases
+from benchmarks.peers.process import Worker, WorkerFailed, worker
+from benchmarks.peers.report import as_json, report
+from benchmarks.report import machine
+from operator_core.db import migrate
+
+_PARTS = ("compare", "growth")
+_PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
+_MODULES = {
+    compare.OURS: "ledger",
+    "procrastinate": "procrastinate",
+    "pgqueuer": "pgqueuer",
+    "dbos": "dbos",
+    floors.SIDE: "floors",
+}
+
+
+def _arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.peers", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: does it run, not how fast"
+    )
+    parser.add_argument("--only", choices=_PARTS, help="one part instead of both")
+    parser.add_argument("--rounds", type=int, help="how many (default: 7, and 2 with --quick)")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--python", default=str(_PEERS), help="of the environment that the peers are installed in"
+    )
+    return parser.parse_args(given)
+
+
+def _told(what: str) -> None:
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """The URL of a server that flushes what it commits."""
+    if url := os.environ.get("OPERATOR_TEST_POSTGRES_URL"):
+        yield url
+        return
+    from tests.servers import Server
+
+    with Server.make(durable=True) as server:
+        yield server.url()
+
+
+@asynccontextmanager
+async def _workers(python: str) -> AsyncIterator[dict[str, Worker]]:
+    async with AsyncExitStack() as stack:
+        yield {
+            side: await stack.enter_async_context(
+                worker(
+                    side,
+                    sys.executable if side == compare.OURS else python,
+                    "-m",
+                    f"benchmarks.peers.sides.{module}",
+                )
+            )
+            for side, module in _MODULES.items()
+        }
+
+
+async def _compare(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    sizes = compare.QUICK if options.quick else compare.Sizes()
+    async with _workers(options.python) as workers:
+        turns = compare.Turns(made, workers)
+        _told("installing each side")
+        await turns.install()
+        found = await compare.compare(turns, sizes, rounds, _told)
+        _told("floors")
+        speeds = await floors.floors(turns, sizes.floor, rounds)
+    print(f"\n{report(found, turns, speeds)}", flush=True)
+    return as_json(found, turns, speeds)
+
+
+async def _growth(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    sizes = growth.QUICK_SIZES if options.quick else growth.SIZES
+    url = await made.new("growing")
+    await asyncio.to_thread(migrate.upgrade, url)
+    costs = await growing.growing(url, sizes, rounds, _told)
+    print(f"\n{growth.costs_table(costs, sizes)}", flush=True)
+    return {"sizes": sizes, "seconds": costs, "behind": growth.behind(costs)}
+
+
+async def _run(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    rounds = options.rounds or (2 if options.quick else 7)
+    async with databases(url) as made:
+        results: dict[str, Any] = {"server": await made.settings()}
+        for part, measure in (("compare", _compare), ("growth", _growth)):
+            if options.only in (None, part):
+                results[part] = await measure(made, options, rounds)
+    return results
+
+
+def _behind(results: dict[str, Any]) -> list[str]:
+    works = results.get("compare", {}).get("works", [])
+    return [
+        *(work["name"] for work in works if work["behind"]),
+        *results.get("growth", {}).get("behind", []),
+    ]
+
+
+def main(given: list[str] | None = None) -> int:
+    """Runs what the arguments ask for; 1 if a promise is not kept and somebody asked, or if a side fails."""
+    options = _arguments(given)
+    start = time.monotonic()
+    try:
+        with _server() as url:
+            results = asyncio.run(_run(options, url))
+    except WorkerFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    behind = _behind(results)
+    server = ", ".join(f"{name} {value}" for name, value in results["server"].items())
+    print(f"\n{machine(server)}; {time.monotonic() - start:.0f} s")
+    if options.quick or "off" in results["server"].values():
+        print("With --quick, or a server that does not flush, these are no measurements.")
+    if behind:
+        print(f"Behind what is promised: {'; '.join(behind)}")
+    if options.json is not None:
+        options.json.write_text(
+            json.dumps({"machine": machine(server), **results}, indent=2) + "\n"
+        )
+    return 1 if behind and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

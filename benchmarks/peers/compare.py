@@ -1,0 +1,167 @@
+"""The works in turns: ours, then each peer's, each turn in a new database, never two at once."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.peers.databases import Databases, Written
+from benchmarks.peers.process import Worker
+from benchmarks.peers.worker import Answer, Job
+from benchmarks.peers.works import TASKS
+from benchmarks.sides import OURS as LEDGER
+
+__all__ = ["OURS", "QUICK", "WORKS", "Compared", "Sizes", "Turns", "Work", "compare", "jobs"]
+
+OURS = "operator-core"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of each work is one turn."""
+
+    create: int = 1000
+    create_each: int = 40
+    """By each of the 64 tasks."""
+    bulk: int = 5000
+    """In calls of 1,000."""
+    dbos: int = 100
+    floor: int = 1000
+
+
+QUICK = Sizes(create=40, create_each=2, bulk=100, dbos=5, floor=50)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work, what the ledger promises in it, and against whom."""
+
+    name: str
+    asked: str
+    """What a worker calls it."""
+    size: Callable[[Sizes], int]
+    promised: float | None
+    """Times the speed of the fastest of `against`."""
+    against: tuple[str, ...]
+    reported: tuple[str, ...] = ()
+    """Measured too, promised nothing."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (OURS, *self.against, *self.reported)
+
+
+WORKS = (
+    Work(
+        "create, one after another",
+        "create",
+        lambda sizes: sizes.create,
+        1.0,
+        ("procrastinate", "pgqueuer"),
+        ("dbos",),
+    ),
+    Work(
+        "create, 64 tasks, pool of 20",
+        "create_by_tasks",
+        lambda sizes: TASKS * sizes.create_each,
+        1.0,
+        ("procrastinate", "pgqueuer"),
+    ),
+    Work(
+        "bulk create of 1,000",
+        "create_in_bulk",
+        lambda sizes: sizes.bulk,
+        1.0,
+        ("procrastinate",),
+        ("pgqueuer",),
+    ),
+)
+
+
+@dataclass
+class Compared:
+    """What a work came to: how many a second by each side, in each round."""
+
+    work: Work
+    figures: dict[str, list[float]]
+
+    def median(self, side: str) -> float:
+        return statistics.median(self.figures[side])
+
+    @property
+    def fastest(self) -> str:
+        """The one of those that the promise is against that the ledger has to reach."""
+        return max(self.work.against, key=self.median)
+
+    def ratio(self, side: str) -> float:
+        return self.median(OURS) / self.median(side)
+
+    def paired(self, side: str) -> list[float]:
+        """The ratio of each round: how far it moves with the machine's mood."""
+        pairs = zip(self.figures[OURS], self.figures[side], strict=True)
+        return [ours / theirs for ours, theirs in pairs]
+
+    @property
+    def behind(self) -> bool:
+        return self.work.promised is not None and self.ratio(self.fastest) < self.work.promised
+
+
+def jobs(count: int) -> list[Job]:
+    """The same for all sides: the arguments, reason and author of a realistic tool call."""
+    kept = {"action_name", "parameters", "reason", "proposed_by"}
+    return [LEDGER.proposal(each).model_dump(mode="json", include=kept) for each in range(count)]
+
+
+@dataclass
+class Turns:
+    """Gives each side its turn, in a copy of what the side's own installation made."""
+
+    databases: Databases
+    workers: Mapping[str, Worker]
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    written: dict[str, Written] = field(default_factory=dict[str, Written])
+    """What a create leaves behind, by side: counted once."""
+    _templates: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def install(self) -> None:
+        for side, worker in self.workers.items():
+            self._templates[side] = await self.databases.new(f"{side}_template")
+            answer = await worker.ask("install", self._templates[side])
+            self.versions |= answer["versions"]
+
+    async def take(self, side: str, asked: str, jobs: list[Job]) -> float:
+        """How many a second the side did."""
+        url = await self.databases.new(side, self._templates[side])
+        answer = await self.workers[side].ask(asked, url, jobs)
+        await self._count(side, url, answer)
+        await self.databases.drop(url)
+        return answer["per_second"]
+
+    async def _count(self, side: str, url: str, answer: Answer) -> None:
+        if side not in self.written and "creates" in answer:
+            self.written[side] = await self.databases.written(url, answer["creates"])
+
+
+def _in_turn(sides: tuple[str, ...], number: int) -> Iterable[str]:
+    # Each begins as often as the others, as a turn may leave the disk busy for the next one.
+    first = number % len(sides)
+    return (*sides[first:], *sides[:first])
+
+
+async def compare(
+    turns: Turns, sizes: Sizes, rounds: int, told: Callable[[str], None]
+) -> list[Compared]:
+    """Each work in rounds, and in each round every side once."""
+    found: list[Compared] = []
+    for work in WORKS:
+        told(work.name)
+        compared = Compared(work, {side: [] for side in work.sides})
+        for number in range(0 if sizes is QUICK else -1, rounds):
+            # A small round before the first one, to warm the caches, does not count.
+            size = QUICK if number < 0 else sizes
+            for side in _in_turn(work.sides, max(number, 0)):
+                count = size.dbos if side == "dbos" else work.size(size)
+                speed = await turns.take(side, work.asked, jobs(count))
+                if number >= 0:
+                    compared.figures[side].append(speed)
+        found.append(compared)
+    return found

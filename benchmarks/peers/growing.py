@@ -1,0 +1,70 @@
+"""What an operation costs in PostgreSQL when the ledger has grown: ours only."""
+
+import json
+import statistics
+from collections.abc import Callable
+from random import Random
+
+import asyncpg
+
+from benchmarks.growth import OPERATIONS, Costs, cost
+from benchmarks.sides import OURS
+from operator_core.db import ActionDB
+
+__all__ = ["PROMISED", "growing"]
+
+PROMISED = ("get", "list(limit=50)", "update status")
+
+_CHUNK = 100_000
+
+# As in `benchmarks.growth`: old rows of a ledger that was in use, their events written by triggers.
+_FILL = """
+INSERT INTO action_proposals
+    (action_name, parameters, reason, status, proposed_at, proposed_by, status_changed_by)
+SELECT
+    'action_' || (n % 20), $3::json, $4,
+    CASE WHEN n % 10 = 0 THEN 'failed' WHEN n % 50 = 1 THEN 'cancelled' ELSE 'completed' END,
+    clock_timestamp(), 'agent_' || (n % 5), 'balancer'
+FROM generate_series($1::bigint, $2::bigint) AS numbers (n)
+"""
+
+
+async def _fill(url: str, filled: int, rows: int) -> None:
+    proposal = OURS.proposal(0)
+    values = (json.dumps(proposal.parameters, separators=(",", ":")), proposal.reason)
+    conn = await asyncpg.connect(url)
+    try:
+        for first in range(filled + 1, rows + 1, _CHUNK):
+            await conn.execute(_FILL, first, min(first + _CHUNK - 1, rows), *values)
+        # So that no operation pays for what filling left behind.
+        await conn.execute("VACUUM ANALYZE")
+        await conn.execute("CHECKPOINT")
+    finally:
+        await conn.close()
+
+
+async def growing(
+    url: str, sizes: tuple[int, ...], rounds: int, told: Callable[[str], None]
+) -> Costs:
+    """The median seconds of what is promised to stay flat, at each size, in an empty ledger."""
+    costs: Costs = {name: [] for name in PROMISED}
+    filled = 0
+    for rows in sizes:
+        told(f"{rows:,} rows")
+        await _fill(url, filled, rows)
+        filled = rows
+        async with ActionDB(url) as db:
+            for name, seconds in (await _measure(db, rows, rounds)).items():
+                costs[name].append(seconds)
+    return costs
+
+
+async def _measure(db: ActionDB, rows: int, rounds: int) -> dict[str, float]:
+    random = Random(rows)  # the same ids in each run
+    found: dict[str, list[float]] = {name: [] for name in PROMISED}
+    for number in range(-1, rounds):  # the first round warms the caches and does not count
+        for name, each in found.items():
+            seconds = await cost(db, OPERATIONS[name], random, rows)
+            if number >= 0:
+                each.append(seconds)
+    return {name: statistics.median(each) for name, each in found.items()}

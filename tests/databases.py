@@ -1,0 +1,96 @@
+"""Databases on a real PostgreSQL server for the tests: one that is there, or one that they start themselves."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, Final, LiteralString, cast
+
+import psycopg
+from sqlalchemy.engine import URL
+
+from operator_core.db import migrate
+from operator_core.db.postgresql import parse_url
+from tests.servers import NoServer, Server
+
+URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"
+"""Names a server on which the tests may make databases; they drop those that they made."""
+
+NEEDS_SERVER: Final = "needs PostgreSQL's server programs, or a server's URL in " + URL_VARIABLE
+
+_TABLES: Final = ("action_events", "action_records", "action_proposals", "tickets")
+
+
+class Databases:
+    """Makes databases on one server."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._made: list[str] = []
+        self._admin = psycopg.connect(_conninfo(url), autocommit=True)
+        self._ledger: str | None = None
+
+    def url(self, name: str) -> str:
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def new(self, *, template: str | None = None) -> str:
+        """The URL of a database of the test's own: empty, or a copy of `template`."""
+        name = f"operator_core_test_{os.getpid()}_{len(self._made)}"
+        self._made.append(name)
+        like = f" TEMPLATE {template}" if template else ""
+        self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8'{like}")
+        return self.url(name)
+
+    def ledger(self) -> str:
+        """The URL of an empty ledger at head, always the same one: what the last test left is gone."""
+        if self._ledger is None:
+            self._ledger = self.new()
+            migrate.upgrade(self._ledger)
+        with connected(self._ledger) as conn, conn.transaction():
+            # Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
+            conn.execute("SET LOCAL session_replication_role = replica")
+            for table in _TABLES:
+                conn.execute(cast(LiteralString, f"DELETE FROM {table}"))
+                conn.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", (table,))
+        return self._ledger
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Runs `sql` as the server's administrator, in no database in particular."""
+        cursor = self._admin.execute(cast(LiteralString, sql))
+        return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        for name in self._made:
+            self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._admin.close()
+
+
+def _conninfo(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextmanager
+def connected(url: str) -> Iterator["psycopg.Connection[Any]"]:
+    """A plain connection as another tool has it, in autocommit mode."""
+    with psycopg.connect(_conninfo(parse_url(url)), autocommit=True) as connection:
+        yield connection
+
+
+def query(url: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """What another program sees in the database."""
+    with connected(url) as connection:
+        cursor = connection.execute(cast(LiteralString, sql), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def databases() -> Iterator[Databases]:
+    """Databases on the server that the environment names, or on one of the tests' own; `NoServer`."""
+    with ExitStack() as stack:
+        given = os.environ.get(URL_VARIABLE)
+        if given is None:
+            # Who uses it asks what the ledger answers; what survives is asked on servers of its own.
+            given = stack.enter_context(Server.make(durable=False)).url()
+        yield stack.enter_context(closing(Databases(parse_url(given))))
+
+
+__all__ = ["NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]
