@@ -16,7 +16,18 @@ from benchmarks.sides import OURS
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
 
-__all__ = ["QUICK_SIZES", "SIZES", "Costs", "as_json", "growth", "report"]
+__all__ = [
+    "OPERATIONS",
+    "QUICK_SIZES",
+    "SIZES",
+    "Costs",
+    "as_json",
+    "behind",
+    "cost",
+    "costs_table",
+    "growth",
+    "report",
+]
 
 SIZES = (10_000, 100_000, 1_000_000)
 QUICK_SIZES = (1_000, 5_000)
@@ -63,7 +74,7 @@ def _fill(path: Path, rows: int) -> None:
 
 Operation = Callable[[ActionDB, Random, int], Awaitable[object]]
 
-_OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation] = {
     "get": lambda db, random, rows: db.get_proposal(random.randrange(1, rows)),
     "list(limit=50)": lambda db, random, rows: db.list_proposals(limit=50),
     "list(completed, limit=50)": lambda db, random, rows: db.list_proposals(
@@ -108,7 +119,7 @@ async def growth(
     path = folder / "growing.db"
     async with ActionDB(path):
         pass
-    costs: Costs = {name: [] for name in (*_OPERATIONS, _CANCEL)}
+    costs: Costs = {name: [] for name in (*OPERATIONS, _CANCEL)}
     for rows in sizes:
         told(f"{rows:,} rows")
         _fill(path, rows)
@@ -120,19 +131,25 @@ async def growth(
     return costs, memory
 
 
+async def cost(db: ActionDB, operation: Operation, random: Random, rows: int) -> float:
+    """The median seconds of some calls in a row."""
+    each: list[float] = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        seconds = await operation(db, random, rows)
+        taken = time.perf_counter() - start
+        each.append(seconds if isinstance(seconds, float) else taken)
+    return statistics.median(each)
+
+
 async def _measure(db: ActionDB, rows: int, rounds: int) -> dict[str, float]:
     random = Random(rows)  # the same ids in each run
-    found: dict[str, list[float]] = {name: [] for name in (*_OPERATIONS, _CANCEL)}
+    found: dict[str, list[float]] = {name: [] for name in (*OPERATIONS, _CANCEL)}
     for number in range(-1, rounds):  # the first round warms the caches and does not count
-        for name, operation in _OPERATIONS.items():
-            each: list[float] = []
-            for _ in range(REPEATS):
-                start = time.perf_counter()
-                seconds = await operation(db, random, rows)
-                taken = time.perf_counter() - start
-                each.append(seconds if isinstance(seconds, float) else taken)
+        for name, operation in OPERATIONS.items():
+            seconds = await cost(db, operation, random, rows)
             if number >= 0:
-                found[name].append(statistics.median(each))
+                found[name].append(seconds)
         await db.cancel_all_pending()  # what create left
         await db.create_proposals([OURS.proposal(index) for index in range(PENDING)])
         start = time.perf_counter()
@@ -187,8 +204,8 @@ def behind(costs: Costs) -> list[str]:
     return [name for name, each in costs.items() if _ratio(each) > FLAT]
 
 
-def report(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> str:
-    """What was found, for a person."""
+def costs_table(costs: Costs, sizes: tuple[int, ...]) -> str:
+    """What each operation costs at each size, and whether it is flat."""
     head = ("milliseconds a call", *(f"{size:,} rows" for size in sizes), "last/first", "")
     rows = [
         (
@@ -199,14 +216,15 @@ def report(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> st
         )
         for name, each in costs.items()
     ]
+    title = f"Cost against the rows in the ledger, medians; flat means within {times(FLAT)}"
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def report(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> str:
+    """What was found, for a person."""
     memory_rows = [(f"{rows} rows", f"{size:.1f}") for rows, size in memory.items()]
-    return "\n\n".join(
-        [
-            f"Cost against the rows in the ledger, medians; flat means within {times(FLAT)}",
-            table(head, rows),
-            table(("iter_proposals over", "MiB more than before"), memory_rows),
-        ]
-    )
+    more = table(("iter_proposals over", "MiB more than before"), memory_rows)
+    return f"{costs_table(costs, sizes)}\n\n{more}"
 
 
 def as_json(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> dict[str, Any]:

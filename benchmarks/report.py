@@ -4,7 +4,7 @@ import platform
 import sqlite3
 from collections.abc import Sequence
 
-__all__ = ["figure", "machine", "table", "times"]
+__all__ = ["figure", "machine", "spread", "table", "times"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -33,9 +33,13 @@ def times(value: float) -> str:
     return f"{value:.2f}x"
 
 
-def machine() -> str:
+def spread(values: Sequence[float]) -> str:
+    """How far ratios of single rounds lie apart."""
+    return f"({min(values):.2f}-{max(values):.2f})"
+
+
+def machine(database: str = f"SQLite {sqlite3.sqlite_version}") -> str:
     """What it ran on, as far as it matters for reading the figures."""
     return (
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        f"{platform.system()} {platform.machine()}"
+        f"Python {platform.python_version()}, {database}, {platform.system()} {platform.machine()}"
     )
