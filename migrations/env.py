@@ -52,10 +52,16 @@ def moves_schema() -> bool:
 
 
 def run(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql" and "locked" not in config.attributes:
-        # Somebody's own connection, in a transaction of theirs.
-        tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
-        postgresql_schema.lock(connection, wait=migrate.LOCK_TIMEOUT, tables=tables)
+    if connection.dialect.name != "postgresql" or "locked" in config.attributes:
+        run_locked(connection)
+        return
+    # Somebody's own connection, in a transaction of theirs.
+    tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
+    with postgresql_schema.borrowed(connection, wait=migrate.LOCK_TIMEOUT, tables=tables):
+        run_locked(connection)
+
+
+def run_locked(connection: Connection) -> None:
     migrate.check_known(connection)
     if moves_schema():
         migrate.recognise(connection)
@@ -90,7 +96,10 @@ def run_offline() -> None:
         context.execute("PRAGMA legacy_alter_table = ON")
     with context.begin_transaction():
         if backend == "postgresql":
-            for statement in postgresql_schema.lock_script(wait=migrate.LOCK_TIMEOUT):
+            tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
+            for statement in postgresql_schema.lock_script(
+                wait=migrate.LOCK_TIMEOUT, tables=tables
+            ):
                 context.execute(statement)
         context.run_migrations()
 

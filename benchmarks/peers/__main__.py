@@ -58,9 +58,13 @@ def _server() -> Iterator[str]:
     if url := os.environ.get("OPERATOR_TEST_POSTGRES_URL"):
         yield url
         return
-    from tests.servers import Server
+    from tests.servers import NoServer, Server
 
-    with Server.make(durable=True) as server:
+    try:
+        server = Server.make(durable=True)
+    except NoServer as error:
+        sys.exit(f"{error}, and OPERATOR_TEST_POSTGRES_URL names no server")
+    with server:
         yield server.url()
 
 

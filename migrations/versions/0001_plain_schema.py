@@ -301,12 +301,13 @@ def _postgresql_catalogue() -> list[str]:
     query = f"""
         WITH ours AS (
             SELECT oid, relname FROM pg_class
-            WHERE relnamespace = current_schema()::regnamespace AND relname IN ({names}))
+            WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname IN ({names}))
         SELECT relname || ' of kind ' || relkind::text FROM ours JOIN pg_class USING (oid, relname)
         UNION ALL
         SELECT concat_ws(' ', relname || '.' || attname, format_type(atttypid, atttypmod),
             CASE WHEN attnotnull THEN 'NOT NULL' END,
             CASE attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END,
+            CASE WHEN attgenerated != '' THEN 'GENERATED' END,
             'DEFAULT ' || pg_get_expr(adbin, adrelid))
         FROM ours JOIN pg_attribute ON attrelid = ours.oid
             LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
@@ -320,6 +321,11 @@ def _postgresql_catalogue() -> list[str]:
         UNION ALL
         SELECT relname || ' trigger ' || tgname
         FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal
+        UNION ALL
+        SELECT relname || ' rule ' || rulename
+        FROM ours JOIN pg_rewrite ON ev_class = ours.oid WHERE rulename != '_RETURN'
+        UNION ALL
+        SELECT relname || ' row security' FROM ours JOIN pg_class USING (oid, relname) WHERE relrowsecurity
         """
     return sorted(op.get_bind().execute(sa.text(query.replace(":", "\\:"))).scalars())
 

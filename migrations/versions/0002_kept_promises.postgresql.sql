@@ -1,8 +1,9 @@
 -- Revision 0002 on PostgreSQL. Statements end at a semicolon before a blank line.
 --
--- The functions run with the rights of whoever owns the schema, so that a service needs none of its
--- own to write action_events, and look for tables where they stand and nowhere else: search_path is
--- the one of the migration, which has only the ledger's schema in it.
+-- The functions that tell run with the rights of whoever owns the schema, so that a service needs none
+-- of its own to write action_events, and nobody else may make triggers of them, which could tell
+-- anything. All look for tables, functions and operators where they stood in the migration and nowhere
+-- else: its search_path has only the ledger's schema in it, behind PostgreSQL's own.
 
 ALTER TABLE action_proposals
     ADD COLUMN status_changed_by TEXT,
@@ -86,7 +87,8 @@ BEGIN
         MESSAGE = TG_NAME || ': ' || TG_ARGV[0];
 END $$;
 
-CREATE FUNCTION tickets_touch() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tickets_touch() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
     NEW.updated_at := to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS');
     RETURN NEW;
@@ -131,7 +133,8 @@ EXECUTE FUNCTION action_ledger_refuse('the lifecycle has no such step');
 
 -- Whoever writes a row and does not say who acts, or moves the status and does not move
 -- status_changed_at, is recorded as what it is.
-CREATE FUNCTION action_proposals_mark() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION action_proposals_mark() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
     NEW.status_changed_by := 'raw SQL';
     IF TG_OP = 'INSERT' THEN
@@ -184,7 +187,8 @@ AFTER UPDATE OF status ON action_proposals FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status)
 EXECUTE FUNCTION action_proposals_tell_changed();
 
-CREATE FUNCTION action_proposals_touch() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION action_proposals_touch() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
     NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at + interval '1 microsecond');
     RETURN NEW;
@@ -246,3 +250,6 @@ EXECUTE FUNCTION action_ledger_refuse('the history is append-only');
 CREATE TRIGGER action_events_not_deleted
 BEFORE DELETE OR TRUNCATE ON action_events FOR EACH STATEMENT
 EXECUTE FUNCTION action_ledger_refuse('the history is append-only');
+
+REVOKE EXECUTE ON FUNCTION action_proposals_tell_created, action_proposals_tell_changed, action_records_tell
+FROM PUBLIC;

@@ -46,6 +46,10 @@ UNSAID = (
     "OR NEW.status_changed_by IS NULL)"
 )
 
+# Of the CHECKs on PostgreSQL, whose times reach farther than Python's.
+FIRST_TIME = "1970-01-01 00:00:00+00"
+END_OF_TIME = "9999-01-01 00:00:00+00"
+
 STATUSES = "'proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'"
 ACTION_TYPES = "'subject', 'tool', 'workflow'"
 EVENT_TYPES = "'proposal_created', 'status_changed', 'record_started', 'record_finished'"
@@ -444,15 +448,22 @@ def _swap(table: str) -> None:
 def _check_values() -> None:
     """Raises UnmanagedSchema for rows that the CHECKs would refuse: their meaning is not known."""
     bind = op.get_bind()
+    rules = [
+        ("action_proposals", "id", "id > 0"),
+        ("action_proposals", "action_type", f"action_type IN ({ACTION_TYPES})"),
+        ("action_proposals", "status", f"status IN ({STATUSES})"),
+        ("action_records", "id", "id > 0"),
+        ("action_records", "success", "success IN (true, false)"),
+    ]
+    if bind.dialect.name == "postgresql":
+        rules += [
+            (table, column, f"{column} >= '{FIRST_TIME}' AND {column} < '{END_OF_TIME}'")
+            for table, columns in TIMES.items()
+            for column in columns
+        ]
     differences = [
         f"{table} row {row_id} has {'no positive id' if column == 'id' else 'an unknown ' + column}"
-        for table, column, allowed in (
-            ("action_proposals", "id", "id > 0"),
-            ("action_proposals", "action_type", f"action_type IN ({ACTION_TYPES})"),
-            ("action_proposals", "status", f"status IN ({STATUSES})"),
-            ("action_records", "id", "id > 0"),
-            ("action_records", "success", "success IN (true, false)"),
-        )
+        for table, column, allowed in rules
         for (row_id,) in bind.exec_driver_sql(
             f"SELECT id FROM {table} WHERE NOT ({allowed}) LIMIT 10"
         )

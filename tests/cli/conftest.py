@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from operator_core.actions.types import ActionProposal, ActionRecord
 from operator_core.cli.app import app
-from operator_core.cli.checkup import Finding, check_up
+from operator_core.cli.checkup import check_up
+from operator_core.cli.findings import Finding
 from operator_core.db import ActionDB
 from operator_core.db.migrate import URL_VARIABLE
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from operator_core.actions.types import ActionProposal
-from operator_core.cli.checkup import Verdict, has_wal_reset_bug
+from operator_core.cli.checkup import has_wal_reset_bug
+from operator_core.cli.findings import Verdict
 from operator_core.db import ActionDB
 from tests.cli.conftest import Invoke, Program, change, digest, findings
 from tests.legacy import make_legacy

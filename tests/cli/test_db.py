@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operator_core.cli.checkup import Verdict
+from operator_core.cli.findings import Verdict
 from operator_core.db import ActionDB
 from operator_core.db.migrate import HEAD, VERSION_TABLE
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL

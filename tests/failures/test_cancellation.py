@@ -81,7 +81,7 @@ async def check_operation(db: ActionDB, operation: str, path: Path | None, point
 @pytest.fixture
 def file(backend: str, tmp_path: Path) -> Path | None:
     """The ledger's file, if it has one."""
-    return None if backend == "memory" else tmp_path / "ledger.db"
+    return tmp_path / "ledger.db" if backend in ("file", "engine") else None
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

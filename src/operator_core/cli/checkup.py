@@ -5,48 +5,27 @@ Only reads, and changes no byte of the file.
 
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from operator_core.actions.errors import CorruptRow, UnmanagedSchema
-from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord
+from operator_core.actions.errors import UnmanagedSchema
+from operator_core.cli.findings import (
+    SHOWN,
+    Finding,
+    Verdict,
+    check_revision,
+    check_rows,
+    compared,
+    told,
+)
 from operator_core.db import migrate
 from operator_core.db.driver_errors import text_or_bytes
-from operator_core.db.rows import to_event, to_proposal, to_record
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sqlite_connection import MEMORY, connect, over
 
-__all__ = ["Finding", "Verdict", "check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
-
-_SHOWN: Final = 10
-"""How many of one kind of damage are told one by one."""
-
-_ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
-    ("action_proposals", ActionProposal, to_proposal),
-    ("action_records", ActionRecord, to_record),
-    ("action_events", ActionEvent, to_event),
-)
-
-
-class Verdict(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    BROKEN = "broken"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found out about one `subject`."""
-
-    subject: str
-    verdict: Verdict
-    text: str
+__all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 
 
 @contextmanager
@@ -102,32 +81,27 @@ def check_up(path: Path) -> Iterator[Finding]:
     with open_read_only(path) as connection:
         revision = revision_of(connection)
         tables = set(_column(connection, "SELECT name FROM sqlite_master WHERE type = 'table'"))
-        yield _revision(connection, revision, tables)
+        yield check_revision(revision, lambda: _without_revision(connection, tables))
         yield _library(sqlite3.sqlite_version_info)
         yield _journal_mode(connection)
         yield _integrity(connection)
         yield _foreign_keys(connection)
         if revision == migrate.HEAD:
             yield _schema(connection)
-            yield _rows(connection)
+            yield check_rows(
+                lambda table, columns: connection.execute(
+                    f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608
+                )
+            )
 
 
-def _revision(connection: sqlite3.Connection, revision: str | None, tables: set[str]) -> Finding:
-    head = migrate.HEAD
-    if revision == head:
-        return Finding("revision", Verdict.OK, f"{head} (head)")
-    if revision is None:
-        if "action_proposals" in tables:
-            if problem := _why_not_adoptable(connection):
-                return Finding("revision", Verdict.BROKEN, f"none: {problem}")
-            text = "none: a ledger from before revisions; `operator-core db upgrade` adopts it"
-            return Finding("revision", Verdict.WARNING, text)
+def _without_revision(connection: sqlite3.Connection, tables: set[str]) -> Finding:
+    if "action_proposals" not in tables:
         return Finding("revision", Verdict.BROKEN, "none: this is not a ledger")
-    if revision in migrate.REVISIONS:
-        text = f"{revision}, behind {head}; `operator-core db upgrade` brings it up"
-        return Finding("revision", Verdict.WARNING, text)
-    text = f"{revision}, unknown to this release, whose newest is {head}; upgrade operator-core"
-    return Finding("revision", Verdict.BROKEN, text)
+    if problem := _why_not_adoptable(connection):
+        return Finding("revision", Verdict.BROKEN, f"none: {problem}")
+    text = "none: a ledger from before revisions; `operator-core db upgrade` adopts it"
+    return Finding("revision", Verdict.WARNING, text)
 
 
 def _why_not_adoptable(connection: sqlite3.Connection) -> str | None:
@@ -167,7 +141,7 @@ def _journal_mode(connection: sqlite3.Connection) -> Finding:
 
 def _integrity(connection: sqlite3.Connection) -> Finding:
     try:
-        found = _column(connection, f"PRAGMA integrity_check({_SHOWN})")
+        found = _column(connection, f"PRAGMA integrity_check({SHOWN})")
     except sqlite3.DatabaseError as error:
         found = [error]
     if found == ["ok"]:
@@ -180,7 +154,7 @@ def _foreign_keys(connection: sqlite3.Connection) -> Finding:
         for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             yield f"{table} row {rowid} refers to a row of {parent} that isn't there"
 
-    return _told("foreign keys", dangling(), "every reference has its row")
+    return told("foreign keys", dangling(), "every reference has its row")
 
 
 def _schema(connection: sqlite3.Connection) -> Finding:
@@ -195,59 +169,16 @@ def _schema(connection: sqlite3.Connection) -> Finding:
         there = _catalogue(connection)
     except sqlite3.DatabaseError as error:
         return Finding("schema", Verdict.BROKEN, str(error))
-    problems = (
-        f"{kind} {name} is {'changed' if (kind, name) in there else 'missing'}"
-        for (kind, name), sql in wanted.items()
-        if there.get((kind, name)) != sql
-    )
-    return _told("schema", problems, "tables, indexes and triggers are as the revision made them")
+    return compared(wanted, there)
 
 
-def _catalogue(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+def _catalogue(connection: sqlite3.Connection) -> dict[str, str]:
     found = connection.execute(
         "SELECT type, name, sql FROM sqlite_master "
         "WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
         "ORDER BY CASE type WHEN 'table' THEN 1 WHEN 'index' THEN 2 ELSE 3 END"
     )
-    return {(kind, name): sql for kind, name, sql in found}
-
-
-def _rows(connection: sqlite3.Connection) -> Finding:
-    counts: dict[str, int] = {}
-
-    def unreadable() -> Iterator[str]:
-        for table, model, convert in _ROWS:
-            columns = ", ".join(model.model_fields)
-            counts[table] = 0
-            for row in connection.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608
-                counts[table] += 1
-                try:
-                    convert(row)
-                except CorruptRow as error:
-                    yield str(error)
-
-    finding = _told("rows", unreadable(), "")
-    if finding.verdict is not Verdict.OK:
-        return finding
-    read = ", ".join(f"{count:,} {name.removeprefix('action_')}" for name, count in counts.items())
-    return Finding("rows", Verdict.OK, f"{read}: all readable")
-
-
-def _told(subject: str, problems: Iterator[str], sound: str) -> Finding:
-    """The first few of `problems` and how many more there are, or that all is `sound`."""
-    told: list[str] = []
-    more = 0
-    try:
-        for problem in problems:
-            if len(told) < _SHOWN:
-                told.append(problem)
-            else:
-                more += 1
-    except sqlite3.DatabaseError as error:
-        told.append(f"can't be read to the end: {error}")
-    if more:
-        told.append(f"and {more:,} more")
-    return Finding(subject, Verdict.BROKEN if told else Verdict.OK, "\n".join(told) or sound)
+    return {f"{kind} {name}": sql for kind, name, sql in found}
 
 
 def _column(connection: sqlite3.Connection, sql: str) -> list[Any]:

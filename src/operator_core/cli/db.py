@@ -8,16 +8,20 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Connection
 
-from operator_core.cli.checkup import Finding, Verdict, check_up, open_read_only, revision_of
-from operator_core.cli.options import DbPath, Url, choose, reported
+from operator_core.actions.errors import UnmanagedSchema
+from operator_core.cli.checkup import check_up, open_read_only, revision_of
+from operator_core.cli.findings import Finding, Verdict
+from operator_core.cli.options import DbPath, Place, Url, choose, fail, reported
+from operator_core.cli.server_checkup import check_up_server
 from operator_core.cli.text import plain
-from operator_core.db import migrate
+from operator_core.db import migrate, postgresql_schema
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The database: upgrade, current, check, sql.", no_args_is_help=True)
+app = typer.Typer(help="The database: upgrade, current, check, grants, sql.", no_args_is_help=True)
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BROKEN: "bold red"}
 
@@ -48,9 +52,8 @@ def upgrade(
     options = {} if legacy_timezone is None else {"legacy-timezone": legacy_timezone}
     with reported(place):
         migrate.upgrade(place.url, revision, options)
-        if place.path is not None:
-            with open_read_only(place.path) as connection:
-                typer.echo(f"{place.name}: {_standing(revision_of(connection))}")
+        if place.path is not None or place.on_server:
+            typer.echo(f"{place.name}: {_standing(_revision_at(place))}")
 
 
 def _check_zone(name: str) -> None:
@@ -65,9 +68,15 @@ def _check_zone(name: str) -> None:
 def current(db_path: DbPath = None, url: Url = None) -> None:
     """Print the revision that the database is at."""
     place = choose(db_path, url)
-    path = place.existing_file()
-    with reported(place), open_read_only(path) as connection:
-        typer.echo(f"{place.name}: {_standing(revision_of(connection))}")
+    with reported(place):
+        typer.echo(f"{place.name}: {_standing(_revision_at(place))}")
+
+
+def _revision_at(place: Place) -> str | None:
+    if place.on_server:
+        return migrate.look(place.url, migrate.current_revision)
+    with open_read_only(place.existing_file()) as connection:
+        return revision_of(connection)
 
 
 def _standing(revision: str | None) -> str:
@@ -82,12 +91,12 @@ def _standing(revision: str | None) -> str:
 
 @app.command()
 def check(db_path: DbPath = None, url: Url = None) -> None:
-    """Look the SQLite file over, every page and row of it; exit status 1 if something is broken."""
+    """Look the database over, every row of it; exit status 1 if something is broken."""
     place = choose(db_path, url)
-    path = place.existing_file()
+    path = None if place.on_server else place.existing_file()
     errors = Console(stderr=True)
     with reported(place), errors.status(Text(f"checking {plain(place.name)}")):
-        findings = list(check_up(path))
+        findings = list(check_up_server(place.url) if path is None else check_up(path))
     out = Console()
     out.print()
     out.print(Text(f" {plain(place.name)}", "bold"), soft_wrap=True)
@@ -110,6 +119,35 @@ def _as_table(findings: list[Finding]) -> Table:
 
 
 @app.command()
-def sql() -> None:
-    """Print the schema at head as a SQLite script."""
-    typer.echo(SCHEMA_SQL + "\n" + ACTIONS_SCHEMA_SQL, nl=False)
+def sql(
+    *,
+    postgresql: Annotated[
+        bool, typer.Option("--postgresql", help="For PostgreSQL instead of SQLite.")
+    ] = False,
+) -> None:
+    """Print the schema at head as a script, for a new database."""
+    if postgresql:
+        typer.echo(migrate.postgresql_script(), nl=False)
+    else:
+        typer.echo(SCHEMA_SQL + "\n" + ACTIONS_SCHEMA_SQL, nl=False)
+
+
+@app.command()
+def grants(
+    *,
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="The role that the service uses.")],
+    url: Url = None,
+) -> None:
+    """Print the GRANTs that a service needs on PostgreSQL: no DDL, no change to the history."""
+    place = choose(None, url)
+    if not place.on_server:
+        fail(f"{place.name}: is SQLite, where nobody is granted anything")
+    with reported(place):
+        schema = migrate.look(place.url, _schema_of)
+    typer.echo(postgresql_schema.grants(schema, role, migrate.VERSION_TABLE))
+
+
+def _schema_of(conn: Connection) -> str:
+    if migrate.current_revision(conn) is None:
+        raise UnmanagedSchema(["there is no ledger in the database's search_path"])
+    return str(conn.exec_driver_sql("SELECT current_schema()").scalar())

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 import typer
 from rich.console import Console
 from rich.text import Text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from operator_core.actions.errors import ActionError
@@ -20,6 +20,7 @@ from operator_core.cli.checkup import open_read_only, revision_of
 from operator_core.cli.text import one_line
 from operator_core.db import ActionDB, migrate
 from operator_core.db.driver_errors import translate
+from operator_core.db.postgresql import parse_url
 from operator_core.db.sqlite_connection import MEMORY
 
 __all__ = ["DbPath", "Place", "Run", "Url", "choose", "complain", "fail", "reported"]
@@ -63,6 +64,11 @@ class Place:
             return None
         return Path(database)
 
+    @property
+    def on_server(self) -> bool:
+        """Whether it is a database on a server, where there is no file to look at."""
+        return self.url.get_backend_name() == "postgresql"
+
     def existing_file(self) -> Path:
         """The SQLite file, which must be there already: looking at a ledger makes none."""
         path = self.path
@@ -76,7 +82,7 @@ class Place:
 
     def require_existing(self) -> None:
         """As `existing_file`, for what works with a ledger on a server too; and it is not behind."""
-        if self.url.get_backend_name() != "sqlite":
+        if self.on_server:
             return
         with reported(self), open_read_only(self.existing_file()) as connection:
             revision = revision_of(connection)
@@ -138,11 +144,14 @@ def _file(path: str) -> Place:
 
 def _url(text: str, origin: str) -> Place:
     try:
-        url = make_url(text)
+        url = parse_url(text)
     except ArgumentError:
         raise typer.BadParameter("is not a database URL", param_hint=origin) from None
     if url.get_backend_name() == "sqlite":
         return Place(url, url.database or MEMORY)
+    if url.get_backend_name() != "postgresql":
+        problem = f"must be of SQLite or PostgreSQL, not {url.get_backend_name()}"
+        raise typer.BadParameter(problem, param_hint=origin)
     return Place(url, url.render_as_string(hide_password=True))
 
 
@@ -164,4 +173,4 @@ def reported(place: Place) -> Generator[None]:
     try:
         yield
     except (ActionError, sqlite3.Error, SQLAlchemyError) as error:
-        fail(f"{place.name}: {translate(error)}")
+        fail(f"{place.name}: {translate(error, server=place.on_server)}")

@@ -46,10 +46,13 @@ __all__ = [
     "check_known",
     "current_revision",
     "is_current",
+    "look",
     "make_current",
+    "postgresql_script",
     "recognise",
     "run_locked",
     "upgrade",
+    "upgrade_on",
 ]
 
 T = TypeVar("T")
@@ -148,7 +151,7 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
         recognise(conn)
         # Whoever held the lock before may have done it, too.
         if check_known(conn) != HEAD:
-            _run_alembic_upgrade(conn, "head")
+            upgrade_on(conn)
     sqlite_schema.use_wal(conn, busy_timeout=busy_timeout)
 
 
@@ -161,7 +164,7 @@ def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] =
 
     def work(conn: Connection) -> None:
         check_known(conn)
-        _run_alembic_upgrade(conn, revision, options)
+        upgrade_on(conn, revision, options)
 
     run_locked(url, work, options)
 
@@ -209,22 +212,42 @@ def run_locked(
         conn.close()
 
 
+def look(url: URL, work: Callable[[Connection], T]) -> T:
+    """Runs `work` in a transaction on a server, of which nothing is kept."""
+
+    def undone(conn: Connection) -> T:
+        result = work(conn)
+        conn.rollback()
+        return result
+
+    return _on_server(url, undone)
+
+
 def _run_on_server(url: URL, work: Callable[[Connection], T], table_timeout: float) -> T:
     def locked(conn: Connection) -> T:
         postgresql_schema.lock(conn, wait=LOCK_TIMEOUT, tables=table_timeout)
-        return work(conn)
+        result = work(conn)
+        conn.commit()
+        return result
 
+    try:
+        return _on_server(url, locked)
+    except Busy as error:
+        what = "another migration, or a session that uses one of its tables"
+        raise Busy(None, what) from error.__cause__
+
+
+def _on_server(url: URL, work: Callable[[Connection], T]) -> T:
     async def run() -> T:
         engine = make_engine(url, pool_size=1, timeout=LOCK_TIMEOUT)
         try:
-            async with engine.execution_options(isolation_level="READ COMMITTED").begin() as conn:
-                return await conn.run_sync(locked)
+            async with engine.execution_options(isolation_level="READ COMMITTED").connect() as conn:
+                return await conn.run_sync(work)
         except Exception as error:
-            own = translate(error, busy_timeout=table_timeout, server=True)
-            if isinstance(own, Busy):
-                own = Busy(None, "another migration, or a session that uses one of its tables")
-                own.__cause__ = error
-            raise own from own.__cause__
+            own = translate(error, server=True)
+            if own is error:
+                raise
+            raise own from error
         finally:
             await engine.dispose()
 
@@ -274,6 +297,19 @@ def alembic_config(options: Mapping[str, str] = {}) -> "Config":
     return config
 
 
+def postgresql_script() -> str:
+    """The schema at head as a script for PostgreSQL, as ``alembic upgrade head --sql`` prints it."""
+    import io
+
+    from alembic import command
+
+    config = alembic_config({"url": "postgresql://"})
+    config.output_buffer = io.StringIO()
+    with _ALEMBIC:
+        command.upgrade(config, "head", sql=True)
+    return config.output_buffer.getvalue()
+
+
 def _home() -> Path:
     """The folder with ``alembic.ini`` and ``migrations``: the package, or the checkout it is in."""
     here = Path(__file__).resolve()
@@ -283,7 +319,8 @@ def _home() -> Path:
     raise FileNotFoundError("operator-core was installed without its migrations")
 
 
-def _run_alembic_upgrade(conn: Connection, revision: str, options: Mapping[str, str] = {}) -> None:
+def upgrade_on(conn: Connection, revision: str = "head", options: Mapping[str, str] = {}) -> None:
+    """Runs the revisions in the transaction that `conn` is in, which holds what lock there is to hold."""
     from alembic import command
 
     config = alembic_config(options)

@@ -1,13 +1,23 @@
 """How a PostgreSQL schema is changed: one migration at a time, in one transaction, never hanging."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 from operator_core.actions.errors import InvalidValue, UnmanagedSchema
 
-__all__ = ["LOCK_KEY", "TABLE_TIMEOUT", "grants", "lock", "lock_script", "table_timeout"]
+__all__ = [
+    "LOCK_KEY",
+    "TABLE_TIMEOUT",
+    "borrowed",
+    "catalogue",
+    "grants",
+    "lock",
+    "lock_script",
+    "table_timeout",
+]
 
 LOCK_KEY: Final = 7_302_912_684_011_543_919
 """Of the advisory lock that a migration holds; a number that nobody else will think of."""
@@ -39,8 +49,11 @@ def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> Non
 
     Waits up to `wait` seconds for another migration, and lets each of the following statements wait
     up to `tables` seconds for a lock; PostgreSQL's errors say so (55P03, 57014). The transaction then
-    works in one schema, the first of its search_path. Raises `UnmanagedSchema` where there is none.
+    works in one schema, the first of its search_path. Raises `UnmanagedSchema` where there is none, and
+    `InvalidValue` for a connection on which there would be no transaction.
     """
+    if conn.dialect.detect_autocommit_setting(conn.connection.dbapi_connection):  # pyright: ignore
+        raise InvalidValue("connection", "must not be in autocommit mode: no lock would outlast it")
     schema, encoding = conn.execute(text("SELECT current_schema(), getdatabaseencoding()")).one()
     if schema is None:
         raise UnmanagedSchema(
@@ -52,16 +65,68 @@ def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> Non
         conn.execute(text(statement))
 
 
+@contextmanager
+def borrowed(conn: Connection, *, wait: float, tables: float) -> Generator[None]:
+    """As `lock`; the transaction, somebody else's, has its settings back when the block has succeeded."""
+    names = ("search_path", "lock_timeout", "statement_timeout")
+    settings = ", ".join(f"current_setting('{name}')" for name in names)
+    before = conn.execute(text(f"SELECT {settings}")).one()
+    lock(conn, wait=wait, tables=tables)
+    yield
+    for name, value in zip(names, before, strict=True):
+        conn.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+
+
 def lock_script(*, wait: float, tables: float = TABLE_TIMEOUT) -> list[str]:
     """The statements of `lock`, for a transaction that a script runs."""
     return [
-        f"SET LOCAL lock_timeout = '{round(wait * 1000)}ms'",
+        f"SET LOCAL lock_timeout = '{_milliseconds(wait)}'",
         f"SELECT pg_advisory_xact_lock({LOCK_KEY})",
-        f"SET LOCAL lock_timeout = '{round(tables * 1000)}ms'",
-        f"SET LOCAL statement_timeout = '{round(STATEMENT_TIMEOUT * 1000)}ms'",
+        f"SET LOCAL lock_timeout = '{_milliseconds(tables)}'",
+        f"SET LOCAL statement_timeout = '{_milliseconds(STATEMENT_TIMEOUT)}'",
         # What the migration makes finds the ledger's tables and no others, whoever calls it from where.
         "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)",
     ]
+
+
+_CATALOGUE: Final = """
+WITH ours AS (
+    SELECT oid, relname FROM pg_class
+    WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p')
+        AND relname IN ('tickets', 'action_proposals', 'action_records', 'action_events'))
+SELECT 'column ' || relname || '.' || attname, concat_ws(' ', format_type(atttypid, atttypmod),
+    CASE WHEN attnotnull THEN 'NOT NULL' END, attidentity::text,
+    'DEFAULT ' || pg_get_expr(adbin, adrelid))
+FROM ours JOIN pg_attribute ON attrelid = ours.oid
+    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE attnum > 0 AND NOT attisdropped
+UNION ALL
+SELECT 'constraint ' || relname || '.' || conname, pg_get_constraintdef(pg_constraint.oid)
+FROM ours JOIN pg_constraint ON conrelid = ours.oid WHERE contype != 'n'
+UNION ALL
+SELECT 'index ' || indexrelid::regclass::text,
+    regexp_replace(pg_get_indexdef(indexrelid), ' ON .*USING', ' USING') || CASE WHEN indisvalid THEN '' ELSE ' INVALID' END
+FROM ours JOIN pg_index ON indrelid = ours.oid
+UNION ALL
+SELECT 'trigger ' || relname || '.' || tgname, tgenabled::text || ' '
+    || regexp_replace(pg_get_triggerdef(pg_trigger.oid, true), ' ON [^ ]+ ', ' ')
+FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal
+UNION ALL
+SELECT DISTINCT 'function ' || proname, prosrc || prosecdef::text
+FROM ours JOIN pg_trigger ON tgrelid = ours.oid JOIN pg_proc ON pg_proc.oid = tgfoid
+WHERE NOT tgisinternal AND pronamespace = quote_ident(current_schema())::regnamespace
+"""
+
+
+def catalogue(conn: Connection) -> dict[str, str]:
+    """All that the ledger's tables are made of, in the first schema of the search_path, by kind and name."""
+    found = conn.exec_driver_sql(_CATALOGUE.replace("%", "%%")).all()
+    return {str(name): str(definition) for name, definition in found}
+
+
+def _milliseconds(seconds: float) -> str:
+    # None at all would be no limit.
+    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def grants(schema: str, role: str, version_table: str) -> str:
