@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from operator_core.actions.errors import InvalidValue
+from operator_core.actions.errors import InvalidValue, WrongLoop
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db import checks, migrate
 from operator_core.db.engine import Runner
@@ -86,10 +86,18 @@ class ActionDB(ActionLedger):
         return self
 
     async def close(self) -> None:
-        """Refuses new calls, waits for those under way, and gives everything back."""
+        """Refuses new calls, waits for those under way, and gives everything back.
+
+        Raises `WrongLoop` for a ledger on a server that another event loop has opened.
+        """
         async with self._gate:
-            self._runner = None
-            await self._database.close()
+            runner, self._runner = self._runner, None
+            try:
+                await self._database.close()
+            except WrongLoop:
+                # It is as open as it was, for the loop that it belongs to.
+                self._runner = runner
+                raise
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -61,7 +61,8 @@ async def finish(
     """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
 
     So nothing is ever under way on a connection that is being rolled back or given back. Where
-    `work` `may_stop` at that moment, it is cancelled too.
+    `work` `may_stop` at that moment, it is cancelled too. It runs in a task of its own, because drivers
+    time out by cancelling the task that they run in, and nobody could tell that from the caller's.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

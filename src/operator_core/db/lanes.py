@@ -38,21 +38,37 @@ class Lanes:
     def __init__(self, run: Callable[[Sequence[Unit[Any]]], Awaitable[list[Any]]]) -> None:
         self._run = run
         self._queue: deque[_Waiting] = deque()
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, unit: Alike[Any, T]) -> T:
         """Runs `unit` with whatever waits beside it; a cancelled caller's unit is whole or absent."""
+        if not self._running:
+            # Nobody waits, so nobody needs to be waited for: the caller's own task does it.
+            self._running += 1
+            try:
+                return (await self._run([unit]))[0]
+            finally:
+                self._running -= 1
+                self._fill()
         answer = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(unit, answer))
-        if len(self._lanes) < _LANES:
-            lane = asyncio.create_task(self._drain())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+        self._fill()
         return cast(T, await answer)
 
+    def _fill(self) -> None:
+        if self._queue and self._running < _LANES:
+            self._running += 1
+            task = asyncio.create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     async def _drain(self) -> None:
-        while group := self._next_group():
-            await self._run_group(group)
+        try:
+            while group := self._next_group():
+                await self._run_group(group)
+        finally:
+            self._running -= 1
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []

@@ -42,7 +42,8 @@ class EngineRunner(ABC):
         self._closed = True
         self._pid: int | None = None
         self._use = _USES.setdefault(engine, _Use())
-        self._calls: set[asyncio.Future[None]] = set()
+        self._under_way = 0
+        self._none_under_way: asyncio.Event | None = None
 
     @abstractmethod
     async def open(self) -> None:
@@ -71,20 +72,21 @@ class EngineRunner(ABC):
         """Refuses new calls and waits for those under way; whoever brought the engine disposes of it."""
         self._closed = True
         if os.getpid() == self._pid:
-            while self._calls:
-                await asyncio.wait(set(self._calls))
+            while self._under_way:
+                self._none_under_way = asyncio.Event()
+                await self._none_under_way.wait()
 
     @contextmanager
     def _call(self) -> Generator[None]:
         """The block is a call under way, for which `close` waits."""
-        call = asyncio.get_running_loop().create_future()
-        self._calls.add(call)
+        self._under_way += 1
         try:
             with self._translated():
                 yield
         finally:
-            self._calls.discard(call)
-            call.set_result(None)
+            self._under_way -= 1
+            if not self._under_way and self._none_under_way is not None:
+                self._none_under_way.set()
 
     @contextmanager
     def _translated(self) -> Generator[None]:

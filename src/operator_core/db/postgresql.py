@@ -177,7 +177,8 @@ def is_stale(driver_connection: Any) -> bool:
         # asyncpg reads as soon as there is something to read.
         return bool(driver_connection.is_closed())
     try:
-        # psycopg reads only when it is asked to.
+        # psycopg reads only when it is asked to: first the server's last words, then that it is gone.
+        driver_connection.pgconn.consume_input()
         driver_connection.pgconn.consume_input()
     except Exception:
         return True

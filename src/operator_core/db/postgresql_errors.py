@@ -33,17 +33,19 @@ __all__ = [
     "unreachable",
 ]
 
-_CONFLICTS: Final = {"40001", "40P01"}
+_CONFLICTS: Final = ("40001", "40P01")
 _READ_ONLY: Final = "25006"
 _NOT_READY: Final = {
     "57P03",  # starting up, or in recovery
     "53300",  # too many connections
 }
 _BUSY: Final = {
-    "55P03",  # lock_timeout
-    "57014",  # statement_timeout, or somebody cancelled it
-    "25P03",  # idle_in_transaction_session_timeout
-    *_CONFLICTS,
+    "55P03": "a lock that a statement waited for",
+    "57014": "a statement was cancelled, or took longer than statement_timeout",
+    "25P03": "idle_in_transaction_session_timeout ended the transaction",
+    "53300": "the server has no connection left",
+    "40001": "conflicts with other transactions",
+    "40P01": "deadlocks with other transactions",
 }
 _FULL: Final = {"53100", "53200", "54000"}
 
@@ -98,8 +100,8 @@ def from_postgresql(error: BaseException, timeout: float | None) -> ActionError 
         if _is_drivers(found) or (isinstance(error, DBAPIError) and error.connection_invalidated):
             return StorageUnavailable(f"the database connection failed ({type(found).__name__})")
         return None
-    if state in _BUSY or state == "53300":
-        return Busy(timeout)
+    if state in _BUSY:
+        return Busy(timeout, _BUSY[state])
     if state in _FULL:
         return StorageFull(f"no room left for the ledger (SQLSTATE {state})")
     if state == _READ_ONLY:
@@ -161,6 +163,7 @@ def scrub(error: BaseException | None) -> None:
         seen.add(id(error))
         if isinstance(error, DBAPIError):
             error.hide_parameters = True
+            error.params = None
             error.args = (f"({type(error.orig).__name__}) {_message(error.orig or error)}",)
         elif isinstance(getattr(error, "sqlstate", None), str):
             error.args = (_message(error),)

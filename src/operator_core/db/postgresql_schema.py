@@ -49,11 +49,8 @@ def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> Non
 
     Waits up to `wait` seconds for another migration, and lets each of the following statements wait
     up to `tables` seconds for a lock; PostgreSQL's errors say so (55P03, 57014). The transaction then
-    works in one schema, the first of its search_path. Raises `UnmanagedSchema` where there is none, and
-    `InvalidValue` for a connection on which there would be no transaction.
+    works in one schema, the first of its search_path. Raises `UnmanagedSchema` where there is none.
     """
-    if conn.dialect.detect_autocommit_setting(conn.connection.dbapi_connection):  # pyright: ignore
-        raise InvalidValue("connection", "must not be in autocommit mode: no lock would outlast it")
     schema, encoding = conn.execute(text("SELECT current_schema(), getdatabaseencoding()")).one()
     if schema is None:
         raise UnmanagedSchema(
@@ -67,14 +64,21 @@ def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> Non
 
 @contextmanager
 def borrowed(conn: Connection, *, wait: float, tables: float) -> Generator[None]:
-    """As `lock`; the transaction, somebody else's, has its settings back when the block has succeeded."""
+    """As `lock`, in somebody else's transaction, which has its own settings again after the block.
+
+    If that fails, the transaction is as it was before. Raises `InvalidValue` if there is none.
+    """
+    if conn.dialect.detect_autocommit_setting(conn.connection.dbapi_connection):  # pyright: ignore
+        raise InvalidValue("connection", "must not be in autocommit mode: no lock would outlast it")
     names = ("search_path", "lock_timeout", "statement_timeout")
     settings = ", ".join(f"current_setting('{name}')" for name in names)
-    before = conn.execute(text(f"SELECT {settings}")).one()
-    lock(conn, wait=wait, tables=tables)
-    yield
-    for name, value in zip(names, before, strict=True):
-        conn.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+    with conn.begin_nested():
+        before = conn.execute(text(f"SELECT {settings}")).one()
+        lock(conn, wait=wait, tables=tables)
+        yield
+        for name, value in zip(names, before, strict=True):
+            given = {"name": name, "value": value}
+            conn.execute(text("SELECT set_config(:name, :value, true)"), given)
 
 
 def lock_script(*, wait: float, tables: float = TABLE_TIMEOUT) -> list[str]:

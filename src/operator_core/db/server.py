@@ -10,8 +10,7 @@ and triggers see what it really changes.
 import asyncio
 import os
 import random
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -46,9 +45,13 @@ class _Attempt:
 
     __slots__ = ("committing", "connected")
 
-    def __init__(self) -> None:
+    def begin(self) -> None:
         self.connected = False
         self.committing = False
+
+    def may_stop(self) -> bool:
+        """Whether there is nothing yet that a cancellation could leave half done."""
+        return not self.connected
 
 
 class ServerRunner(EngineRunner):
@@ -67,6 +70,10 @@ class ServerRunner(EngineRunner):
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = Lanes(self._run_together)
+        # The connection that was used last, for whoever comes next: half of what the pool and
+        # SQLAlchemy's own Connection cost a unit. It goes back to the pool as soon as one is asked for.
+        self._at_hand: Connection | None = None
+        self._connecting = 0
 
     async def open(self) -> None:
         """Checks the schema and changes nothing: on a server that is for a deploy to do."""
@@ -85,7 +92,7 @@ class ServerRunner(EngineRunner):
         self._closed = False
 
     def _look(self) -> None:
-        with self._connected(self._single) as conn:
+        with self._connect(self._single) as conn:
             migrate.check_current(conn, alone=True)
 
     async def close(self) -> None:
@@ -95,6 +102,7 @@ class ServerRunner(EngineRunner):
         if self._loop is not asyncio.get_running_loop():
             raise WrongLoop("a ledger on a server must be closed in the event loop that opened it")
         await super().close()
+        await greenlet_spawn(self._let_go)
         if self._owned:
             await self._engine.dispose()
 
@@ -102,7 +110,7 @@ class ServerRunner(EngineRunner):
         """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
         self._check_open()
         with self._call():
-            return await self._try(partial(self._read, unit=unit))
+            return await self._try(self._read, unit)
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` as one transaction, a `single` one as a statement on its own.
@@ -115,80 +123,117 @@ class ServerRunner(EngineRunner):
         with self._call():
             if single and isinstance(unit, Alike) and not unit.may_wait:
                 return await self._lanes.run(cast(Alike[Any, T], unit))
-            return await self._try(partial(self._change if single else self._transact, unit=unit))
+            run = self._change if single else self._transact
+            return await self._try(run, cast(Unit[T], unit))
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
-        with self._call():
-            return await self._try(partial(self._change, unit=lambda conn: run_units(conn, units)))
+        with self._translated():
+            return await self._try(self._change, partial(run_units, units=units))
 
-    async def _try(self, work: Callable[[_Attempt], T]) -> T:
+    async def _try(self, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]) -> T:
         attempt = _Attempt()
-
-        async def attempts() -> T:
-            nonlocal attempt
-            deadline = asyncio.get_running_loop().time() + self._timeout
-            failures = 0
-            while True:
-                try:
-                    return await greenlet_spawn(work, attempt)
-                except Exception as error:
-                    kind = trouble(error)
-                    if kind is Trouble.LOST and attempt.committing:
-                        raise _unknown(error) from error
-                    late = asyncio.get_running_loop().time() >= deadline
-                    if not _again(kind, failures, late):
-                        raise
-                failures += 1
-                attempt = _Attempt()
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
-                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
-
         # Who is cancelled while it waits for a connection need not go on waiting.
-        return await finish(attempts(), may_stop=lambda: not attempt.connected)
+        return await finish(self._attempts(attempt, run, unit), may_stop=attempt.may_stop)
+
+    async def _attempts(
+        self, attempt: _Attempt, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]
+    ) -> T:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        failures = 0
+        while True:
+            attempt.begin()
+            try:
+                return await greenlet_spawn(run, attempt, unit)
+            except Exception as error:
+                kind = trouble(error)
+                if kind is Trouble.LOST and attempt.committing:
+                    raise _unknown(error) from error
+                if not _again(kind, failures, late=clock() >= deadline):
+                    raise
+            attempt.begin()
+            failures += 1
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
 
     # ------ in the greenlet
 
     def _read(self, attempt: _Attempt, unit: Unit[T]) -> T:
-        with self._connected(self._single) as conn:
-            attempt.connected = True
-            return unit(conn)
+        conn = self._take()
+        attempt.connected = True
+        return self._run_alone(conn, unit)
 
     def _change(self, attempt: _Attempt, unit: Unit[T]) -> T:
-        with self._connected(self._single) as conn:
-            # The statement is its own COMMIT.
-            attempt.connected = attempt.committing = True
-            return unit(conn)
+        conn = self._take()
+        # The statement is its own COMMIT.
+        attempt.connected = attempt.committing = True
+        return self._run_alone(conn, unit)
+
+    def _run_alone(self, conn: Connection, unit: Unit[T]) -> T:
+        try:
+            result = unit(conn)
+        except BaseException as error:
+            _drop_if_useless(conn, error)
+            conn.close()
+            raise
+        if self._owned and self._at_hand is None and not self._connecting and not self._closed:
+            self._at_hand = conn
+        else:
+            conn.close()
+        return result
+
+    def _take(self) -> Connection:
+        conn, self._at_hand = self._at_hand, None
+        if conn is not None:
+            if not is_stale(conn.connection.driver_connection):
+                return conn
+            conn.invalidate()
+            conn.close()
+        return self._connect(self._single)
+
+    def _let_go(self) -> None:
+        conn, self._at_hand = self._at_hand, None
+        if conn is not None:
+            conn.close()
 
     def _transact(self, attempt: _Attempt, unit: Unit[T]) -> T:
-        with self._connected(self._whole) as conn:
+        self._let_go()
+        conn = self._connect(self._whole)
+        try:
             attempt.connected = True
             with conn.begin():
                 result = unit(conn)
                 attempt.committing = True
             return result
+        except Exception as error:
+            _drop_if_useless(conn, error)
+            raise
+        finally:
+            conn.close()
 
-    @contextmanager
-    def _connected(self, engine: Engine) -> Generator[Connection]:
+    def _connect(self, engine: Engine) -> Connection:
         """A connection of the pool that was alive a moment ago, which costs no round trip to know."""
-        conn = engine.connect()
-        while is_stale(conn.connection.driver_connection):
+        while True:
+            self._connecting += 1
+            try:
+                conn = engine.connect()
+            finally:
+                self._connecting -= 1
+            if not is_stale(conn.connection.driver_connection):
+                return conn
             conn.invalidate()
             conn.close()
-            conn = engine.connect()
-        with conn:
-            try:
-                yield conn
-            except Exception as error:
-                if trouble(error) is Trouble.READ_ONLY:
-                    # The server is no longer the one that writes; the next connection finds it.
-                    conn.invalidate()
-                raise
 
     # ------ what EngineRunner asks
 
     async def _transacting(self) -> AsyncConnection:
         while True:
-            conn = await self._transactions.connect()
+            await greenlet_spawn(self._let_go)
+            self._connecting += 1
+            try:
+                conn = await self._transactions.connect()
+            finally:
+                self._connecting -= 1
             raw = await conn.get_raw_connection()
             if not is_stale(raw.driver_connection):
                 return conn
@@ -216,6 +261,12 @@ def _again(kind: Trouble, failures: int, late: bool) -> bool:
     if kind is Trouble.READ_ONLY:
         return failures == 0
     return kind is Trouble.LOST and not late
+
+
+def _drop_if_useless(conn: Connection, error: BaseException) -> None:
+    if trouble(error) is Trouble.READ_ONLY:
+        # The server is no longer the one that writes; the next connection finds it.
+        conn.invalidate()
 
 
 def _unknown(error: BaseException) -> OutcomeUnknown:
