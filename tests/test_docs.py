@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from operator_core.actions import TRANSITIONS
+from tests.databases import query
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
@@ -22,7 +23,7 @@ BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # They set up everything from nothing, so .ci/run runs them, in a clean checkout.
 RUN_BY_CI = {"make demo", "make test", "make lint", "make build"}
 # Long, and run by whoever wants to know.
-RUN_BY_HAND = {"make soak", "make bench"}
+RUN_BY_HAND = {"make soak", "make bench", "make bench-peers"}
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -41,9 +42,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def loop() -> Iterator[asyncio.Runner]:
+    """One event loop for all blocks of a page, as for whoever tries them in ``python -m asyncio``."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def database(page: Path, place: Path, request: pytest.FixtureRequest) -> str | None:
+    """The server's database that a page works on, if it does."""
+    if page.name != "postgresql.md":
+        return None
+    url: str = request.getfixturevalue("postgres_url")
+    request.getfixturevalue("monkeypatch").setenv("OPERATOR_DATABASE_URL", url)
+    return url
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_code_on_a_page_runs_from_top_to_bottom(
-    page: Path, place: Path, shared_data_copy: None
+    page: Path, place: Path, database: str | None, shared_data_copy: None, loop: asyncio.Runner
 ) -> None:
     names: dict[str, object] = {"__name__": "docs"}
     for language, text in blocks(page):
@@ -51,7 +69,7 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(
             if re.search(r"^(async )?def test_", text, re.MULTILINE):
                 _run_tests(text, place)
             else:
-                _run_python(text, names)
+                _run_python(text, names, loop)
         elif language == "bash":
             for line in text.splitlines():
                 if line.strip() and line not in RUN_BY_CI | RUN_BY_HAND:
@@ -59,17 +77,18 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(
                         ["bash", "-euc", line], capture_output=True, text=True, check=False
                     )
                     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        elif language == "sql":
+            assert database is not None, f"{page.name} has no database to run SQL on"
+            query(database, text)
         else:
-            assert language in {"text", "sql"}, (
-                f"a block of {page.name} that nothing runs: {language!r}"
-            )
+            assert language == "text", f"a block of {page.name} that nothing runs: {language!r}"
 
 
-def _run_python(text: str, names: dict[str, object]) -> None:
+def _run_python(text: str, names: dict[str, object], loop: asyncio.Runner) -> None:
     code = compile(text, "docs", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     result = eval(code, names)
     if inspect.iscoroutine(result):
-        asyncio.run(result)
+        loop.run(result)
 
 
 def _run_tests(text: str, place: Path) -> None:

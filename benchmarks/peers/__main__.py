@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth
-from benchmarks.peers import compare, floors, growing
+from benchmarks.peers import compare, drivers, floors, growing
 from benchmarks.peers.databases import Databases, databases
 from benchmarks.peers.process import Worker, WorkerFailed, worker
 from benchmarks.peers.report import as_json, report
 from benchmarks.report import machine
 from operator_core.db import migrate
 
-_PARTS = ("compare", "growth")
+_PARTS = ("compare", "growth", "drivers")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 _MODULES = {
     compare.OURS: "ledger",
@@ -38,7 +38,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes: does it run, not how fast"
     )
-    parser.add_argument("--only", choices=_PARTS, help="one part instead of both")
+    parser.add_argument("--only", choices=_PARTS, help="one part instead of all")
     parser.add_argument("--rounds", type=int, help="how many (default: 7, and 2 with --quick)")
     parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
@@ -106,11 +106,18 @@ async def _growth(made: Databases, options: argparse.Namespace, rounds: int) -> 
     return {"sizes": sizes, "seconds": costs, "behind": growth.behind(costs)}
 
 
+async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    found = await drivers.drivers(made, 20 if options.quick else 600, rounds, _told)
+    print(f"\n{drivers.drivers_table(found)}", flush=True)
+    return {"per_second": found}
+
+
 async def _run(options: argparse.Namespace, url: str) -> dict[str, Any]:
     rounds = options.rounds or (2 if options.quick else 7)
     async with databases(url) as made:
         results: dict[str, Any] = {"server": await made.settings()}
-        for part, measure in (("compare", _compare), ("growth", _growth)):
+        measures = (_compare, _growth, _drivers)
+        for part, measure in zip(_PARTS, measures, strict=True):
             if options.only in (None, part):
                 results[part] = await measure(made, options, rounds)
     return results
