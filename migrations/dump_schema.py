@@ -34,7 +34,7 @@ def statements(path: Path) -> dict[bool, list[str]]:
     sorted_: dict[bool, list[str]] = {True: [], False: []}
     for _, table, sql in found:
         about_tickets = table == "tickets" and "action_" not in sql
-        for kind in ("TABLE", "INDEX", "TRIGGER"):
+        for kind in ("TABLE", "INDEX", "UNIQUE INDEX", "TRIGGER"):
             sql = sql.replace(f"CREATE {kind} ", f"CREATE {kind} IF NOT EXISTS ", 1)
         sorted_[about_tickets].append(sql + ";\n")
     return sorted_

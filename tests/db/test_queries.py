@@ -11,7 +11,7 @@ from psycopg.sql import Literal
 from sqlalchemy import Connection, event
 
 from operator_core.actions import ActionError, ActionStatus
-from operator_core.db import ActionDB, events, migrate, proposals, records
+from operator_core.db import ActionDB, events, migrate, proposal_queries, proposals, records
 from operator_core.db.engine import Unit
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from tests.conftest import proposal
@@ -19,13 +19,13 @@ from tests.databases import Databases, connected
 
 S = ActionStatus
 
-LIST: Callable[..., Any] = proposals.list_proposals
+LIST: Callable[..., Any] = proposal_queries.list_proposals
 
 BY_ID = "the primary key"
 NEWEST_FIRST = "the primary key, backwards"  # LIMIT ends it
 
 QUERIES: dict[str, tuple[Unit[Any], str]] = {
-    "get": (lambda c: proposals.get_proposal(c, 5), BY_ID),
+    "get": (lambda c: proposal_queries.get_proposal(c, 5), BY_ID),
     "list": (lambda c: LIST(c, limit=50), NEWEST_FIRST),
     "list before": (lambda c: LIST(c, before=500, limit=50), BY_ID),
     "list status": (lambda c: LIST(c, [S.FAILED], limit=50), "idx_action_proposals_status"),
@@ -52,7 +52,7 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
         lambda c: LIST(c, proposed_by="agent_3", limit=50),
         "idx_action_proposals_proposed_by",
     ),
-    "count": (proposals.count_proposals, "idx_action_proposals_status"),
+    "count": (proposal_queries.count_proposals, "idx_action_proposals_status"),
     "move": (
         lambda c: proposals.update_proposal_status(c, 5, S.VALIDATED, actor="a", reason=None),
         BY_ID,

@@ -137,8 +137,9 @@ async def test_a_connection_lost_with_a_statement_on_its_way_is_an_unknown_outco
 ) -> None:
     async with ActionDB(sabotaged(DYING)) as db:
         with pytest.raises(OutcomeUnknown):
-            await db.create_proposal(proposal())
-        await db.create_proposal(proposal())
+            await db.create_proposal(proposal(), idempotency_key="once")
+        again = await db.create_proposal(proposal(), idempotency_key="once")
+        assert not again.replayed
         assert len(await db.list_proposals()) == 1
 
 
@@ -149,10 +150,14 @@ async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_a_kept_
         for _ in range(6):  # until psycopg has prepared it, too
             await db.create_proposal(proposal())
         proxy.cut_after = lambda said: b"lost" in said
+        lost = proposal(action_name="lost")
         with pytest.raises(OutcomeUnknown, match="whole or absent"):
-            await db.create_proposal(proposal(action_name="lost"))
+            await db.create_proposal(lost, idempotency_key="once")
         proxy.cut_after = lambda said: False
         assert [each.action_name for each in await db.list_proposals(limit=1)] == ["lost"]
+        # Asked again with the same key, it is the same proposal.
+        again = await db.create_proposal(lost, idempotency_key="once")
+        assert (again.id, again.replayed) == (7, True)
         assert len(await db.history()) == 7
 
 

@@ -45,17 +45,21 @@ def test_autogenerate_makes_an_empty_revision(tmp_path: Path, fresh: Path) -> No
     text = made.read_text()
     assert "op." not in text
     assert text.count("    pass") == 2
-    assert 'revision = "0003"\ndown_revision = "0002"\n' in text
+    number = f"{int(migrate.HEAD) + 1:04}"
+    assert f'revision = "{number}"\ndown_revision = "{migrate.HEAD}"\n' in text
     assert text.startswith('"""Nothing to do')
     # What the template makes is a revision that Alembic can read.
-    assert "0002 ->" in alembic(None, "history", cwd=tree).stdout
+    assert f"{migrate.HEAD} ->" in alembic(None, "history", cwd=tree).stdout
 
 
 def test_current_and_history_say_where_a_database_stands(fresh: Path, plain: Path) -> None:
-    assert alembic(fresh, "current").stdout.split() == ["0002", "(head)"]
+    assert alembic(fresh, "current").stdout.split() == [migrate.HEAD, "(head)"]
     assert alembic(plain, "current").stdout.split() == ["0001"]
     history = alembic(None, "history").stdout.splitlines()
-    assert [line.split(",")[0] for line in history] == ["0001 -> 0002 (head)", "<base> -> 0001"]
+    steps = zip(("<base>", *migrate.REVISIONS), migrate.REVISIONS, strict=False)
+    told = [f"{before} -> {after}" for before, after in steps]
+    told[-1] += " (head)"
+    assert [line.split(",")[0] for line in history] == told[::-1]
 
 
 def test_current_of_no_database_is_nothing(tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_the_offline_downgrade_undoes_the_offline_upgrade(tmp_path: Path) -> Non
     }
 
 
-def test_the_offline_script_of_the_second_revision_keeps_rows_and_ids(
+def test_the_offline_script_of_the_later_revisions_keeps_rows_and_ids(
     plain: Path, fresh: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "plain.db"
@@ -142,7 +146,7 @@ def test_the_offline_script_of_the_second_revision_keeps_rows_and_ids(
             " ('a', '{}', 'r', '2026-01-01 00:00:00.000000'), ('b', '{}', 'r', '2026-01-01 00:00:00.000000');"
             "DELETE FROM action_proposals WHERE id = 2"
         )
-        connection.executescript(alembic(None, "upgrade", "0001:0002", "--sql").stdout)
+        connection.executescript(alembic(None, "upgrade", "0001:head", "--sql").stdout)
         assert connection.execute("SELECT id, action_name FROM action_proposals").fetchall() == [
             (1, "a")
         ]

@@ -168,13 +168,13 @@ def check_legacy(
 
 BROKEN = '''"""Does something and fails.
 
-Revision: 0003, after 0002
+Revision: 9999, after the newest
 """
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "9999"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -191,7 +191,9 @@ def test_nothing_stays_of_a_revision_that_raises(
     tmp_path: Path, fresh: Path, legacy: Path, start: str
 ) -> None:
     tree = copy_of_tree(tmp_path)
-    (tree / "migrations" / "versions" / "0003_broken.py").write_text(BROKEN)
+    (tree / "migrations" / "versions" / "9999_broken.py").write_text(
+        BROKEN.format(head=migrate.HEAD)
+    )
     path = tmp_path / "ledger.db"
     if start == "nothing":
         path.touch()

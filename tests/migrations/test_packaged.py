@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from operator_core.db.migrate import HEAD
 from tests.migrations.tools import ROOT, catalogue, python, rows_of, run, version
 
 pytestmark = pytest.mark.skipif(
@@ -68,7 +69,7 @@ def upgrade(installed: Path, path: Path) -> None:
 def test_what_is_installed_makes_a_new_ledger(installed: Path, tmp_path: Path, fresh: Path) -> None:
     upgrade(installed, tmp_path / "new.db")
     assert catalogue(tmp_path / "new.db") == catalogue(fresh)
-    assert version(tmp_path / "new.db") == ["0002"]
+    assert version(tmp_path / "new.db") == [HEAD]
 
 
 def test_what_is_installed_adopts_a_legacy_database(

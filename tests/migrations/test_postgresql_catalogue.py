@@ -103,9 +103,9 @@ def test_the_offline_scripts_go_down_and_up_with_rows(
 ) -> None:
     url = ledger_at(postgres, "0001", PLAIN_ROWS)
     before, plain = contents(url, columns(url)), catalogue(url)
-    psql(url, script("upgrade", "0001:0002"), tmp_path)
+    psql(url, script("upgrade", "0001:head"), tmp_path)
     assert catalogue(url) == fresh
-    psql(url, script("downgrade", "0002:0001"), tmp_path)
+    psql(url, script("downgrade", f"{migrate.HEAD}:0001"), tmp_path)
     assert catalogue(url) == plain
     assert contents(url, columns(url)) == before
 

@@ -166,13 +166,13 @@ def test_the_kills_have_teeth(postgres: Databases) -> None:
 
 BROKEN = '''"""Does something and fails.
 
-Revision: 0003, after 0002
+Revision: 9999, after the newest
 """
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "9999"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -196,7 +196,9 @@ def test_nothing_stays_of_a_revision_that_raises(
     postgres: Databases, tmp_path: Path, start: str, end: str, complaint: str
 ) -> None:
     tree = copy_of_tree(tmp_path)
-    (tree / "migrations" / "versions" / "0003_broken.py").write_text(BROKEN.format(end=end))
+    (tree / "migrations" / "versions" / "9999_broken.py").write_text(
+        BROKEN.format(end=end, head=migrate.HEAD)
+    )
     url = ledger_at(postgres, "0001", PLAIN_ROWS) if start == "0001" else postgres.new()
     if start == "head":
         migrate.upgrade(url)

@@ -216,7 +216,7 @@ AS_FIRST = "INSERT INTO action_records (id, proposal_id) OVERRIDING SYSTEM VALUE
         ("UPDATE action_records SET success = true, completed_at = 'infinity'", "_times"),
         ("DELETE FROM action_records", "action_records_not_deleted"),
         ("DELETE FROM action_records WHERE id = 7", "action_records_not_deleted"),
-        ("TRUNCATE action_records CASCADE", "_not_deleted"),
+        ("TRUNCATE action_records CASCADE", "action_records_not_deleted"),
         (AS_FIRST, "pk_action_records"),
         (f"{AS_FIRST} ON CONFLICT (id) DO UPDATE SET proposal_id = 2", "action_records_immutable"),
         (f"{AS_FIRST} ON CONFLICT (id) DO UPDATE SET success = true", "action_records_immutable"),

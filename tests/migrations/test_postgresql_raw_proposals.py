@@ -53,8 +53,12 @@ def db(server_ledger: str) -> Iterator[DB]:
 )
 def test_what_was_proposed_can_not_be_edited(db: DB, column: str, value: str) -> None:
     by = "action_proposals_immutable: what was proposed can not be edited"
-    refused(db, f"UPDATE action_proposals SET {column} = {value}", by)
-    refused(db, f"UPDATE action_proposals SET ({column}, status) = ROW ({value}, 'cancelled')", by)
+    refused(db, f"UPDATE action_proposals SET {column} = {value} WHERE id = 2", by)
+    refused(
+        db,
+        f"UPDATE action_proposals SET ({column}, status) = ROW ({value}, 'cancelled') WHERE id = 2",
+        by,
+    )
 
 
 def test_what_was_proposed_may_be_said_again(db: DB) -> None:
@@ -91,8 +95,8 @@ def with_id(id: int, time: str = "now()") -> str:
         ("DELETE FROM action_proposals WHERE id = 3", "action_proposals_not_deleted"),
         ("DELETE FROM action_proposals WHERE false", "action_proposals_not_deleted"),
         ("WITH gone AS (DELETE FROM action_proposals RETURNING id) SELECT * FROM gone", "_deleted"),
-        ("TRUNCATE action_proposals CASCADE", "_not_deleted"),
-        ("TRUNCATE tickets CASCADE", "_not_deleted"),
+        ("TRUNCATE action_proposals CASCADE", "action_proposals_not_deleted"),
+        ("TRUNCATE tickets CASCADE", "action_proposals_not_deleted"),
         ("TRUNCATE action_proposals, action_records, action_events, tickets", "_not_deleted"),
         (with_id(2), "pk_action_proposals"),
         (

@@ -138,6 +138,9 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
     return path, details["msg"]
 
 
+_REPLAYED = "_replayed"
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -179,6 +182,16 @@ class ActionProposal(_Model):
     updated_at: UtcDatetime | None = Field(
         default=None, description="When the row last changed, by the database's clock."
     )
+
+    @property
+    def replayed(self) -> bool:
+        """Whether `create_proposal` found it under its idempotency key, and did not write it now."""
+        return bool(self.__dict__.get(_REPLAYED))
+
+    def as_replayed(self) -> Self:
+        """The same proposal, found and not written; equal to itself."""
+        # Beside the fields, as cached properties are: no part of what is compared or dumped.
+        return self.from_stored({**self.__dict__, _REPLAYED: True})
 
     if TYPE_CHECKING:
         # What the validators above take is more than what the fields hold; type checkers see only

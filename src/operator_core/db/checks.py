@@ -14,6 +14,7 @@ __all__ = [
     "check_flag",
     "check_id",
     "check_json",
+    "check_key",
     "check_limit",
     "check_message",
     "check_model",
@@ -120,6 +121,11 @@ def _check(adapter: TypeAdapter[str], value: object, path: str) -> str:
 def check_name(value: object, path: str) -> str | None:
     """None, or text as in `action_name` and `proposed_by`; raises `InvalidValue`."""
     return None if value is None else _check(_NAME, value, path)
+
+
+def check_key(value: object) -> str | None:
+    """An idempotency key: None, or text as a name is; raises `InvalidValue`."""
+    return check_name(value, "idempotency_key")
 
 
 def check_actor(value: object) -> str:

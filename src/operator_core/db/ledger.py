@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from operator_core.actions.errors import NotOpen
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, ActionStatus
-from operator_core.db import checks, events, proposals, records
+from operator_core.db import checks, events, proposal_queries, proposals, records
 from operator_core.db.engine import Alike, UnitRunner
 from operator_core.db.rows import Listing
 
@@ -44,13 +44,28 @@ class ActionLedger:
     def _who(self, actor: str | None) -> str:
         return self._actor if actor is None else checks.check_actor(actor)
 
-    async def create_proposal(self, proposal: ActionProposal) -> ActionProposal:
+    async def create_proposal(
+        self, proposal: ActionProposal, *, idempotency_key: str | None = None
+    ) -> ActionProposal:
         """Writes a proposal down and returns it with its id and the database's times.
 
         A proposal in another status than proposed is an import, and the history says so. Raises
         `NotFound` for an unknown ticket, `InvalidValue` for a proposal that already has an id.
+
+        With an `idempotency_key` (1 to 255 characters, unique in the ledger) it is written once,
+        however often and from wherever it is asked: the same key with the same content gives back
+        the first one as it stands now, `replayed`; with another content it raises `Conflict`. The
+        content is what is proposed, by whom and why; not when, and not in which status.
         """
-        return (await self.create_proposals([proposal]))[0]
+        key = checks.check_key(idempotency_key)
+        if key is None:
+            return (await self.create_proposals([proposal]))[0]
+        checks.check_model(proposal, ActionProposal, "proposal")
+        batch = proposals.Batch([], [])
+        batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
+        return await self._units.write(
+            lambda conn: proposals.create_once(conn, batch, key), single=True
+        )
 
     async def create_proposals(self, proposals_: Iterable[ActionProposal]) -> list[ActionProposal]:
         """Writes all of them down, in order, or none; raises as `create_proposal` does."""
@@ -67,7 +82,7 @@ class ActionLedger:
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
         known = checks.check_id(id)
-        return await self._units.read(lambda conn: proposals.get_proposal(conn, known))
+        return await self._units.read(lambda conn: proposal_queries.get_proposal(conn, known))
 
     async def list_proposals(
         self,
@@ -95,7 +110,7 @@ class ActionLedger:
         if wanted is not None and not wanted:
             return Listing()
         return await self._units.read(
-            lambda conn: proposals.list_proposals(conn, wanted or (), **filters)
+            lambda conn: proposal_queries.list_proposals(conn, wanted or (), **filters)
         )
 
     async def iter_proposals(
@@ -132,7 +147,7 @@ class ActionLedger:
 
     async def count_proposals(self) -> dict[ActionStatus, int]:
         """How many proposals stand in each status; every status has a key."""
-        return await self._units.read(proposals.count_proposals)
+        return await self._units.read(proposal_queries.count_proposals)
 
     async def update_proposal_status(
         self,

@@ -1,6 +1,8 @@
-"""Units of work on proposals: plain functions of a connection that never commit."""
+"""Units of work that create and move proposals: plain functions of a connection that never commit."""
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -8,10 +10,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
-    ColumnElement,
     Connection,
-    Integer,
-    Select,
     Text,
     Update,
     bindparam,
@@ -20,25 +19,22 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
-    tuple_,
-    union_all,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from operator_core.actions.errors import InvalidTransition, InvalidValue, NotFound
+from operator_core.actions.errors import Conflict, InvalidTransition, InvalidValue, NotFound
 from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.base import encode_json, strictly_after, utcnow
 from operator_core.db.postgresql_errors import missing_key
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
-    Listing,
     decode_time,
-    to_listing,
     to_proposal,
 )
 from operator_core.db.tables import PROPOSALS, TICKETS
@@ -47,10 +43,8 @@ __all__ = [
     "MAX_ROWS",
     "Batch",
     "cancel_all_pending",
-    "count_proposals",
+    "create_once",
     "create_proposals",
-    "get_proposal",
-    "list_proposals",
     "update_proposal_status",
 ]
 
@@ -59,8 +53,7 @@ _ROW = PROPOSALS.c
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
 _CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
 _INSERT_ONE = _INSERT.returning(*_CREATED)
-_SELECT = select(*PROPOSAL_COLUMNS)
-_GET = _SELECT.where(_ROW.id == bindparam("id"))
+_BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
 # Arrays, one for each column: the same statement for any number of rows, prepared once, where a VALUES
@@ -131,8 +124,62 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
     values = [each for batch in batches for each in batch.values]
     if not values:
         return [[] for _ in batches]
-    try:
+    with _known_tickets(conn, batches):
         created = iter(_insert(conn, values))
+    return [
+        [_with_row(proposal, next(created)) for proposal in batch.proposals] for batch in batches
+    ]
+
+
+def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
+    """Inserts the batch's one proposal under `key`, or returns the one that is there already.
+
+    Whoever writes the same key at the same moment waits for the first to be committed. Raises
+    `Conflict` if the one that is there has another content, `NotFound` for an unknown ticket.
+    """
+    (proposal,), (values,) = batch
+    with _known_tickets(conn, [batch]):
+        insert_ = _insert_once(conn.dialect.name)
+        created = conn.execute(insert_, {**values, "idempotency_key": key}).one_or_none()
+    if created is not None:
+        return _with_row(proposal, created)
+    found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
+    if _content(found) != _content(proposal):
+        state = "there, with another content, under this idempotency key"
+        raise Conflict("proposal", found.id or 0, state)
+    return found.as_replayed()
+
+
+@cache
+def _insert_once(dialect: str) -> ReturningInsert[Any, Any, Any]:
+    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return (
+        make(PROPOSALS)
+        .values(status_changed_at=utcnow())
+        .on_conflict_do_nothing(
+            index_elements=[_ROW.idempotency_key], index_where=_ROW.idempotency_key.is_not(None)
+        )
+        .returning(*_CREATED)
+    )
+
+
+def _content(proposal: ActionProposal) -> tuple[Any, ...]:
+    """What makes two proposals the same one; 1 and 1.0 differ, the order of keys does not."""
+    return (
+        proposal.ticket_id,
+        proposal.action_name,
+        proposal.action_type,
+        json.dumps(proposal.parameters, sort_keys=True),
+        proposal.reason,
+        proposal.proposed_by,
+    )
+
+
+@contextmanager
+def _known_tickets(conn: Connection, batches: Sequence[Batch]) -> Generator[None]:
+    """In the block, a reference to a ticket that is not there is `NotFound`."""
+    try:
+        yield
     except IntegrityError as error:
         missing = missing_key(error)
         if missing is not None:
@@ -140,9 +187,6 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
         if conn.dialect.name == "sqlite":
             _require_tickets(conn, [proposal for batch in batches for proposal in batch.proposals])
         raise
-    return [
-        [_with_row(proposal, next(created)) for proposal in batch.proposals] for batch in batches
-    ]
 
 
 def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
@@ -197,118 +241,6 @@ def _require_tickets(conn: Connection, proposals: Sequence[ActionProposal]) -> N
     for ticket_id in sorted(wanted):
         if conn.scalar(select(TICKETS.c.id).where(TICKETS.c.id == ticket_id)) is None:
             raise NotFound("ticket", ticket_id) from None
-
-
-def get_proposal(conn: Connection, id: int) -> ActionProposal | None:
-    """The proposal, or None; raises `CorruptRow`."""
-    row = conn.execute(_GET, {"id": id}).one_or_none()
-    return None if row is None else to_proposal(row)
-
-
-def list_proposals(
-    conn: Connection,
-    statuses: Collection[ActionStatus] = (),
-    *,
-    action_name: str | None = None,
-    ticket_id: int | None = None,
-    proposed_by: str | None = None,
-    before: int | None = None,
-    limit: int | None = None,
-) -> Listing[ActionProposal]:
-    """The proposals that fit every given filter, newest first, ids below `before` only."""
-    given = {
-        "action_name": action_name,
-        "ticket_id": ticket_id,
-        "proposed_by": proposed_by,
-        "before": before,
-        "limit": limit,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    newest = _newest if conn.dialect.name == "sqlite" else _newest_on_server
-    query = newest(frozenset(given), len(statuses))
-    wanted = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
-    return to_listing(conn.execute(query, {**given, **wanted}), to_proposal)
-
-
-_FILTERS = {
-    "action_name": _ROW.action_name == bindparam("action_name"),
-    "ticket_id": _ROW.ticket_id == bindparam("ticket_id"),
-    "proposed_by": _ROW.proposed_by == bindparam("proposed_by"),
-    "before": _ROW.id < bindparam("before"),
-}
-
-
-@cache
-def _newest(given: frozenset[str], statuses: int) -> Select[Any]:
-    """The query for these filters and so many statuses: built once, as it takes longer than to run."""
-    query = _SELECT.where(*(_FILTERS[name] for name in sorted(given & _FILTERS.keys())))
-    limit = bindparam("limit", type_=Integer) if "limit" in given else None
-    # One ordered read of the index for each status, merged: `status IN (...)` would make the
-    # database sort all that match before it gives back the first.
-    each = [
-        query.where(_ROW.status == bindparam(f"status_{n}")).order_by(_ROW.id.desc()).limit(limit)
-        for n in range(statuses)
-    ]
-    if not each:
-        return query.order_by(_ROW.id.desc()).limit(limit)
-    if len(each) == 1:
-        return each[0]
-    merged = union_all(*(select(part.subquery()) for part in each)).subquery()
-    return select(merged).order_by(merged.c.id.desc()).limit(limit)
-
-
-# Of the filters that are given, the first is the one whose index is read; few proposals are for the same
-# ticket, and many by the same proposer.
-_LEADS: Final = ("ticket_id", "action_name", "status", "proposed_by")
-
-
-@cache
-def _newest_on_server(given: frozenset[str], statuses: int) -> Select[Any]:
-    """The same, in words that leave PostgreSQL's planner no choice but the index of the filter.
-
-    For ``status = $1 ORDER BY id DESC LIMIT $2`` it may read all proposals backwards until enough have
-    matched: for a prepared statement it does not know how rare a value is. Said as a range, in the
-    order of the index, nothing else can bring the rows in that order.
-    """
-    wanted = [bindparam(f"status_{n}", type_=Text()) for n in range(statuses)]
-    lead = next((name for name in _LEADS if name in given or (name == "status" and wanted)), None)
-    query = _SELECT.where(
-        *(_FILTERS[name] for name in sorted(given & _FILTERS.keys() - {lead, "before"}))
-    )
-    limit = bindparam("limit", type_=Integer) if "limit" in given else None
-    if lead is None:
-        before = [_FILTERS["before"]] if "before" in given else []
-        return query.where(*before).order_by(_ROW.id.desc()).limit(limit)
-    if lead != "status" and wanted:
-        query = query.where(_ROW.status.in_(wanted))
-    column = _ROW[lead]
-    values = wanted if lead == "status" else [bindparam(lead, type_=column.type)]
-    each = [
-        query.where(column >= value, _up_to(column, value, "before" in given))
-        .order_by(column.desc(), _ROW.id.desc())
-        .limit(limit)
-        for value in values
-    ]
-    if len(each) == 1:
-        return each[0]
-    merged = union_all(*(select(part.subquery()) for part in each)).subquery()
-    return select(merged).order_by(merged.c.id.desc()).limit(limit)
-
-
-def _up_to(
-    column: ColumnElement[Any], value: ColumnElement[Any], before: bool
-) -> ColumnElement[bool]:
-    if not before:
-        return column <= value
-    # Compared as rows, so that a later page starts in the index where it starts.
-    return tuple_(column, _ROW.id) < tuple_(value, bindparam("before", type_=BigInteger()))
-
-
-def count_proposals(conn: Connection) -> dict[ActionStatus, int]:
-    """How many proposals stand in each status; a status that no code knows is not counted."""
-    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).all()
-    counted = {str(status): count for status, count in found}
-    return {status: counted.get(status, 0) for status in ActionStatus}
 
 
 def update_proposal_status(

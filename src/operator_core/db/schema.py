@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS "action_proposals" (
     updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
     status_changed_by TEXT, 
     status_reason TEXT, 
-    status_changed_at TEXT, 
+    status_changed_at TEXT, idempotency_key TEXT, 
     CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id), 
     CONSTRAINT ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')), 
     CONSTRAINT ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
@@ -109,6 +109,8 @@ CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (propos
 
 CREATE INDEX IF NOT EXISTS idx_action_events_proposal ON action_events (proposal_id, id);
 
+CREATE UNIQUE INDEX IF NOT EXISTS uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
 CREATE TRIGGER IF NOT EXISTS tickets_referenced
 BEFORE DELETE ON tickets
 WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
@@ -141,21 +143,6 @@ CREATE TRIGGER IF NOT EXISTS action_proposals_not_deleted
 BEFORE DELETE ON action_proposals
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
-BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
-    created_at ON action_proposals
-WHEN NEW.ticket_id IS NOT OLD.ticket_id
-    OR NEW.action_name IS NOT OLD.action_name
-    OR NEW.action_type IS NOT OLD.action_type
-    OR NEW.parameters IS NOT OLD.parameters
-    OR NEW.reason IS NOT OLD.reason
-    OR NEW.proposed_at IS NOT OLD.proposed_at
-    OR NEW.proposed_by IS NOT OLD.proposed_by
-    OR NEW.created_at IS NOT OLD.created_at
-BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_not_renumbered
@@ -301,6 +288,22 @@ WHEN NEW.id < 1
         AND NOT EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id)
 BEGIN
     SELECT RAISE(ABORT, 'action_events_rows_exist: no such proposal or record, or no positive id');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
+BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+    created_at, idempotency_key ON action_proposals
+WHEN NEW.ticket_id IS NOT OLD.ticket_id
+    OR NEW.action_name IS NOT OLD.action_name
+    OR NEW.action_type IS NOT OLD.action_type
+    OR NEW.parameters IS NOT OLD.parameters
+    OR NEW.reason IS NOT OLD.reason
+    OR NEW.proposed_at IS NOT OLD.proposed_at
+    OR NEW.proposed_by IS NOT OLD.proposed_by
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

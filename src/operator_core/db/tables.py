@@ -116,6 +116,13 @@ class ActionProposalRow(Base):
         Index("idx_action_proposals_ticket", "ticket_id", "id"),
         Index("idx_action_proposals_action_name", "action_name", "id"),
         Index("idx_action_proposals_proposed_by", "proposed_by", "id"),
+        Index(
+            "uq_action_proposals_idempotency_key",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
         _AUTOINCREMENT,
     )
 
@@ -136,6 +143,8 @@ class ActionProposalRow(Base):
     status_changed_by: Mapped[str | None] = mapped_column(Text)
     status_reason: Mapped[str | None] = mapped_column(Text)
     status_changed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    # The caller's own name for what it proposes, by which a second attempt finds the first.
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionRecordRow(Base):

@@ -1,0 +1,121 @@
+"""The same proposal asked for twice is written once, the same on every backend."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from operator_core.actions import (
+    ActionError,
+    ActionStatus,
+    ActionType,
+    Conflict,
+    InvalidValue,
+    NotFound,
+)
+from operator_core.db import ActionDB
+from tests.conftest import RawSQL, proposal
+
+S = ActionStatus
+
+KEY = "run 17, step 3"
+
+
+async def test_the_same_key_and_content_give_back_the_same_proposal(db: ActionDB) -> None:
+    first = await db.create_proposal(proposal(parameters={"a": 1, "b": 2}), idempotency_key=KEY)
+    again = await db.create_proposal(proposal(parameters={"b": 2, "a": 1}), idempotency_key=KEY)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert again == first
+    assert again == await db.get_proposal(first.id)
+    assert again.model_dump() == first.model_dump()
+    assert len(await db.list_proposals()) == len(await db.history()) == 1
+
+
+async def test_it_comes_back_as_it_stands_now(db: ActionDB) -> None:
+    first = await db.create_proposal(proposal(), idempotency_key=KEY)
+    await db.update_proposal_status(first.id, S.CANCELLED)
+    again = await db.create_proposal(proposal(), idempotency_key=KEY)
+    assert (again.id, again.status, again.replayed) == (first.id, S.CANCELLED, True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"action_name": "drain_store"},
+        {"action_type": ActionType.TOOL},
+        {"parameters": {"n": 1.0}},
+        {"parameters": {"n": True}},
+        {"parameters": {}},
+        {"reason": "because"},
+        {"proposed_by": "someone else"},
+    ],
+)
+async def test_another_content_under_the_same_key_is_a_conflict(
+    db: ActionDB, other: dict[str, Any]
+) -> None:
+    fields: dict[str, Any] = {"parameters": {"n": 1}}
+    first = await db.create_proposal(proposal(**fields), idempotency_key=KEY)
+    with pytest.raises(Conflict, match="idempotency key") as caught:
+        await db.create_proposal(proposal(**{**fields, **other}), idempotency_key=KEY)
+    assert caught.value.id == first.id
+    assert len(await db.list_proposals()) == 1
+
+
+async def test_of_many_who_ask_at_once_one_writes(db: ActionDB) -> None:
+    made = await asyncio.gather(
+        *(db.create_proposal(proposal(), idempotency_key=KEY) for _ in range(30))
+    )
+    assert len({each.id for each in made}) == 1
+    assert sum(not each.replayed for each in made) == 1
+    assert len(await db.list_proposals()) == len(await db.history()) == 1
+
+
+async def test_other_keys_and_none_are_other_proposals(db: ActionDB) -> None:
+    keys = [KEY, KEY + " ", KEY.upper(), None, None]
+    made = [await db.create_proposal(proposal(), idempotency_key=key) for key in keys]
+    assert [each.id for each in made] == [1, 2, 3, 4, 5]
+    assert not any(each.replayed for each in made)
+
+
+async def test_inside_a_transaction_too(db: ActionDB) -> None:
+    async with db.transaction() as tx:
+        first = await tx.create_proposal(proposal(), idempotency_key=KEY)
+        again = await tx.create_proposal(proposal(), idempotency_key=KEY)
+        assert (again.id, again.replayed) == (first.id, True)
+        with pytest.raises(Conflict):
+            await tx.create_proposal(proposal("other"), idempotency_key=KEY)
+        await tx.create_proposal(proposal("goes on"))
+    assert [each.action_name for each in await db.list_proposals()] == [
+        "goes on",
+        "transfer_leader",
+    ]
+
+
+async def test_a_key_whose_proposal_was_rolled_back_is_free(db: ActionDB) -> None:
+    with pytest.raises(RuntimeError):
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal(), idempotency_key=KEY)
+            raise RuntimeError
+    with pytest.raises(NotFound):
+        await db.create_proposal(proposal(ticket_id=4711), idempotency_key=KEY)
+    assert not (await db.create_proposal(proposal("other"), idempotency_key=KEY)).replayed
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "\0", "\ud800", 5, b"key"])
+async def test_what_is_no_key_is_refused(db: ActionDB, key: Any) -> None:
+    with pytest.raises(InvalidValue, match="idempotency_key"):
+        await db.create_proposal(proposal(), idempotency_key=key)
+    assert await db.list_proposals() == []
+
+
+async def test_nobody_changes_a_key_or_takes_one_twice(db: ActionDB, raw: RawSQL) -> None:
+    await db.create_proposal(proposal(), idempotency_key=KEY)
+    await db.create_proposal(proposal())
+    for change in ("'other' WHERE id = 1", "NULL WHERE id = 1", "'new' WHERE id = 2"):
+        with pytest.raises(ActionError, match="action_proposals_immutable"):
+            await raw(f"UPDATE action_proposals SET idempotency_key = {change}")
+    with pytest.raises(ActionError, match=r"(?i)unique"):
+        await raw(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, "
+            f"idempotency_key) VALUES ('a', '{{}}', 'r', '2026-01-01 00:00:00.000000', '{KEY}')"
+        )
