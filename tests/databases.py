@@ -23,8 +23,9 @@ _TABLES: Final = ("action_events", "action_records", "action_proposals", "ticket
 class Databases:
     """Makes databases on one server."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, clean: bool) -> None:
         self._url = url
+        self._clean = clean
         self._made: list[str] = []
         self._admin = psycopg.connect(_conninfo(url), autocommit=True)
         self._ledger: str | None = None
@@ -59,7 +60,7 @@ class Databases:
         return cursor.fetchall() if cursor.description else []
 
     def close(self) -> None:
-        for name in self._made:
+        for name in self._made if self._clean else ():
             self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         self._admin.close()
 
@@ -87,10 +88,9 @@ def databases() -> Iterator[Databases]:
     """Databases on the server that the environment names, or on one of the tests' own; `NoServer`."""
     with ExitStack() as stack:
         given = os.environ.get(URL_VARIABLE)
-        if given is None:
-            # Who uses it asks what the ledger answers; what survives is asked on servers of its own.
-            given = stack.enter_context(Server.make(durable=False)).url()
-        yield stack.enter_context(closing(Databases(parse_url(given))))
+        # Who uses it asks what the ledger answers; what survives is asked on servers of its own.
+        url = given or stack.enter_context(Server.make(durable=False)).url()
+        yield stack.enter_context(closing(Databases(parse_url(url), clean=given is not None)))
 
 
 __all__ = ["NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]

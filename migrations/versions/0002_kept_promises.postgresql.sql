@@ -141,7 +141,8 @@ BEGIN
         NEW.status_changed_at := clock_timestamp();
     ELSE
         NEW.status_reason := NULL;
-        NEW.status_changed_at := greatest(clock_timestamp(), OLD.status_changed_at + interval '1 microsecond');
+        NEW.status_changed_at := greatest(clock_timestamp(),
+            CASE WHEN OLD.status_changed_at < '9998-01-01 00:00:00+00' THEN OLD.status_changed_at + interval '1 microsecond' END);
     END IF;
     RETURN NEW;
 END $$;
@@ -187,10 +188,12 @@ AFTER UPDATE OF status ON action_proposals FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status)
 EXECUTE FUNCTION action_proposals_tell_changed();
 
+-- A time at the end of what there is, which another tool set, gives way to the clock, here and above.
 CREATE FUNCTION action_proposals_touch() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 BEGIN
-    NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at + interval '1 microsecond');
+    NEW.updated_at := greatest(clock_timestamp(),
+        CASE WHEN OLD.updated_at < '9998-01-01 00:00:00+00' THEN OLD.updated_at + interval '1 microsecond' END);
     RETURN NEW;
 END $$;
 

@@ -220,7 +220,9 @@ class strictly_after(FunctionElement[datetime]):  # noqa: N801
 @compiles(strictly_after)
 def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
     column = compiler.process(element.clauses, **options)
-    return f"greatest(clock_timestamp(), {column} + interval '1 microsecond')"
+    # A time at the end of what there is, which another tool set, gives way to the clock.
+    after = f"CASE WHEN {column} < '9998-01-01 00:00:00+00' THEN {column} + interval '1 microsecond' END"
+    return f"greatest(clock_timestamp(), {after})"
 
 
 @compiles(strictly_after, "sqlite")

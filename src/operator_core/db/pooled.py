@@ -42,6 +42,7 @@ class EngineRunner(ABC):
         self._closed = True
         self._pid: int | None = None
         self._use = _USES.setdefault(engine, _Use())
+        self._transactions_open: set[_ConnectionRunner] = set()
         self._under_way = 0
         self._none_under_way: asyncio.Event | None = None
 
@@ -69,12 +70,18 @@ class EngineRunner(ABC):
         return translate(error, busy_timeout=self._timeout)
 
     async def close(self) -> None:
-        """Refuses new calls and waits for those under way; whoever brought the engine disposes of it."""
+        """Refuses new calls, waits for those under way, and rolls back an open transaction.
+
+        Whoever brought the engine disposes of it.
+        """
         self._closed = True
-        if os.getpid() == self._pid:
-            while self._under_way:
-                self._none_under_way = asyncio.Event()
-                await self._none_under_way.wait()
+        if os.getpid() != self._pid:
+            return
+        while self._under_way:
+            self._none_under_way = asyncio.Event()
+            await self._none_under_way.wait()
+        while self._transactions_open:
+            await self._transactions_open.pop().close()
 
     @contextmanager
     def _call(self) -> Generator[None]:
@@ -104,17 +111,19 @@ class EngineRunner(ABC):
         self._check_open()
         check_outside(self._use.under_way)
         async with self._alone():
-            with self._translated():
-                conn = await self._transacting()
-            units = _ConnectionRunner(conn, self)
-            self._use.under_way.add(units)
+            with self._call():
+                units = _ConnectionRunner(await self._transacting(), self)
+                self._use.under_way.add(units)
+                self._transactions_open.add(units)
             try:
+                self._check_open()  # it may have been closed while this waited
                 await units.run(self._begin)
                 with inside(units):
                     yield units
                 await units.commit()
             finally:
                 self._use.under_way.discard(units)
+                self._transactions_open.discard(units)
                 await units.close()
 
     async def _transacting(self) -> AsyncConnection:
@@ -166,6 +175,8 @@ class _ConnectionRunner:
             except Exception as error:
                 raise self._runner._commit_lost(error) from error  # pyright: ignore[reportPrivateUsage]
 
+        if self._over:
+            raise NotOpen("the transaction is lost: it was rolled back, and nothing of it was kept")
         await self._alone(work)
         self._over = True
 

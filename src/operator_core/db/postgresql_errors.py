@@ -98,7 +98,9 @@ def from_postgresql(error: BaseException, timeout: float | None) -> ActionError 
     state = sqlstate(error)
     if state is None:
         if _is_drivers(found) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-            return StorageUnavailable(f"the database connection failed ({type(found).__name__})")
+            # psycopg gives no code for a server that refuses a connection, only its words.
+            why = _message(found) or type(found).__name__
+            return StorageUnavailable(f"the database connection failed ({why})")
         return None
     if state in _BUSY:
         return Busy(timeout, _BUSY[state])
