@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator, Sized
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from itertools import count, pairwise
 from typing import Any, Final, NamedTuple, Self, TypeAlias, TypeVar
@@ -44,6 +44,9 @@ _BROKEN: Final = {
             OR record_id IS NOT NULL AND record_id NOT IN (SELECT id FROM action_records)""",
 }
 
+_SOON: Final = 15.0
+"""Seconds within which a server's sessions are as they are to be."""
+
 _SESSIONS: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'operator-core'"""
@@ -77,10 +80,19 @@ def by(driver: str, url: str) -> str:
 
 def await_no_session(url: str) -> None:
     """Waits until the server has ended every session of a ledger in this database."""
-    # Nothing tells a client that another one's session is gone: one has to ask.
-    deadline = time.monotonic() + PATIENCE
-    while (left := query(url, _SESSIONS)) != [(0,)]:
-        assert time.monotonic() < deadline, f"sessions left: {left}"
+    _await(url, _SESSIONS, lambda left: left == 0)
+
+
+def await_waiting(url: str) -> None:
+    """Waits until a session of a ledger waits for another one's lock."""
+    _await(url, _SESSIONS + " AND wait_event_type = 'Lock'", lambda waiting: waiting > 0)
+
+
+def _await(url: str, sql: str, right: Callable[[int], bool]) -> None:
+    # Nothing tells a client how the others are: one has to ask.
+    deadline = time.monotonic() + _SOON
+    while not right(found := query(url, sql)[0][0]):
+        assert time.monotonic() < deadline, f"sessions: {found}"
         time.sleep(0.01)
 
 
@@ -273,9 +285,15 @@ def reckon(load: Load, url: str) -> Reckoning:
         f" refused={len(load.refused)} lost={len(found.lost)} half={len(found.half)}"
         f" doubled={len(found.doubled)} done though refused={len(found.refused)}"
     )
-    for message, times in load.refusals.most_common():
+    for message, times in load.refusals.most_common(5):
         print(f"    {times} times {message}")
     return found
+
+
+def check_waited(load: Load) -> None:
+    """Fails if a call was refused that was a whole unit, and so could have waited for a server."""
+    alone = [claims for claims in load.refused if len(claims) == 1]
+    assert not alone, f"{len(alone)} calls did not wait: {load.refusals.most_common(3)}"
 
 
 def check_kept(load: Load, url: str) -> None:

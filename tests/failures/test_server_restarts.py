@@ -13,6 +13,7 @@ from tests.failures.server_harness import (
     Load,
     by,
     check_kept,
+    check_waited,
     make_ledger,
     own_server,
     reckon,
@@ -36,6 +37,7 @@ async def restart_and_check(driver: str, times: int, mode: str = "immediate") ->
             await restart_under(load, server, times, mode)
         print(f"\n{driver} restarts={times} longest pause={load.longest_pause():.2f} s")
         check_kept(load, url)
+        check_waited(load)
     assert load.unknown, "no restart came at a bad moment"
 
 

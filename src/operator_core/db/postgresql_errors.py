@@ -35,9 +35,11 @@ __all__ = [
 
 _CONFLICTS: Final = ("40001", "40P01")
 _READ_ONLY: Final = "25006"
-_NOT_READY: Final = {
+_GONE: Final = {
+    "57P01",  # ended by the administrator
+    "57P02",  # another session's crash
     "57P03",  # starting up, or in recovery
-    "53300",  # too many connections
+    "53300",  # no connection left
 }
 _BUSY: Final = {
     "55P03": "a lock that a statement waited for",
@@ -84,12 +86,16 @@ def trouble(error: BaseException) -> Trouble:
         return Trouble.CONFLICT
     if state == _READ_ONLY:
         return Trouble.READ_ONLY
-    if isinstance(error, DBAPIError):
-        return Trouble.LOST if error.connection_invalidated else Trouble.REFUSED
     if state is not None:
-        return Trouble.LOST if state in _NOT_READY or state[:2] in ("08", "57") else Trouble.REFUSED
-    # Not wrapped: it happened while connecting.
-    return Trouble.LOST if isinstance(error, OSError) or _is_drivers(error) else Trouble.REFUSED
+        lost = state in _GONE or state.startswith("08")
+    elif isinstance(error, DBAPIError):
+        # psycopg has no code for a connection that could not be made.
+        lost = type(error.orig).__name__ == "OperationalError"
+    else:
+        # Not wrapped: it happened while connecting.
+        lost = isinstance(error, OSError) or _is_drivers(error)
+    invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
+    return Trouble.LOST if lost or invalidated else Trouble.REFUSED
 
 
 def from_postgresql(error: BaseException, timeout: float | None) -> ActionError | None:

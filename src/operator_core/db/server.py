@@ -153,8 +153,7 @@ class ServerRunner(EngineRunner):
                     raise
             attempt.begin()
             failures += 1
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            await _pause(failures)
 
     # ------ in the greenlet
 
@@ -227,11 +226,20 @@ class ServerRunner(EngineRunner):
     # ------ what EngineRunner asks
 
     async def _transacting(self) -> AsyncConnection:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        failures = 0
         while True:
             await greenlet_spawn(self._let_go)
             self._connecting += 1
             try:
                 conn = await self._transactions.connect()
+            except Exception as error:
+                if trouble(error) is not Trouble.LOST or clock() >= deadline:
+                    raise
+                failures += 1
+                await _pause(failures)
+                continue
             finally:
                 self._connecting -= 1
             raw = await conn.get_raw_connection()
@@ -253,6 +261,11 @@ class ServerRunner(EngineRunner):
             raise WrongLoop(
                 "this ledger's connections belong to the event loop that opened it; open another one here"
             )
+
+
+async def _pause(failures: int) -> None:
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
+    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
 
 
 def _again(kind: Trouble, failures: int, late: bool) -> bool:

@@ -1,0 +1,140 @@
+"""PgBouncer in transaction mode between the ledger and its server."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from operator_core.actions.errors import InvalidValue, StorageUnavailable
+from operator_core.db import ActionDB, migrate
+from tests.databases import NoServer, query
+from tests.failures.harness import proposal
+from tests.failures.server_harness import Load, check_kept, own_server
+from tests.servers import PgBouncer, Server
+
+PSYCOPG = "postgresql+psycopg"
+OFF = "prepared_statements=off"
+
+
+@contextmanager
+def bouncer_before(server: Server, **options: object) -> Iterator[PgBouncer]:
+    try:
+        bouncer = PgBouncer.make(server, **options)  # type: ignore[arg-type]
+    except NoServer:
+        pytest.skip("needs PgBouncer")
+    with bouncer:
+        yield bouncer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with own_server(durable=False) as made:
+        yield made
+
+
+@pytest.fixture
+def direct(server: Server) -> Iterator[str]:
+    """The URL of an empty database, around PgBouncer."""
+    server.sql("CREATE DATABASE ledger")
+    yield server.url("ledger")
+    server.sql("DROP DATABASE ledger WITH (FORCE)")
+
+
+def through(bouncer: PgBouncer, *options: str, driver: str = PSYCOPG) -> str:
+    return "?".join([driver + bouncer.url("ledger").removeprefix("postgresql"), *options])
+
+
+async def load_through(bouncer: PgBouncer, url: str, writes: int) -> Load:
+    async with ActionDB(url, pool_size=32) as db, Load(db, tasks=32) as load:
+        await load.more(load.acknowledged, writes)
+        shared = bouncer.sql("SHOW SERVERS", "pgbouncer").count("\n") + 1
+    print(f"\nPgBouncer {bouncer.version}: 32 tasks on {shared} connections of the server")
+    assert shared <= 4
+    return load
+
+
+async def all_is_well(server: Server, direct: str, writes: int) -> None:
+    with bouncer_before(server, default_pool_size=4) as bouncer:
+        url = through(bouncer, OFF)
+        migrate.upgrade(url)
+        load = await load_through(bouncer, url, writes)
+    check_kept(load, direct)
+    assert not load.unknown
+    assert not load.refused
+
+
+async def test_a_ledger_without_prepared_statements_works_in_transaction_mode(
+    server: Server, direct: str
+) -> None:
+    await all_is_well(server, direct, writes=1_500)
+
+
+@pytest.mark.soak
+async def test_tens_of_thousands_of_writes_in_transaction_mode(server: Server, direct: str) -> None:
+    await all_is_well(server, direct, writes=30_000)
+
+
+class Simple(Load):
+    """Writes and reads only: where somebody else's statement is run, a unit of several may never end."""
+
+    async def _together(self, marker: str) -> None:
+        made = await self._write(
+            self._db.create_proposal(proposal(parameters={"marker": marker})), f"proposal {marker}"
+        )
+        await self._check_readable(made.id, marker)
+
+    _live = _together
+
+
+async def test_planted_prepared_statements_in_transaction_mode_are_caught(
+    server: Server, direct: str
+) -> None:
+    migrate.upgrade(direct)
+    with bouncer_before(server) as any_:
+        # Those that can follow them are asked not to.
+        can = tuple(map(int, any_.version.split("."))) >= (1, 21)
+    settings = {"max_prepared_statements": "0"} if can else {}
+    # Either a caller is refused, or meets another kind of error, or somebody else's statement ran.
+    wrong = pytest.raises((AssertionError, ExceptionGroup))
+    with bouncer_before(server, settings=settings) as bouncer, wrong:
+        async with ActionDB(through(bouncer)) as db, Simple(db, tasks=32) as load:
+            await load.more(load.acknowledged, 3_000)
+        check_kept(load, direct)
+        assert not load.refused
+
+
+def test_asyncpg_can_not_do_without_prepared_statements_and_says_so() -> None:
+    with pytest.raises(InvalidValue, match=r"can't be off with asyncpg: use postgresql\+psycopg"):
+        ActionDB(f"postgresql://postgres@127.0.0.1/ledger?{OFF}")
+
+
+@pytest.mark.parametrize("options", [(OFF,), ()], ids=["psycopg", "asyncpg"])
+async def test_a_schema_in_the_url_is_refused_by_name(
+    server: Server, direct: str, options: tuple[str, ...]
+) -> None:
+    server.sql("CREATE SCHEMA service", "ledger")
+    with bouncer_before(server) as bouncer:
+        driver = PSYCOPG if options else "postgresql"
+        url = through(bouncer, "options=-csearch_path%3Dservice", *options, driver=driver)
+        for call in (ActionDB(url).open, partial(asyncio.to_thread, migrate.upgrade, url)):
+            with pytest.raises(StorageUnavailable, match="unsupported startup parameter"):
+                await call()
+
+
+@pytest.mark.parametrize("whose", ["DATABASE ledger", "ROLE postgres IN DATABASE ledger"])
+async def test_a_schema_of_the_role_or_the_database_is_the_ledgers(
+    server: Server, direct: str, whose: str
+) -> None:
+    server.sql("CREATE SCHEMA service", "ledger")
+    server.sql(f"ALTER {whose} SET search_path = service")
+    with bouncer_before(server) as bouncer:
+        url = through(bouncer, OFF)
+        await asyncio.to_thread(migrate.upgrade, url)
+        async with ActionDB(url) as db:
+            await db.create_proposal(proposal())
+        assert query(direct, "SELECT count(*) FROM service.action_events") == [(1,)]
+        names = """SELECT DISTINCT application_name FROM pg_stat_activity
+            WHERE datname = current_database() AND pid != pg_backend_pid()"""
+        assert query(direct, names) == [("operator-core",)]
