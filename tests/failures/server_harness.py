@@ -52,9 +52,6 @@ _SESSIONS: Final = """
     WHERE datname = current_database() AND application_name = 'operator-core'"""
 
 
-# ------ servers and databases
-
-
 @contextmanager
 def own_server(**options: Any) -> Iterator[Server]:
     """A server that the test may break; where none can be made the test is skipped, visibly."""
@@ -102,9 +99,6 @@ def check_whole(url: str) -> None:
         assert query(url, sql) == [], what
 
 
-# ------ child processes
-
-
 def contend(program: str, *arguments: object, processes: int, stops: Iterable[str]) -> list[Any]:
     """Lets processes loose on a ledger, all at once; each is told its name last. What each printed."""
     children: list[Child] = [
@@ -119,8 +113,6 @@ def contend(program: str, *arguments: object, processes: int, stops: Iterable[st
             child.kill()
             child.communicate()
 
-
-# ------ a load, and what became of it
 
 Claims: TypeAlias = tuple[str, ...]
 """What one unit of work does, a line for each change; the marker in it is in no other unit."""

@@ -199,11 +199,18 @@ async def test_closing_under_an_open_transaction_rolls_it_back_and_says_so(
     db = ActionDB(by(driver, server_ledger))
     await db.open()
     made = await db.create_proposal(proposal())
+    locked = asyncio.Event()
+
+    async def wait_for_the_lock() -> None:
+        await locked.wait()
+        await db.update_proposal_status(made.id, ActionStatus.VALIDATED)
+
+    # `close` waits for a call that waits for the transaction.
+    behind = asyncio.create_task(wait_for_the_lock())
     with pytest.raises(NotOpen):
         async with db.transaction() as tx:
             await tx.update_proposal_status(made.id, ActionStatus.CANCELLED)
-            # It waits for the transaction, and `close` for it.
-            behind = asyncio.create_task(db.update_proposal_status(made.id, ActionStatus.VALIDATED))
+            locked.set()
             await asyncio.to_thread(await_waiting, server_ledger)
             await asyncio.wait_for(db.close(), 20)
             with pytest.raises(NotOpen):

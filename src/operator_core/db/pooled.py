@@ -77,11 +77,12 @@ class EngineRunner(ABC):
         self._closed = True
         if os.getpid() != self._pid:
             return
+        # These first: a call under way may wait for a row that one of them holds.
+        while self._transactions_open:
+            await self._transactions_open.pop().close()
         while self._under_way:
             self._none_under_way = asyncio.Event()
             await self._none_under_way.wait()
-        while self._transactions_open:
-            await self._transactions_open.pop().close()
 
     @contextmanager
     def _call(self) -> Generator[None]:
@@ -113,10 +114,12 @@ class EngineRunner(ABC):
         async with self._alone():
             with self._call():
                 units = _ConnectionRunner(await self._transacting(), self)
+                if self._closed:  # while this waited; closing waits for the connection
+                    await units.close()
+                    self._check_open()
                 self._use.under_way.add(units)
                 self._transactions_open.add(units)
             try:
-                self._check_open()  # it may have been closed while this waited
                 await units.run(self._begin)
                 with inside(units):
                     yield units

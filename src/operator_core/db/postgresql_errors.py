@@ -87,7 +87,8 @@ def trouble(error: BaseException) -> Trouble:
     if state == _READ_ONLY:
         return Trouble.READ_ONLY
     if state is not None:
-        lost = state in _GONE or state.startswith("08")
+        # 08P01 is a message that the other side did not understand; asked again, it won't either.
+        lost = state in _GONE or (state.startswith("08") and state != "08P01")
     elif isinstance(error, DBAPIError):
         # psycopg has no code for a connection that could not be made.
         lost = type(error.orig).__name__ == "OperationalError"
@@ -105,8 +106,9 @@ def from_postgresql(error: BaseException, timeout: float | None) -> ActionError 
     if state is None:
         if _is_drivers(found) or (isinstance(error, DBAPIError) and error.connection_invalidated):
             # psycopg gives no code for a server that refuses a connection, only its words.
-            why = _message(found) or type(found).__name__
-            return StorageUnavailable(f"the database connection failed ({why})")
+            name = type(found).__name__
+            why = _message(found) if name == "OperationalError" else name
+            return StorageUnavailable(f"the database can't be reached ({why})")
         return None
     if state in _BUSY:
         return Busy(timeout, _BUSY[state])

@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from operator_core.actions.errors import Conflict, InvalidTransition, InvalidValue, NotFound
+from operator_core.actions.errors import Busy, Conflict, InvalidTransition, InvalidValue, NotFound
 from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.base import encode_json, strictly_after, utcnow
@@ -91,6 +91,10 @@ _INSERT_ARRAYS = _insert_arrays()
 
 MAX_ROWS: Final = 10_000
 """How many proposals go in one statement; more need a transaction around several."""
+
+
+_MOVES: Final = 10
+"""How often a move is tried that the proposal's status allows when it is looked at afterwards."""
 
 
 class Batch(NamedTuple):
@@ -246,15 +250,21 @@ def _require_tickets(conn: Connection, proposals: Sequence[ActionProposal]) -> N
 def update_proposal_status(
     conn: Connection, id: int, status: ActionStatus, *, actor: str, reason: str | None
 ) -> None:
-    """Moves a proposal along its lifecycle; raises `NotFound` or `InvalidTransition`."""
+    """Moves a proposal along its lifecycle; raises `NotFound` or `InvalidTransition`.
+
+    Raises `Busy` if others move it back and forth so fast that no attempt finds it where it was.
+    """
     said = {"wanted": id, "status_changed_by": actor, "status_reason": reason}
-    while conn.execute(_move_one(status), said).one_or_none() is None:
+    for _ in range(_MOVES):
+        if conn.execute(_move_one(status), said).one_or_none() is not None:
+            return
         current = conn.scalar(select(_ROW.status).where(_ROW.id == id))
         if current is None:
             raise NotFound("proposal", id)
         # On a server another may have moved it meanwhile to where the move would be allowed.
         if current not in sources_of(status):
             raise _invalid(id, current, status)
+    raise Busy(None, "a proposal that others keep moving, or that this role may not change")
 
 
 def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:
