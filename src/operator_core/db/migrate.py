@@ -288,11 +288,13 @@ def _stamp(conn: Connection) -> None:
 def alembic_config(options: Mapping[str, str] = {}) -> "Config":
     """Alembic's configuration for the ledger's revisions, wherever they are installed."""
     import argparse
+    import sys
 
     from alembic.config import Config
 
     home = _home()
-    config = Config(home / "alembic.ini")
+    # Alembic's own default is what stdout was when it was imported, which may be closed by now.
+    config = Config(home / "alembic.ini", stdout=sys.stdout)
     config.cmd_opts = argparse.Namespace(x=[f"{key}={value}" for key, value in options.items()])
     return config
 
