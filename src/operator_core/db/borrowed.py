@@ -86,12 +86,14 @@ async def finish(
 
 
 @contextmanager
-def translated() -> Generator[None]:
-    """Driver exceptions leave the block as the ledger's own."""
+def translated(
+    to_own: Callable[[BaseException], BaseException] = translate,
+) -> Generator[None]:
+    """Driver exceptions leave the block as the ledger's own, which `to_own` makes of them."""
     try:
         yield
     except Exception as error:
-        own = translate(error)
+        own = to_own(error)
         if own is error:
             raise
         raise own from error

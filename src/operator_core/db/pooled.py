@@ -4,7 +4,13 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db.borrowed import finish, in_savepoint
+from operator_core.db.borrowed import finish, in_savepoint, translated
 from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process, inside
 
@@ -96,15 +102,8 @@ class EngineRunner(ABC):
             if not self._under_way and self._none_under_way is not None:
                 self._none_under_way.set()
 
-    @contextmanager
-    def _translated(self) -> Generator[None]:
-        try:
-            yield
-        except Exception as error:
-            own = self._translate(error)
-            if own is error:
-                raise
-            raise own from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._translate)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
