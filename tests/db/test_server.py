@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from operator_core.actions import (
+    ActionProposal,
     ActionStatus,
     Busy,
     ConstraintViolation,
@@ -171,6 +173,46 @@ def test_a_driver_that_is_not_known_or_a_pool_of_nothing_is_refused() -> None:
     for size in (0, -1, 1001, True, "5"):
         with pytest.raises(InvalidValue, match="pool_size"):
             ActionDB("postgresql://host/db", pool_size=size)  # type: ignore[arg-type]
+
+
+# ------ plain statements go to the driver directly
+
+
+async def plain_calls(db: ActionDB) -> ActionProposal | None:
+    made = await db.create_proposal(proposal())
+    await db.update_proposal_status(made.id, ActionStatus.VALIDATED)
+    return await db.get_proposal(made.id)
+
+
+async def test_who_listens_to_sqlalchemy_hears_every_statement(server_ledger: str) -> None:
+    heard: list[str] = []
+
+    def note(*said: Any) -> None:
+        heard.append(said[2].split()[0])
+
+    async with ActionDB(server_ledger) as db:
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            found = await plain_calls(db)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+    assert heard == ["INSERT", "UPDATE", "SELECT"]
+    assert found is not None
+    assert found.status is ActionStatus.VALIDATED
+
+
+async def test_nobody_listening_sqlalchemy_runs_no_plain_statement(
+    server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLAlchemy does not forget that somebody once listened to all engines.
+    monkeypatch.setattr(Engine, "_has_events", False)
+    async with ActionDB(server_ledger) as db:
+        # What connects, connects through SQLAlchemy's pool.
+        await plain_calls(db)
+        monkeypatch.setattr(Connection, "execute", lambda *_: pytest.fail("through SQLAlchemy"))
+        found = await plain_calls(db)
+    assert found is not None
+    assert found.status is ActionStatus.VALIDATED
 
 
 # ------ creates that wait together

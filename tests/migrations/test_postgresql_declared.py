@@ -49,7 +49,9 @@ def test_the_comparison_has_something_to_compare(declared: Rows) -> None:
     found = {(kind, name): text for kind, name, text in declared}
     assert {kind for kind, _ in found} == set(DECLARED)
     assert set(Base.metadata.tables) == set(TABLES)
-    assert "'cancelled'::text" in found["constraint", "action_proposals.ck_action_proposals_status"]
+    assert (
+        ",cancelled}'::text[]" in found["constraint", "action_proposals.ck_action_proposals_status"]
+    )
     assert "WHERE (status <> 'resolved'" in found["index", "idx_tickets_open_violation"]
 
 

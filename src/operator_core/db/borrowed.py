@@ -1,7 +1,6 @@
 """What units on a service's own engine and session have in common: beginning, savepoints, errors."""
 
-import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection
 from operator_core.db.driver_errors import translate
 from operator_core.db.engine import Unit
 
-__all__ = ["begin", "finish", "in_savepoint", "translated"]
+__all__ = ["begin", "in_savepoint", "translated"]
 
 T = TypeVar("T")
 
@@ -53,36 +52,6 @@ def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
         raise
     conn.exec_driver_sql("RELEASE unit")
     return result
-
-
-async def finish(
-    work: Coroutine[Any, Any, T], *, may_stop: Callable[[], bool] = lambda: False
-) -> T:
-    """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
-
-    So nothing is ever under way on a connection that is being rolled back or given back. Where
-    `work` `may_stop` at that moment, it is cancelled too. It runs in a task of its own, because drivers
-    time out by cancelling the task that they run in, and nobody could tell that from the caller's.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-            if may_stop():
-                task.cancel()
-        except BaseException:
-            break
-    if cancelled is not None:
-        # Its outcome is nobody's any more; asyncio complains of one that was never looked at.
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    return task.result()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, WrongProcess
+from operator_core.db.plain import Plain
 
 __all__ = [
     "Alike",
@@ -41,13 +42,14 @@ class Alike(Generic[A, T]):
     `each` takes the connection and the arguments of all, and answers in their order. If one fails
     all do, and each is run again on its own, as in every group. `size` is how many rows this one adds
     to the statement. One that `may_wait` for a lock of somebody else's takes no neighbours along
-    where locks are of rows.
+    where locks are of rows. One that is alone may be `plain`.
     """
 
     each: Callable[[Connection, Sequence[A]], list[T]]
     argument: A
     size: int = 1
     may_wait: bool = False
+    plain: Plain[T] | None = None
 
     def __call__(self, conn: Connection) -> T:
         return self.each(conn, [self.argument])[0]

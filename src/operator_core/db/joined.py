@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
-from operator_core.db.borrowed import begin, finish, in_savepoint, translated
+from operator_core.db.borrowed import begin, in_savepoint, translated
 from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_process
+from operator_core.db.finishing import finish
 
 __all__ = ["SessionRunner"]
 

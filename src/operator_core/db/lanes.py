@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from operator_core.actions.errors import Busy, OutcomeUnknown, StorageError
-from operator_core.db.engine import Alike, Unit
+from operator_core.db.engine import Alike
 
 __all__ = ["Lanes"]
 
@@ -33,10 +33,18 @@ class _Waiting(NamedTuple):
 
 
 class Lanes:
-    """Runs groups of units by `run`, which answers in their order; nobody pays for a neighbour's failure."""
+    """Runs groups of units by `run`, which answers in their order; nobody pays for a neighbour's failure.
 
-    def __init__(self, run: Callable[[Sequence[Unit[Any]]], Awaitable[list[Any]]]) -> None:
+    A unit that nobody is waiting with is run by `run_alone`.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Alike[Any, Any]]], Awaitable[list[Any]]],
+        run_alone: Callable[[Alike[Any, Any]], Awaitable[Any]],
+    ) -> None:
         self._run = run
+        self._run_alone = run_alone
         self._queue: deque[_Waiting] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,7 +55,7 @@ class Lanes:
             # Nobody waits, so nobody needs to be waited for: the caller's own task does it.
             self._running += 1
             try:
-                return (await self._run([unit]))[0]
+                return await self._run_alone(unit)
             finally:
                 self._running -= 1
                 self._fill()

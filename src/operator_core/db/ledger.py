@@ -58,11 +58,11 @@ class ActionLedger:
         content is what is proposed, by whom and why; not when, and not in which status.
         """
         key = checks.check_key(idempotency_key)
-        if key is None:
-            return (await self.create_proposals([proposal]))[0]
         checks.check_model(proposal, ActionProposal, "proposal")
         batch = proposals.Batch([], [])
         batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
+        if key is None:
+            return (await self._create(batch))[0]
         return await self._units.write(
             lambda conn: proposals.create_once(conn, batch, key), single=True
         )
@@ -75,14 +75,23 @@ class ActionLedger:
             batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
+        return await self._create(batch)
+
+    async def _create(self, batch: proposals.Batch) -> list[ActionProposal]:
         rows = len(batch.values)
-        unit = Alike(proposals.create_proposals, batch, size=rows, may_wait=batch.refers)
+        unit = Alike(
+            proposals.create_proposals,
+            batch,
+            size=rows,
+            may_wait=batch.refers,
+            plain=proposals.plain_create(batch),
+        )
         return await self._units.write(unit, single=rows <= proposals.MAX_ROWS)
 
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
         known = checks.check_id(id)
-        return await self._units.read(lambda conn: proposal_queries.get_proposal(conn, known))
+        return await self._units.read(proposal_queries.plain_get(known))
 
     async def list_proposals(
         self,
@@ -164,8 +173,7 @@ class ActionLedger:
         known = checks.check_id(id)
         to, who, why = checks.check_status(status), self._who(actor), checks.check_reason(reason)
         await self._units.write(
-            lambda conn: proposals.update_proposal_status(conn, known, to, actor=who, reason=why),
-            single=True,
+            proposals.plain_update(known, to, actor=who, reason=why), single=True
         )
 
     async def cancel_all_pending(

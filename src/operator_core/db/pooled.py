@@ -3,12 +3,11 @@
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
-    contextmanager,
     nullcontext,
 )
 from functools import partial
@@ -19,9 +18,10 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db.borrowed import finish, in_savepoint, translated
+from operator_core.db.borrowed import in_savepoint, translated
 from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process, inside
+from operator_core.db.finishing import finish
 
 __all__ = ["EngineRunner"]
 
@@ -90,17 +90,14 @@ class EngineRunner(ABC):
             self._none_under_way = asyncio.Event()
             await self._none_under_way.wait()
 
-    @contextmanager
-    def _call(self) -> Generator[None]:
+    def _call(self) -> "_Call":
         """The block is a call under way, for which `close` waits."""
-        self._under_way += 1
-        try:
-            with self._translated():
-                yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way and self._none_under_way is not None:
-                self._none_under_way.set()
+        return _Call(self)
+
+    def _call_ended(self) -> None:
+        self._under_way -= 1
+        if not self._under_way and self._none_under_way is not None:
+            self._none_under_way.set()
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._translate)
@@ -140,6 +137,28 @@ class EngineRunner(ABC):
         if self._closed:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
         check_process(self._pid)
+
+
+class _Call:
+    """A block in which a call is under way, and driver exceptions become the ledger's own.
+
+    A class, as every call enters one, and a generator would take three times as long.
+    """
+
+    __slots__ = ("_runner",)
+
+    def __init__(self, runner: EngineRunner) -> None:
+        self._runner = runner
+
+    def __enter__(self) -> None:
+        self._runner._under_way += 1  # pyright: ignore[reportPrivateUsage]
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._runner._call_ended()  # pyright: ignore[reportPrivateUsage]
+        if isinstance(error, Exception):
+            own = self._runner._translate(error)  # pyright: ignore[reportPrivateUsage]
+            if own is not error:
+                raise own from error
 
 
 class _ConnectionRunner:

@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
 from operator_core.db import migrate
-from operator_core.db.borrowed import begin, finish
+from operator_core.db.borrowed import begin
 from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, check_outside
+from operator_core.db.finishing import finish
 from operator_core.db.pooled import EngineRunner
 
 __all__ = ["SqliteEngineRunner"]

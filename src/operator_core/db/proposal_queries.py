@@ -1,6 +1,6 @@
 """Units of work that read proposals: one, the newest that fit, how many; each reads an index in its order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ from sqlalchemy import (
 )
 
 from operator_core.actions.types import ActionProposal, ActionStatus
+from operator_core.db.plain import Plain
 from operator_core.db.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
 from operator_core.db.tables import PROPOSALS
 
-__all__ = ["count_proposals", "get_proposal", "list_proposals"]
+__all__ = ["count_proposals", "get_proposal", "list_proposals", "plain_get"]
 
 _ROW = PROPOSALS.c
 
@@ -32,8 +33,16 @@ _GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 def get_proposal(conn: Connection, id: int) -> ActionProposal | None:
     """The proposal, or None; raises `CorruptRow`."""
-    row = conn.execute(_GET, {"id": id}).one_or_none()
-    return None if row is None else to_proposal(row)
+    return _one(conn.execute(_GET, {"id": id}).all())
+
+
+def plain_get(id: int) -> Plain[ActionProposal | None]:
+    """`get_proposal` as the one statement that it is."""
+    return Plain(_GET, {"id": id}, _one, lambda conn: get_proposal(conn, id))
+
+
+def _one(rows: Sequence[Any]) -> ActionProposal | None:
+    return to_proposal(rows[0]) if rows else None
 
 
 def list_proposals(

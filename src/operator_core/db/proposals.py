@@ -31,6 +31,7 @@ from operator_core.actions.errors import Busy, Conflict, InvalidTransition, Inva
 from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.base import encode_json, strictly_after, utcnow
+from operator_core.db.plain import UNANSWERED, Plain
 from operator_core.db.postgresql_errors import missing_key
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
@@ -45,6 +46,8 @@ __all__ = [
     "cancel_all_pending",
     "create_once",
     "create_proposals",
+    "plain_create",
+    "plain_update",
     "update_proposal_status",
 ]
 
@@ -133,6 +136,19 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
     return [
         [_with_row(proposal, next(created)) for proposal in batch.proposals] for batch in batches
     ]
+
+
+def plain_create(batch: Batch) -> Plain[list[ActionProposal]] | None:
+    """How a batch of one proposal is created in one statement."""
+    if len(batch.values) != 1:
+        return None
+    (proposal,), (values,) = batch
+    return Plain(
+        _INSERT_ONE,
+        values,
+        lambda rows: [_with_row(proposal, rows[0])],
+        lambda conn: create_proposals(conn, [batch])[0],
+    )
 
 
 def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
@@ -265,6 +281,16 @@ def update_proposal_status(
         if current not in sources_of(status):
             raise _invalid(id, current, status)
     raise Busy(None, "a proposal that others keep moving, or that this role may not change")
+
+
+def plain_update(id: int, status: ActionStatus, *, actor: str, reason: str | None) -> Plain[None]:
+    """How a proposal is moved by one statement, if it is where the move is allowed."""
+    return Plain(
+        _move_one(status),
+        {"wanted": id, "status_changed_by": actor, "status_reason": reason},
+        lambda rows: None if rows else UNANSWERED,
+        lambda conn: update_proposal_status(conn, id, status, actor=actor, reason=reason),
+    )
 
 
 def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:

@@ -20,13 +20,15 @@ from sqlalchemy.util import greenlet_spawn
 
 from operator_core.actions.errors import OutcomeUnknown, WrongLoop
 from operator_core.db import migrate
-from operator_core.db.borrowed import finish
+from operator_core.db.direct import Direct
 from operator_core.db.driver_errors import translate
 from operator_core.db.engine import Alike, Unit, check_outside, check_process, run_units
+from operator_core.db.finishing import finish, finish_here
 from operator_core.db.lanes import Lanes
+from operator_core.db.plain import UNANSWERED, Plain, Unanswered
 from operator_core.db.pooled import EngineRunner
 from operator_core.db.postgresql import is_stale
-from operator_core.db.postgresql_errors import Trouble, scrub, trouble
+from operator_core.db.postgresql_errors import Trouble, scrub, sqlstate, trouble
 
 __all__ = ["ServerRunner"]
 
@@ -69,11 +71,13 @@ class ServerRunner(EngineRunner):
             engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes = Lanes(self._run_together)
+        self._lanes = Lanes(self._run_together, self._run_one)
         # The connection that was used last, for whoever comes next: half of what the pool and
         # SQLAlchemy's own Connection cost a unit. It goes back to the pool as soon as one is asked for.
         self._at_hand: Connection | None = None
         self._connecting = 0
+        # For which a plain unit need not go through SQLAlchemy.
+        self._direct = Direct(engine.dialect) if owned and engine.driver == "asyncpg" else None
 
     async def open(self) -> None:
         """Checks the schema and changes nothing: on a server that is for a deploy to do."""
@@ -110,7 +114,11 @@ class ServerRunner(EngineRunner):
         """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
         self._check_open()
         with self._call():
-            return await self._try(self._read, unit)
+            if isinstance(unit, Plain):
+                answer = await self._run_direct(cast(Plain[T], unit), writes=False)
+                if answer is not UNANSWERED:
+                    return answer
+            return await self._try(self._read, cast(Unit[T], unit))
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` as one transaction, a `single` one as a statement on its own.
@@ -123,12 +131,70 @@ class ServerRunner(EngineRunner):
         with self._call():
             if single and isinstance(unit, Alike) and not unit.may_wait:
                 return await self._lanes.run(cast(Alike[Any, T], unit))
+            if isinstance(unit, Plain):
+                answer = await self._run_direct(cast(Plain[T], unit), writes=True)
+                if answer is not UNANSWERED:
+                    return answer
             run = self._change if single else self._transact
             return await self._try(run, cast(Unit[T], unit))
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
         with self._translated():
             return await self._try(self._change, partial(run_units, units=units))
+
+    async def _run_one(self, unit: Alike[Any, T]) -> T:
+        if unit.plain is not None:
+            answer = await self._run_direct(unit.plain, writes=True)
+            if answer is not UNANSWERED:
+                return answer
+        return await self._try(self._change, unit)
+
+    async def _run_direct(self, plain: Plain[T], *, writes: bool) -> T | Unanswered:
+        """Runs `plain` on the connection at hand; `UNANSWERED` if it is for SQLAlchemy to run its unit."""
+        conn = self._at_hand
+        if self._direct is None or conn is None or _is_listened_to(conn):
+            return UNANSWERED
+        self._at_hand = None
+        if is_stale(conn.connection.driver_connection):
+            conn.invalidate()
+            conn.close()
+            return UNANSWERED
+        # asyncpg sets a timeout of its own only where one is asked for.
+        return await finish_here(self._straight(self._direct, conn, plain, writes))
+
+    async def _straight(
+        self, direct: Direct, conn: Connection, plain: Plain[T], writes: bool
+    ) -> T | Unanswered:
+        try:
+            answer = await direct.run(conn.connection.driver_connection, plain)
+        except Exception as error:
+            if trouble(error) is Trouble.LOST:
+                conn.invalidate()
+                conn.close()
+                if writes:
+                    raise _unknown(error) from error
+                return UNANSWERED
+            await self._put_back(conn)
+            if sqlstate(error) is None:
+                # It is not the database that said so.
+                raise
+            return UNANSWERED
+        except BaseException:
+            conn.invalidate()
+            conn.close()
+            raise
+        await self._put_back(conn)
+        return answer
+
+    async def _put_back(self, conn: Connection) -> None:
+        if not self._keep(conn):
+            await greenlet_spawn(conn.close)
+
+    def _keep(self, conn: Connection) -> bool:
+        if not self._owned or self._at_hand is not None or self._connecting or self._closed:
+            return False
+        self._at_hand = conn
+        return True
 
     async def _try(self, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]) -> T:
         attempt = _Attempt()
@@ -175,9 +241,7 @@ class ServerRunner(EngineRunner):
             _drop_if_useless(conn, error)
             conn.close()
             raise
-        if self._owned and self._at_hand is None and not self._connecting and not self._closed:
-            self._at_hand = conn
-        else:
+        if not self._keep(conn):
             conn.close()
         return result
 
@@ -261,6 +325,11 @@ class ServerRunner(EngineRunner):
             raise WrongLoop(
                 "this ledger's connections belong to the event loop that opened it; open another one here"
             )
+
+
+def _is_listened_to(conn: Connection) -> bool:
+    """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
+    return getattr(conn.engine, "_has_events", True)
 
 
 async def _pause(failures: int) -> None:

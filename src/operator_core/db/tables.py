@@ -40,11 +40,10 @@ _AUTOINCREMENT = {"sqlite_autoincrement": True}
 
 def _readable(*columns: str) -> CheckConstraint:
     """On PostgreSQL, no time that Python can't hold: neither infinity nor the year 294276."""
-    within = (
-        f"{name} >= '1970-01-01 00:00:00+00' AND {name} < '9999-01-01 00:00:00+00'"
-        for name in columns
-    )
-    return _on_postgresql(CheckConstraint(" AND ".join(within), name="times"))
+    times = ", ".join(columns)
+    first, last = (f"least({times})", f"greatest({times})") if "," in times else (times, times)
+    within = f"{first} >= '1970-01-01 00:00:00+00' AND {last} < '9999-01-01 00:00:00+00'"
+    return _on_postgresql(CheckConstraint(within, name="times"))
 
 
 def _positive() -> CheckConstraint:
@@ -57,8 +56,15 @@ def _on_postgresql(constraint: CheckConstraint) -> CheckConstraint:
     return constraint
 
 
-def _one_of(column: str, values: type[ActionStatus] | type[ActionType] | type[EventType]) -> str:
-    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+def _one_of(
+    column: str, values: type[ActionStatus] | type[ActionType] | type[EventType], name: str
+) -> tuple[CheckConstraint, CheckConstraint]:
+    allowed = [value.value for value in values]
+    listed = CheckConstraint(f"{column} IN ({', '.join(map(repr, allowed))})", name=name)
+    # One constant, where PostgreSQL would read a list value by value for each statement.
+    constant = CheckConstraint(f"{column} = ANY ('{{{','.join(allowed)}}}'\\:\\:text[])", name=name)
+    listed.ddl_if(dialect="sqlite")
+    return listed, _on_postgresql(constant)
 
 
 class TicketRow(Base):
@@ -100,8 +106,8 @@ class ActionProposalRow(Base):
 
     __tablename__ = "action_proposals"
     __table_args__ = (
-        CheckConstraint(_one_of("action_type", ActionType), name="action_type"),
-        CheckConstraint(_one_of("status", ActionStatus), name="status"),
+        *_one_of("action_type", ActionType, "action_type"),
+        *_one_of("status", ActionStatus, "status"),
         _positive(),
         _readable(
             "proposed_at",
@@ -178,7 +184,7 @@ class ActionEventRow(Base):
 
     __tablename__ = "action_events"
     __table_args__ = (
-        CheckConstraint(_one_of("event_type", EventType), name="event_type"),
+        *_one_of("event_type", EventType, "event_type"),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         Index("idx_action_events_proposal", "proposal_id", "id"),
