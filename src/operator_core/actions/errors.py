@@ -7,6 +7,8 @@
     ├── InvalidTransition (ValueError) the lifecycle has no such step
     ├── InvalidValue (ValueError)     a value that the ledger can't keep
     ├── Conflict                      another caller was first
+    │   └── VersionConflict           the proposal has changed since it was read
+    ├── LeaseLost                     the execution was ended meanwhile, and is no longer the caller's
     ├── ConstraintViolation           the database refused a change that breaks a promise
     ├── Busy                          a lock or a connection was not to be had; nothing happened
     ├── OutcomeUnknown                the connection was lost while a change was being committed
@@ -39,6 +41,7 @@ __all__ = [
     "CorruptRow",
     "InvalidTransition",
     "InvalidValue",
+    "LeaseLost",
     "NotFound",
     "NotOpen",
     "OutcomeUnknown",
@@ -52,6 +55,7 @@ __all__ = [
     "StorageReadOnly",
     "StorageUnavailable",
     "UnmanagedSchema",
+    "VersionConflict",
     "WouldLoseData",
     "WrongLoop",
     "WrongProcess",
@@ -108,6 +112,26 @@ class Conflict(ActionError):
         self.kind = kind
         self.id = id
         self.state = state
+
+
+class VersionConflict(Conflict):
+    """Proposal `id` was expected in version `expected` and is in version `found`; nothing was changed."""
+
+    def __init__(self, id: int, expected: int, found: int) -> None:
+        super().__init__("proposal", id, f"at version {found}, not {expected}")
+        self.expected = expected
+        self.found = found
+
+
+class LeaseLost(ActionError):
+    """Record `record_id` was ended by somebody else, as its lease ran out; nothing was changed.
+
+    The proposal may be another worker's by now: whoever gets this stops what it does.
+    """
+
+    def __init__(self, record_id: int) -> None:
+        super().__init__(f"the lease of record {record_id} is lost: its execution has ended")
+        self.record_id = record_id
 
 
 class ConstraintViolation(ActionError):

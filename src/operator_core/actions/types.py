@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,8 +15,12 @@ from operator_core.actions.values import (
     JsonObject,
     LongText,
     Name,
+    Priority,
     Reason,
+    Retries,
+    Seconds,
     UtcDatetime,
+    Version,
     format_path,
     join_paths,
 )
@@ -27,6 +31,7 @@ __all__ = [
     "ActionRecord",
     "ActionStatus",
     "ActionType",
+    "Claim",
     "EventType",
 ]
 
@@ -170,6 +175,27 @@ class ActionProposal(_Model):
         default_factory=_now, description="When it was proposed. A naive time is local time."
     )
     proposed_by: Name = Field(default="agent", description="Who proposes it.")
+    priority: Priority = Field(
+        default=0, description="The higher, the earlier it is claimed; -32768 to 32767."
+    )
+    scheduled_at: UtcDatetime | None = Field(
+        default=None, description="Not to be started before; None: as soon as it is validated."
+    )
+    expires_at: UtcDatetime | None = Field(
+        default=None, description="If it is not started by then, it is cancelled."
+    )
+    max_retries: Retries = Field(
+        default=0,
+        description="How often it may be run again by itself after a failure or an unknown outcome: "
+        "0, the default, is never. More says that it is safe to repeat.",
+    )
+    retry_delay: Seconds = Field(
+        default=1.0,
+        description="Seconds that the first retry waits at the most; each further one twice as long.",
+    )
+    max_retry_delay: Seconds = Field(
+        default=300.0, description="Seconds that any retry waits at the most."
+    )
     validated_at: UtcDatetime | None = Field(
         default=None, description="When it was last validated. Kept by the ledger."
     )
@@ -181,6 +207,19 @@ class ActionProposal(_Model):
     )
     updated_at: UtcDatetime | None = Field(
         default=None, description="When the row last changed, by the database's clock."
+    )
+    retry_count: Retries = Field(
+        default=0, description="How often it was run again by itself. Kept by the ledger."
+    )
+    next_retry_at: UtcDatetime | None = Field(
+        default=None,
+        description="When a failed one is run again, if it is. Kept by the ledger.",
+    )
+    last_error: LongText | None = Field(
+        default=None, description="What went wrong the last time. Kept by the ledger."
+    )
+    version: Version | None = Field(
+        default=None, description="Counts the changes of the row from 1 on. Kept by the database."
     )
 
     @property
@@ -208,10 +247,20 @@ class ActionProposal(_Model):
             status: ActionStatus = ActionStatus.PROPOSED,
             proposed_at: datetime = ...,
             proposed_by: str = "agent",
+            priority: int = 0,
+            scheduled_at: datetime | None = None,
+            expires_at: datetime | None = None,
+            max_retries: int = 0,
+            retry_delay: float = 1.0,
+            max_retry_delay: float = 300.0,
             validated_at: datetime | None = None,
             cancelled_at: datetime | None = None,
             created_at: datetime | None = None,
             updated_at: datetime | None = None,
+            retry_count: int = 0,
+            next_retry_at: datetime | None = None,
+            last_error: str | None = None,
+            version: int | None = None,
         ) -> None: ...
 
     def parameters_as(self, model: type[ModelT]) -> ModelT:
@@ -243,6 +292,17 @@ class ActionRecord(_Model):
     result_data: JsonObject | None = Field(
         default=None, description="What the execution gave back: a JSON object."
     )
+    worker: Name | None = Field(
+        default=None, description="The worker that claimed the proposal for this execution."
+    )
+    lease_expires_at: UtcDatetime | None = Field(
+        default=None,
+        description="Until when the worker is believed to be alive. Given by `claim` and `heartbeat`.",
+    )
+    outcome_unknown: bool = Field(
+        default=False,
+        description="The worker fell silent: whether it did it is not known, and success stays None.",
+    )
 
     if TYPE_CHECKING:
         # As in ActionProposal; and the id of a proposal that was created needs no assertion.
@@ -256,7 +316,17 @@ class ActionRecord(_Model):
             success: bool | None = None,
             error_message: str | None = None,
             result_data: Mapping[str, Any] | BaseModel | None = None,
+            worker: str | None = None,
+            lease_expires_at: datetime | None = None,
+            outcome_unknown: bool = False,
         ) -> None: ...
+
+
+class Claim(NamedTuple):
+    """A proposal that a worker has taken, and the record of its execution, whose id is the fencing token."""
+
+    proposal: ActionProposal
+    record: ActionRecord
 
 
 class ActionEvent(_Model):

@@ -9,18 +9,24 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from operator_core.actions.errors import InvalidValue
 
 __all__ = [
+    "MAX_DELAY",
     "MAX_ID",
     "MAX_JSON_BYTES",
     "MAX_JSON_DEPTH",
     "MAX_NAME",
     "MAX_REASON",
+    "MAX_RETRIES",
     "MAX_TEXT",
     "Identifier",
     "JsonObject",
     "LongText",
     "Name",
+    "Priority",
     "Reason",
+    "Retries",
+    "Seconds",
     "UtcDatetime",
+    "Version",
     "format_path",
     "join_paths",
     "to_json_object",
@@ -44,6 +50,12 @@ MAX_TEXT: Final = 1 << 20
 
 MAX_ID: Final = (1 << 63) - 1
 """Largest id: what a signed 64-bit column holds."""
+
+MAX_RETRIES: Final = 1000
+"""Limit of `max_retries`."""
+
+MAX_DELAY: Final = 604_800
+"""Limit of a retry's delay and of a lease, in seconds (seven days)."""
 
 # int's decimal form is limited (sys.set_int_max_str_digits, 4300 by default): a longer one could
 # be written by this process and not be read by another.
@@ -167,3 +179,7 @@ Identifier: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
 Name: TypeAlias = Annotated[str, _text(MAX_NAME, _NOT_BLANK)]
 Reason: TypeAlias = Annotated[str, _text(MAX_REASON, _NOT_BLANK)]
 LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
+Priority: TypeAlias = Annotated[int, Field(strict=True, ge=-32768, le=32767)]
+Retries: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)]
+Seconds: TypeAlias = Annotated[float, Field(ge=0, le=MAX_DELAY, allow_inf_nan=False)]
+Version: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]

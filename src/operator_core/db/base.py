@@ -2,13 +2,16 @@
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     Dialect,
+    Double,
+    Float,
     Integer,
     MetaData,
     Text,
@@ -26,12 +29,17 @@ from operator_core.actions.values import to_utc
 
 __all__ = [
     "BIGINT",
+    "DOUBLE",
     "SQLITE_NOW",
     "Base",
     "JSONText",
     "UTCDateTime",
+    "after_jitter",
+    "current_transaction",
     "encode_json",
     "encode_time",
+    "from_now",
+    "readable",
     "strictly_after",
     "ticket_now",
     "utcnow",
@@ -53,6 +61,9 @@ SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 BIGINT = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits; on SQLite the word must be INTEGER for a primary key to be the row's own id."""
 
+
+DOUBLE: TypeEngine[float] = cast(TypeEngine[float], Double().with_variant(Float(), "sqlite"))
+"""A floating-point number of 64 bits."""
 
 # Made once: json.dumps makes an encoder for each call that asks for anything but its defaults.
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -210,6 +221,25 @@ def _written_now_sqlite(element: written_now, compiler: SQLCompiler, **_: Any) -
     return SQLITE_NOW
 
 
+class current_transaction(FunctionElement[int]):  # noqa: N801
+    """The transaction that writes, by a number that grows from one to the next; 0 on SQLite, which has one at a time."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(current_transaction)
+def _current_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
+    return "pg_current_xact_id()::text::bigint"
+
+
+@compiles(current_transaction, "sqlite")
+def _current_transaction_sqlite(
+    element: current_transaction, compiler: SQLCompiler, **_: Any
+) -> str:
+    return "0"
+
+
 class strictly_after(FunctionElement[datetime]):  # noqa: N801
     """The database's clock, or just after the time in the given column where the clock is not past it."""
 
@@ -231,3 +261,65 @@ def _strictly_after_sqlite(element: strictly_after, compiler: SQLCompiler, **opt
     after = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds')"
     # A time that another tool made unreadable, or none, gives way to the clock.
     return f"coalesce(max({SQLITE_NOW}, {after}), {SQLITE_NOW})"
+
+
+class from_now(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock and so many seconds."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(from_now)
+def _from_now(element: from_now, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"clock_timestamp() + make_interval(secs => {seconds})"
+
+
+@compiles(from_now, "sqlite")
+def _from_now_sqlite(element: from_now, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+class after_jitter(FunctionElement[float]):  # noqa: N801
+    """Seconds until the retry after `retry_count` others: exponential backoff with full jitter.
+
+    Anything from none to ``min(max_retry_delay, retry_delay * 2 ** retry_count)``, so that what
+    failed together does not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+    """
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(after_jitter)
+def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
+    count, delay, most = (compiler.process(each, **options) for each in element.clauses)
+    return f"random() * least({most}, {delay} * power(2, least({count}, 60)))"
+
+
+@compiles(after_jitter, "sqlite")
+def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
+    count, delay, most = (compiler.process(each, **options) for each in element.clauses)
+    # SQLite's random() is any 64-bit integer, and its power() an option of how it was built.
+    return f"abs(random() % 1000000) / 1e6 * min({most}, {delay} * (1 << min({count}, 60)))"
+
+
+class readable(FunctionElement[bool]):  # noqa: N801
+    """Whether the ledger can read the JSON in a column of parameters, as far as the database can tell."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(readable)
+def _readable(element: readable, compiler: SQLCompiler, **options: Any) -> str:
+    (column,) = element.clauses
+    # The column as it is, without the cast that results get.
+    return f"action_ledger_readable({compiler.process(column, **options)})"
+
+
+@compiles(readable, "sqlite")
+def _readable_sqlite(element: readable, compiler: SQLCompiler, **options: Any) -> str:
+    return "1"

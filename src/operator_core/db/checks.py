@@ -1,30 +1,45 @@
 """Arguments that are not fields of a model, checked before any SQL runs, by the models' own rules."""
 
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, Final, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionStatus, to_invalid_value
-from operator_core.actions.values import MAX_ID, LongText, Name, Reason, join_paths, to_json_object
+from operator_core.actions.types import ActionStatus, ActionType, to_invalid_value
+from operator_core.actions.values import (
+    MAX_DELAY,
+    MAX_ID,
+    LongText,
+    Name,
+    Reason,
+    join_paths,
+    to_json_object,
+)
 
 __all__ = [
     "check_actor",
     "check_count",
+    "check_error",
     "check_flag",
     "check_id",
     "check_json",
     "check_key",
+    "check_lease",
     "check_limit",
     "check_message",
     "check_model",
     "check_name",
+    "check_names",
     "check_optional_id",
     "check_position",
     "check_reason",
     "check_seconds",
     "check_size",
     "check_status",
+    "check_types",
+    "check_version",
 ]
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
@@ -33,6 +48,7 @@ _MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(LongText)
 
 RAW_SQL: Final = "raw SQL"
 _MAX_SECONDS: Final = 3600
+_SHORTEST_LEASE: Final = 0.001
 # Well below what SQLite holds in one value (a thousand million bytes).
 _MAX_SIZE: Final = 1 << 28
 
@@ -65,6 +81,39 @@ def check_seconds(value: object, path: str) -> None:
     """A number of seconds from 0 to an hour; raises `InvalidValue`."""
     if type(value) not in (int, float) or not 0 <= cast(float, value) <= _MAX_SECONDS:
         raise InvalidValue(path, f"must be a number of seconds from 0 to {_MAX_SECONDS}")
+
+
+def check_lease(value: object) -> float:
+    """How long a lease is, in seconds; raises `InvalidValue` for what is no timedelta from 1 ms to 7 days."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else -1
+    if not _SHORTEST_LEASE <= seconds <= MAX_DELAY:
+        raise InvalidValue("lease", "must be a timedelta from a millisecond to seven days")
+    return seconds
+
+
+def check_names(value: object, path: str) -> tuple[str, ...] | None:
+    """None, or names, of which one may stand alone; raises `InvalidValue`."""
+    if value is None:
+        return None
+    names = [value] if isinstance(value, str) else _listed(value, path)
+    return tuple(_check(_NAME, name, path) for name in names)
+
+
+def check_types(value: object, path: str) -> tuple[str, ...] | None:
+    """None, or values of action types, of which one may stand alone; raises `InvalidValue`."""
+    if value is None:
+        return None
+    types = [value] if isinstance(value, str) else _listed(value, path)
+    try:
+        return tuple(ActionType(cast(Any, kind)).value for kind in types)
+    except ValueError:
+        raise InvalidValue(path, f"must be among {', '.join(ActionType)}") from None
+
+
+def _listed(value: object, path: str) -> list[object]:
+    if not isinstance(value, Iterable):
+        raise InvalidValue(path, "must be one or several")
+    return list(cast(Iterable[object], value))
 
 
 def check_size(value: object, path: str) -> None:
@@ -128,11 +177,11 @@ def check_key(value: object) -> str | None:
     return check_name(value, "idempotency_key")
 
 
-def check_actor(value: object) -> str:
+def check_actor(value: object, path: str = "actor") -> str:
     """Who acts; raises `InvalidValue`, also for what the history calls writers who don't say."""
-    actor = _check(_NAME, value, "actor")
+    actor = _check(_NAME, value, path)
     if actor == RAW_SQL:
-        raise InvalidValue("actor", f"must not be {RAW_SQL!r}, which stands for an unknown writer")
+        raise InvalidValue(path, f"must not be {RAW_SQL!r}, which stands for an unknown writer")
     return actor
 
 
@@ -144,3 +193,13 @@ def check_reason(value: object) -> str | None:
 def check_message(value: object) -> str | None:
     """An error message, or None; raises `InvalidValue`."""
     return None if value is None else _check(_MESSAGE, value, "error_message")
+
+
+def check_error(value: object) -> str:
+    """What went wrong; raises `InvalidValue`."""
+    return _check(_MESSAGE, value, "error_message")
+
+
+def check_version(value: object) -> int | None:
+    """None, or a version; raises `InvalidValue`."""
+    return check_optional_id(value, "expected_version")

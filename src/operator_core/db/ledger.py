@@ -6,11 +6,11 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
-from operator_core.actions.errors import NotOpen
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, ActionStatus
-from operator_core.db import checks, events, proposal_queries, proposals, records
-from operator_core.db.engine import Alike, UnitRunner
+from operator_core.db import checks, events, moves, proposal_queries, proposals, records
+from operator_core.db.engine import Alike
 from operator_core.db.rows import Listing
+from operator_core.db.work import WorkVerbs
 
 __all__ = ["ActionLedger", "Statuses"]
 
@@ -23,26 +23,12 @@ _TURN: Final = 100
 """How many proposals are checked before other tasks get a turn."""
 
 
-class ActionLedger:
+class ActionLedger(WorkVerbs):
     """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable.
 
     Ids are taken as the models give them, so that ``proposal.id`` needs no assertion before it; the
     None of a model that is in no ledger is an `InvalidValue`, as any other thing that is no id.
     """
-
-    def __init__(self, runner: UnitRunner | None, actor: str, max_json_bytes: int) -> None:
-        self._runner = runner
-        self._actor = actor
-        self._max_json_bytes = max_json_bytes
-
-    @property
-    def _units(self) -> UnitRunner:
-        if self._runner is None:
-            raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
-        return self._runner
-
-    def _who(self, actor: str | None) -> str:
-        return self._actor if actor is None else checks.check_actor(actor)
 
     async def create_proposal(
         self, proposal: ActionProposal, *, idempotency_key: str | None = None
@@ -165,27 +151,34 @@ class ActionLedger:
         *,
         actor: str | None = None,
         reason: str | None = None,
+        expected_version: int | None = None,
     ) -> None:
         """Moves a proposal along its lifecycle; of two callers that want the same move one loses.
 
-        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed.
+        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed. With the
+        `expected_version` of a proposal that was read before, raises `VersionConflict` if it has
+        changed since.
         """
-        known = checks.check_id(id)
-        to, who, why = checks.check_status(status), self._who(actor), checks.check_reason(reason)
-        await self._units.write(
-            proposals.plain_update(known, to, actor=who, reason=why), single=True
+        move = moves.Move(
+            checks.check_id(id),
+            checks.check_status(status),
+            self._who(actor),
+            checks.check_reason(reason),
+            checks.check_version(expected_version),
         )
+        await self._units.write(moves.plain_update(move), single=True)
 
     async def cancel_all_pending(
         self, *, actor: str | None = None, reason: str | None = None
     ) -> int:
         """Cancels every proposal that is proposed or validated, at once, and says how many.
 
-        What is executing goes on: only its worker can stop it.
+        What has failed and would be run again is not, and counts too. What is executing goes on:
+        only its worker can stop it.
         """
         who, why = self._who(actor), checks.check_reason(reason)
         return await self._units.write(
-            lambda conn: proposals.cancel_all_pending(conn, actor=who, reason=why), single=True
+            lambda conn: moves.cancel_all_pending(conn, actor=who, reason=why), single=True
         )
 
     async def create_record(self, record: ActionRecord) -> ActionRecord:

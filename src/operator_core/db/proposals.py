@@ -1,4 +1,4 @@
-"""Units of work that create and move proposals: plain functions of a connection that never commit."""
+"""Units of work that create proposals: plain functions of a connection that never commit."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -11,27 +11,29 @@ from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Connection,
+    Double,
+    Integer,
     Text,
-    Update,
     bindparam,
     cast,
     func,
     insert,
-    literal_column,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
 
-from operator_core.actions.errors import Busy, Conflict, InvalidTransition, InvalidValue, NotFound
-from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
-from operator_core.actions.types import ActionProposal, ActionStatus
-from operator_core.db.base import encode_json, strictly_after, utcnow
-from operator_core.db.plain import UNANSWERED, Plain
+from operator_core.actions.errors import (
+    Conflict,
+    InvalidValue,
+    NotFound,
+)
+from operator_core.actions.types import ActionProposal
+from operator_core.db.base import encode_json, utcnow
+from operator_core.db.plain import Plain
 from operator_core.db.postgresql_errors import missing_key
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
@@ -43,12 +45,9 @@ from operator_core.db.tables import PROPOSALS, TICKETS
 __all__ = [
     "MAX_ROWS",
     "Batch",
-    "cancel_all_pending",
     "create_once",
     "create_proposals",
     "plain_create",
-    "plain_update",
-    "update_proposal_status",
 ]
 
 _ROW = PROPOSALS.c
@@ -76,28 +75,37 @@ _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
 }
 
 
-def _insert_arrays() -> ReturningInsert[Any, Any, Any]:
-    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in _ARRAYS.items())
-    rows = func.unnest(*arrays).table_valued(*_ARRAYS, with_ordinality="position").render_derived()
-    given = [cast(rows.c[name], JSON) if name == "parameters" else rows.c[name] for name in _ARRAYS]
+def _insert_arrays(columns: dict[str, TypeEngine[Any]]) -> ReturningInsert[Any, Any, Any]:
+    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
+    rows = func.unnest(*arrays).table_valued(*columns, with_ordinality="position").render_derived()
+    given = [cast(rows.c[name], JSON) if name == "parameters" else rows.c[name] for name in columns]
     return (
         insert(PROPOSALS)
         .from_select(
-            [*_ARRAYS, "status_changed_at"],
+            [*columns, "status_changed_at"],
             select(*given, utcnow()).order_by(rows.c.position),
         )
         .returning(*_CREATED)
     )
 
 
-_INSERT_ARRAYS = _insert_arrays()
+# What most proposals leave as it is, and then the row's own defaults say.
+_PLANNED: Final[dict[str, TypeEngine[Any]]] = {
+    "priority": Integer(),
+    "scheduled_at": TIMESTAMP(timezone=True),
+    "expires_at": TIMESTAMP(timezone=True),
+    "max_retries": Integer(),
+    "retry_delay": Double(),
+    "max_retry_delay": Double(),
+}
+_KEPT: Final = {"retry_count": 0, "next_retry_at": None, "last_error": None, "version": None}
+_UNPLANNED: Final = {name: ActionProposal.model_fields[name].default for name in _PLANNED}
+
+_INSERT_ARRAYS = _insert_arrays(_ARRAYS)
+_INSERT_PLANNED_ARRAYS = _insert_arrays({**_ARRAYS, **_PLANNED})
 
 MAX_ROWS: Final = 10_000
 """How many proposals go in one statement; more need a transaction around several."""
-
-
-_MOVES: Final = 10
-"""How often a move is tried that the proposal's status allows when it is looked at afterwards."""
 
 
 class Batch(NamedTuple):
@@ -192,6 +200,7 @@ def _content(proposal: ActionProposal) -> tuple[Any, ...]:
         json.dumps(proposal.parameters, sort_keys=True),
         proposal.reason,
         proposal.proposed_by,
+        *(getattr(proposal, name) for name in _PLANNED),
     )
 
 
@@ -210,6 +219,12 @@ def _known_tickets(conn: Connection, batches: Sequence[Batch]) -> Generator[None
 
 
 def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
+    if len({len(row) for row in values}) > 1:
+        # All rows of a statement have the same columns.
+        values = [
+            {**row, **{name: row.get(name, _UNPLANNED[name]) for name in _PLANNED}}
+            for row in values
+        ]
     if len(values) == 1:
         return conn.execute(_INSERT_ONE, values[0]).all()
     if conn.dialect.name == "sqlite":
@@ -217,10 +232,11 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
         # is the order of the rows. SQLAlchemy knows no way to be sure and would insert one by one.
         return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
     created: list[Any] = []
+    insert_ = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
     for start in range(0, len(values), MAX_ROWS):
         some = values[start : start + MAX_ROWS]
-        arrays = {name: [row[name] for row in some] for name in _ARRAYS}
-        created += sorted(conn.execute(_INSERT_ARRAYS, arrays).all(), key=itemgetter(0))
+        arrays = {name: [row[name] for row in some] for name in values[0]}
+        created += sorted(conn.execute(insert_, arrays).all(), key=itemgetter(0))
     return created
 
 
@@ -229,7 +245,9 @@ def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[s
         raise InvalidValue("id", "must be None: the ledger gives it")
     if proposal.created_at is not None or proposal.updated_at is not None:
         raise InvalidValue("created_at", "and updated_at must be None: the ledger gives them")
-    return {
+    if any(getattr(proposal, name) != default for name, default in _KEPT.items()):
+        raise InvalidValue("version", f"and {', '.join(_KEPT)} are kept by the ledger")
+    values = {
         "ticket_id": proposal.ticket_id,
         "action_name": proposal.action_name,
         "action_type": proposal.action_type.value,
@@ -242,6 +260,8 @@ def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[s
         "cancelled_at": proposal.cancelled_at,
         "status_changed_by": actor,
     }
+    planned = {name: getattr(proposal, name) for name in _PLANNED}
+    return values if planned == _UNPLANNED else {**values, **planned}
 
 
 def _with_row(proposal: ActionProposal, row: Sequence[Any]) -> ActionProposal:
@@ -252,6 +272,7 @@ def _with_row(proposal: ActionProposal, row: Sequence[Any]) -> ActionProposal:
             "id": id_,
             "created_at": decode_time(created_at),
             "updated_at": decode_time(updated_at),
+            "version": 1,
         }
     )
 
@@ -261,77 +282,3 @@ def _require_tickets(conn: Connection, proposals: Sequence[ActionProposal]) -> N
     for ticket_id in sorted(wanted):
         if conn.scalar(select(TICKETS.c.id).where(TICKETS.c.id == ticket_id)) is None:
             raise NotFound("ticket", ticket_id) from None
-
-
-def update_proposal_status(
-    conn: Connection, id: int, status: ActionStatus, *, actor: str, reason: str | None
-) -> None:
-    """Moves a proposal along its lifecycle; raises `NotFound` or `InvalidTransition`.
-
-    Raises `Busy` if others move it back and forth so fast that no attempt finds it where it was.
-    """
-    said = {"wanted": id, "status_changed_by": actor, "status_reason": reason}
-    for _ in range(_MOVES):
-        if conn.execute(_move_one(status), said).one_or_none() is not None:
-            return
-        current = conn.scalar(select(_ROW.status).where(_ROW.id == id))
-        if current is None:
-            raise NotFound("proposal", id)
-        # On a server another may have moved it meanwhile to where the move would be allowed.
-        if current not in sources_of(status):
-            raise _invalid(id, current, status)
-    raise Busy(None, "a proposal that others keep moving, or that this role may not change")
-
-
-def plain_update(id: int, status: ActionStatus, *, actor: str, reason: str | None) -> Plain[None]:
-    """How a proposal is moved by one statement, if it is where the move is allowed."""
-    return Plain(
-        _move_one(status),
-        {"wanted": id, "status_changed_by": actor, "status_reason": reason},
-        lambda rows: None if rows else UNANSWERED,
-        lambda conn: update_proposal_status(conn, id, status, actor=actor, reason=reason),
-    )
-
-
-def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:
-    allowed = {before.value: after for before, after in TRANSITIONS.items()}.get(current, ())
-    return InvalidTransition(id, current, status, sorted(allowed))
-
-
-def cancel_all_pending(conn: Connection, *, actor: str, reason: str | None) -> int:
-    """Cancels every proposal that nobody has started, in one statement, and says how many."""
-    said = {"status_changed_by": actor, "status_reason": reason}
-    return conn.execute(_move(ActionStatus.CANCELLED, PENDING_STATUSES), said).rowcount
-
-
-# Built once for each status: SQLAlchemy takes five times as long to build one as to run it. Who
-# moves what and why is given when it runs; a parameter named as a column is a column to set.
-
-
-@cache
-def _move_one(status: ActionStatus) -> ReturningUpdate[tuple[int]]:
-    move = _move(status, sources_of(status))
-    return move.where(_ROW.id == bindparam("wanted")).returning(_ROW.id)
-
-
-@cache
-def _move(status: ActionStatus, sources: frozenset[ActionStatus]) -> Update:
-    stamps: dict[str, Any] = {}
-    if status is ActionStatus.VALIDATED:
-        stamps["validated_at"] = utcnow()
-    if status is ActionStatus.CANCELLED:
-        stamps["cancelled_at"] = utcnow()
-    # In the text, so that a planner that plans for all values at once knows how few these are; and a
-    # list of plain values would be rendered into the SQL anew for each call.
-    within = _ROW.status.in_([literal_column(f"'{source.value}'") for source in sorted(sources)])
-    return (
-        update(PROPOSALS)
-        .where(within)
-        .values(
-            status=status.value,
-            # A trigger tells by a moved time that the writer has said who acts.
-            status_changed_at=strictly_after(_ROW.status_changed_at),
-            updated_at=strictly_after(_ROW.updated_at),
-            **stamps,
-        )
-    )

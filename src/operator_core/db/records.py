@@ -1,5 +1,6 @@
 """Units of work on execution records: plain functions of a connection that never commit."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -54,6 +55,8 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
     record = ActionRecord.model_validate(record.__dict__)
     if record.id is not None:
         raise InvalidValue("id", "must be None: the ledger gives it")
+    if record.lease_expires_at is not None or record.outcome_unknown:
+        raise InvalidValue("lease_expires_at", "and outcome_unknown are given by `claim` alone")
     if record.success is None:
         for path in ("completed_at", "error_message", "result_data"):
             if getattr(record, path) is not None:
@@ -67,11 +70,12 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
         "result_data": _encode(record.result_data, max_json_bytes),
         "started_by": actor,
         "completed_by": None if record.success is None else actor,
+        "worker": record.worker,
     }
 
 
 def prepare_result(
-    result_data: dict[str, Any] | BaseModel | None, max_json_bytes: int
+    result_data: Mapping[str, Any] | BaseModel | None, max_json_bytes: int
 ) -> str | None:
     """The JSON text of a result, or None; raises `InvalidValue`."""
     return _encode(checks.check_json(result_data, "result_data"), max_json_bytes)

@@ -59,6 +59,7 @@ _STATUSES: Final = {status.value: status for status in ActionStatus}
 _ACTION_TYPES: Final = {kind.value: kind for kind in ActionType}
 _EVENT_TYPES: Final = {kind.value: kind for kind in EventType}
 _BOOLEANS: Final = {None: None, 0: False, 1: True}
+_FLAGS: Final = {0: False, 1: True}
 
 _fromisoformat = datetime.fromisoformat
 
@@ -117,11 +118,28 @@ def _optional_text(value: Any) -> str | None:
     return None if value is None else _text(value)
 
 
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    # SQLite keeps whole numbers of a REAL column as integers, and RETURNING shows them so.
+    if type(value) is not float and type(value) is not int:
+        raise TypeError
+    return float(value)
+
+
 def to_proposal(row: Sequence[Any]) -> ActionProposal:
     """A row of `PROPOSAL_COLUMNS` as a model; raises `CorruptRow`."""
     (id_, ticket_id, action_name, action_type, parameters, reason, status, proposed_at,
-     proposed_by, validated_at, cancelled_at, created_at, updated_at) = row  # fmt: skip
+     proposed_by, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay,
+     validated_at, cancelled_at, created_at, updated_at, retry_count, next_retry_at, last_error,
+     version) = row  # fmt: skip
     try:
+        # All at once: none of them is anything else but in a damaged row.
+        _integer(priority + max_retries + retry_count + version)
         return ActionProposal.from_stored(
             {
                 "id": id_,
@@ -133,10 +151,20 @@ def to_proposal(row: Sequence[Any]) -> ActionProposal:
                 "status": _STATUSES[status],
                 "proposed_at": decode_time(proposed_at),
                 "proposed_by": _text(proposed_by),
+                "priority": priority,
+                "scheduled_at": None if scheduled_at is None else decode_time(scheduled_at),
+                "expires_at": None if expires_at is None else decode_time(expires_at),
+                "max_retries": max_retries,
+                "retry_delay": _number(retry_delay),
+                "max_retry_delay": _number(max_retry_delay),
                 "validated_at": None if validated_at is None else decode_time(validated_at),
                 "cancelled_at": None if cancelled_at is None else decode_time(cancelled_at),
                 "created_at": decode_time(created_at),
                 "updated_at": decode_time(updated_at),
+                "retry_count": retry_count,
+                "next_retry_at": None if next_retry_at is None else decode_time(next_retry_at),
+                "last_error": None if last_error is None else _text(last_error),
+                "version": version,
             }
         )
     except _UNREADABLE:
@@ -145,7 +173,8 @@ def to_proposal(row: Sequence[Any]) -> ActionProposal:
 
 def to_record(row: Sequence[Any]) -> ActionRecord:
     """A row of `RECORD_COLUMNS` as a model; raises `CorruptRow`."""
-    id_, proposal_id, started_at, completed_at, success, error_message, result_data = row
+    (id_, proposal_id, started_at, completed_at, success, error_message, result_data, worker,
+     lease_expires_at, outcome_unknown) = row  # fmt: skip
     try:
         return ActionRecord.from_stored(
             {
@@ -156,6 +185,9 @@ def to_record(row: Sequence[Any]) -> ActionRecord:
                 "success": _BOOLEANS[success],
                 "error_message": _optional_text(error_message),
                 "result_data": None if result_data is None else _json_object(result_data),
+                "worker": _optional_text(worker),
+                "lease_expires_at": _time(lease_expires_at),
+                "outcome_unknown": _FLAGS[outcome_unknown],
             }
         )
     except _UNREADABLE:
@@ -212,7 +244,20 @@ _READERS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
     "cancelled_at": (_time, "is not a time"),
     "created_at": (decode_time, "is not a time"),
     "updated_at": (decode_time, "is not a time"),
+    "priority": (_integer, "is not an integer"),
+    "scheduled_at": (_time, "is not a time"),
+    "expires_at": (_time, "is not a time"),
+    "max_retries": (_integer, "is not an integer"),
+    "retry_delay": (_number, "is not a number"),
+    "max_retry_delay": (_number, "is not a number"),
+    "retry_count": (_integer, "is not an integer"),
+    "next_retry_at": (_time, "is not a time"),
+    "last_error": (_optional_text, "is not text"),
+    "version": (_integer, "is not an integer"),
     "started_at": (_time, "is not a time"),
+    "worker": (_optional_text, "is not text"),
+    "lease_expires_at": (_time, "is not a time"),
+    "outcome_unknown": (_FLAGS.__getitem__, "is not a truth value"),
     "completed_at": (_time, "is not a time"),
     "success": (_BOOLEANS.__getitem__, "is not a truth value"),
     "error_message": (_optional_text, "is not text"),

@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS "action_proposals" (
     updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
     status_changed_by TEXT, 
     status_reason TEXT, 
-    status_changed_at TEXT, idempotency_key TEXT, 
+    status_changed_at TEXT, idempotency_key TEXT, priority INTEGER DEFAULT 0 NOT NULL, scheduled_at TEXT, expires_at TEXT, max_retries INTEGER DEFAULT 0 NOT NULL, retry_delay FLOAT DEFAULT 1 NOT NULL, max_retry_delay FLOAT DEFAULT 300 NOT NULL, retry_count INTEGER DEFAULT 0 NOT NULL, next_retry_at TEXT, last_error TEXT, version INTEGER DEFAULT 1 NOT NULL, 
     CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id), 
     CONSTRAINT ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')), 
     CONSTRAINT ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
@@ -75,7 +75,7 @@ CREATE TABLE IF NOT EXISTS "action_records" (
     result_data TEXT, 
     created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL, 
     started_by TEXT, 
-    completed_by TEXT, 
+    completed_by TEXT, worker TEXT, lease_expires_at TEXT, outcome_unknown BOOLEAN DEFAULT 0 NOT NULL, 
     CONSTRAINT fk_action_records_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
     CONSTRAINT ck_action_records_success CHECK (success IN (0, 1))
 );
@@ -90,7 +90,7 @@ CREATE TABLE IF NOT EXISTS action_events (
     success BOOLEAN, 
     actor TEXT NOT NULL, 
     reason TEXT, 
-    occurred_at TEXT NOT NULL, 
+    occurred_at TEXT NOT NULL, transaction_id INTEGER DEFAULT 0 NOT NULL, 
     CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
     CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id), 
     CONSTRAINT ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'record_started', 'record_finished')), 
@@ -110,6 +110,14 @@ CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (propos
 CREATE INDEX IF NOT EXISTS idx_action_events_proposal ON action_events (proposal_id, id);
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_due ON action_proposals (priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_expires ON action_proposals (expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_retry ON action_proposals (next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
 
 CREATE TRIGGER IF NOT EXISTS tickets_referenced
 BEFORE DELETE ON tickets
@@ -189,17 +197,6 @@ BEGIN
     WHERE (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) AND id = NEW.id;
 END;
 
-CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
-AFTER UPDATE ON action_proposals
-WHEN NOT NEW.updated_at > OLD.updated_at
-    AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
-        AND NEW.status_changed_at IS NOT OLD.status_changed_at)
-BEGIN
-    UPDATE action_proposals
-    SET updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
-    WHERE id = NEW.id;
-END;
-
 CREATE TRIGGER IF NOT EXISTS action_records_proposal_exists
 BEFORE INSERT ON action_records
 WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
@@ -218,26 +215,6 @@ CREATE TRIGGER IF NOT EXISTS action_records_not_deleted
 BEFORE DELETE ON action_records
 BEGIN
     SELECT RAISE(ABORT, 'action_records_not_deleted: records are never deleted');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_outcome_dated
-BEFORE INSERT ON action_records
-WHEN (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
-BEGIN
-    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome and its completed_at go together');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_immutable
-BEFORE UPDATE ON action_records
-WHEN OLD.completed_at IS NOT NULL
-    OR NEW.id IS NOT OLD.id
-    OR NEW.proposal_id IS NOT OLD.proposal_id
-    OR NEW.started_at IS NOT OLD.started_at
-    OR NEW.started_by IS NOT OLD.started_by
-    OR NEW.created_at IS NOT OLD.created_at
-    OR (NEW.success IS NULL) IS NOT (NEW.completed_at IS NULL)
-BEGIN
-    SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_records_started
@@ -290,9 +267,21 @@ BEGIN
     SELECT RAISE(ABORT, 'action_events_rows_exist: no such proposal or record, or no positive id');
 END;
 
+CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
+AFTER UPDATE ON action_proposals
+WHEN (NOT NEW.updated_at > OLD.updated_at OR NEW.version IS NOT OLD.version + 1)
+    AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
+        AND NEW.status_changed_at IS NOT OLD.status_changed_at)
+BEGIN
+    UPDATE action_proposals
+    SET updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))),
+        version = OLD.version + 1
+    WHERE id = NEW.id;
+END;
+
 CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
 BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
-    created_at, idempotency_key ON action_proposals
+    created_at, idempotency_key, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay ON action_proposals
 WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.action_name IS NOT OLD.action_name
     OR NEW.action_type IS NOT OLD.action_type
@@ -302,8 +291,36 @@ WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.proposed_by IS NOT OLD.proposed_by
     OR NEW.created_at IS NOT OLD.created_at
     OR NEW.idempotency_key IS NOT OLD.idempotency_key
+    OR NEW.priority IS NOT OLD.priority
+    OR NEW.scheduled_at IS NOT OLD.scheduled_at
+    OR NEW.expires_at IS NOT OLD.expires_at
+    OR NEW.max_retries IS NOT OLD.max_retries
+    OR NEW.retry_delay IS NOT OLD.retry_delay
+    OR NEW.max_retry_delay IS NOT OLD.max_retry_delay
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_outcome_dated
+BEFORE INSERT ON action_records
+WHEN (NEW.success IS NULL AND NOT NEW.outcome_unknown) IS NOT (NEW.completed_at IS NULL) OR NEW.outcome_unknown AND NEW.success IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome and its completed_at go together');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_immutable
+BEFORE UPDATE ON action_records
+WHEN OLD.completed_at IS NOT NULL
+    OR NEW.id IS NOT OLD.id
+    OR NEW.proposal_id IS NOT OLD.proposal_id
+    OR NEW.started_at IS NOT OLD.started_at
+    OR NEW.started_by IS NOT OLD.started_by
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.worker IS NOT OLD.worker
+    OR (NEW.success IS NULL AND NOT NEW.outcome_unknown) IS NOT (NEW.completed_at IS NULL)
+    OR NEW.outcome_unknown AND NEW.success IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

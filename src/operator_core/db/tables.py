@@ -4,7 +4,7 @@ The triggers that keep the promises (updated_at, immutability, lifecycle, histor
 stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
 """
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from sqlalchemy import (
     CheckConstraint,
@@ -21,7 +21,16 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Boolean, Integer
 
 from operator_core.actions.types import ActionStatus, ActionType, EventType
-from operator_core.db.base import BIGINT, Base, JSONText, UTCDateTime, ticket_now, written_now
+from operator_core.db.base import (
+    BIGINT,
+    DOUBLE,
+    Base,
+    JSONText,
+    UTCDateTime,
+    current_transaction,
+    ticket_now,
+    written_now,
+)
 
 __all__ = [
     "EVENTS",
@@ -65,6 +74,10 @@ def _one_of(
     constant = CheckConstraint(f"{column} = ANY ('{{{','.join(allowed)}}}'\\:\\:text[])", name=name)
     listed.ddl_if(dialect="sqlite")
     return listed, _on_postgresql(constant)
+
+
+def _partial(name: str, *columns: Any, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class TicketRow(Base):
@@ -116,6 +129,9 @@ class ActionProposalRow(Base):
             "created_at",
             "updated_at",
             "status_changed_at",
+            "scheduled_at",
+            "expires_at",
+            "next_retry_at",
         ),
         # With id behind, so that the newest of each are read in order, without sorting.
         Index("idx_action_proposals_status", "status", "id"),
@@ -128,6 +144,25 @@ class ActionProposalRow(Base):
             unique=True,
             sqlite_where=text("idempotency_key IS NOT NULL"),
             postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # The order in which they are claimed.
+        _partial(
+            "idx_action_proposals_due",
+            text("priority DESC"),
+            text("coalesce(next_retry_at, scheduled_at, created_at)"),
+            "id",
+            where="status = 'validated'",
+        ),
+        # What a claim looks for besides: who was not started in time, and who is to be run again.
+        _partial(
+            "idx_action_proposals_expires",
+            "expires_at",
+            where="status IN ('proposed', 'validated') AND expires_at IS NOT NULL",
+        ),
+        _partial(
+            "idx_action_proposals_retry",
+            "next_retry_at",
+            where="status = 'failed' AND next_retry_at IS NOT NULL",
         ),
         _AUTOINCREMENT,
     )
@@ -151,6 +186,16 @@ class ActionProposalRow(Base):
     status_changed_at: Mapped[str | None] = mapped_column(UTCDateTime)
     # The caller's own name for what it proposes, by which a second attempt finds the first.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    scheduled_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    expires_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    max_retries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    retry_delay: Mapped[float] = mapped_column(DOUBLE, server_default=text("1"))
+    max_retry_delay: Mapped[float] = mapped_column(DOUBLE, server_default=text("300"))
+    retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_retry_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BIGINT, server_default=text("1"))
 
 
 class ActionRecordRow(Base):
@@ -160,7 +205,12 @@ class ActionRecordRow(Base):
     __table_args__ = (
         Index("idx_action_records_proposal", "proposal_id", "id"),
         _positive(),
-        _readable("started_at", "completed_at", "created_at"),
+        _readable("started_at", "completed_at", "created_at", "lease_expires_at"),
+        _partial(
+            "idx_action_records_lease",
+            "lease_expires_at",
+            where="completed_at IS NULL AND lease_expires_at IS NOT NULL",
+        ),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         _AUTOINCREMENT,
@@ -177,6 +227,9 @@ class ActionRecordRow(Base):
     # What the facade tells the history's trigger: who started the execution and who ended it.
     started_by: Mapped[str | None] = mapped_column(Text)
     completed_by: Mapped[str | None] = mapped_column(Text)
+    worker: Mapped[str | None] = mapped_column(Text)
+    lease_expires_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    outcome_unknown: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 
 class ActionEventRow(Base):
@@ -188,6 +241,7 @@ class ActionEventRow(Base):
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         Index("idx_action_events_proposal", "proposal_id", "id"),
+        Index("idx_action_events_order", "transaction_id", "id").ddl_if(dialect="postgresql"),
         _positive(),
         _readable("occurred_at"),
         _AUTOINCREMENT,
@@ -203,6 +257,8 @@ class ActionEventRow(Base):
     actor: Mapped[str] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     occurred_at: Mapped[str] = mapped_column(UTCDateTime)
+    # By which a follower knows that no event before it is still to come: ids are given before the commit.
+    transaction_id: Mapped[int] = mapped_column(BIGINT, server_default=current_transaction())
 
 
 # What statements are made of. The classes' own attributes would do too, but each statement would go

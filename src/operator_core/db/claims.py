@@ -1,0 +1,236 @@
+"""Units of work by which workers take what is due, each proposal exactly one worker's."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Select,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from operator_core.actions.errors import CorruptRow
+from operator_core.actions.types import ActionProposal, ActionStatus, Claim
+from operator_core.db.base import (
+    from_now,
+    readable,
+    utcnow,
+    written_now,
+)
+from operator_core.db.moves import any_of, moved
+from operator_core.db.plain import Plain
+from operator_core.db.recovery import overdue, sweep
+from operator_core.db.rows import (
+    PROPOSAL_COLUMNS,
+    RECORD_COLUMNS,
+    to_proposal,
+    to_record,
+)
+from operator_core.db.tables import PROPOSALS, RECORDS
+
+__all__ = ["Wanted", "claim"]
+
+logger = logging.getLogger(__name__)
+
+_P = PROPOSALS.c
+_R = RECORDS.c
+
+_PLANNED = func.coalesce(_P.next_retry_at, _P.scheduled_at)
+# As the index says it.
+_DUE = func.coalesce(_P.next_retry_at, _P.scheduled_at, _P.created_at)
+_ORDER = (_P.priority.desc(), _DUE, _P.id)
+
+
+class Wanted(NamedTuple):
+    """What a worker asks for: who it is, how many at the most, for how many seconds, and of what kind."""
+
+    worker: str
+    limit: int
+    lease: float
+    action_names: tuple[str, ...] | None
+    action_types: tuple[str, ...] | None
+
+
+def _claimable(*kinds: Any) -> list[Any]:
+    return [
+        any_of([ActionStatus.VALIDATED]),
+        # Who asked for no time is due whatever the clock says, also after it was set back.
+        or_(_PLANNED.is_(None), written_now() >= _PLANNED),
+        or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
+        readable(_P.parameters),
+        *kinds,
+    ]
+
+
+def _among(column: Any, name: str) -> Any:
+    """Whether the column is one of an array."""
+    return column == func.any(bindparam(name, type_=ARRAY(Text())))
+
+
+def _listed(column: Any, name: str) -> Any:
+    """The same on SQLite, where arrays are JSON."""
+    return column.in_(select(_each(name).c.value))
+
+
+def _each(name: str) -> TableValuedAlias:
+    return func.json_each(bindparam(name, type_=Text())).table_valued("value", name=f"each_{name}")
+
+
+def _kinds(names: bool, types: bool, among: Callable[[Any, str], Any]) -> list[Any]:
+    asked = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
+    return [among(column, name) for given, column, name in asked if given]
+
+
+@cache
+def _claim_on_server(limit: int, names: bool, types: bool) -> Select[Any]:
+    """Takes what is due in one statement, past whatever other workers are taking at the moment.
+
+    The limit stands in the text: planned for any limit, PostgreSQL would sort all that waits. The
+    answer has a row in any case, which says whether something is overdue.
+    """
+    due = (
+        select(_P.id, _P.priority, _DUE.label("due"))
+        .where(*_claimable(*_kinds(names, types, _among)))
+        .order_by(*_ORDER)
+        .limit(literal_column(str(limit)))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    moved = (
+        update(PROPOSALS).where(_P.id == due.c.id).values(_start()).returning(*PROPOSAL_COLUMNS)
+    ).cte("moved")
+    started = _record(select(due.c.id)).cte("started")
+    taken = (
+        select(
+            *moved.c,
+            *(column.label(f"record_{column.name}") for column in started.c),
+            due.c.due,
+        )
+        .join_from(moved, started, started.c.proposal_id == moved.c.id)
+        .join(due, due.c.id == moved.c.id)
+        .subquery("taken")
+    )
+    one = select(overdue().label("overdue")).subquery("one")
+    columns = [column for column in taken.c if column.name != "due"]
+    return (
+        select(one.c.overdue, *columns)
+        .select_from(one.outerjoin(taken, true()))
+        .order_by(taken.c.priority.desc(), taken.c.due, taken.c.id)
+    )
+
+
+def _start() -> dict[str, Any]:
+    worker = bindparam("who", type_=Text())
+    return moved(
+        ActionStatus.EXECUTING, status_changed_by=worker, status_reason=None, next_retry_at=None
+    )
+
+
+def _record(ids: Select[Any]) -> Any:
+    """The records of executions that start, of the proposals with these ids."""
+    (id_,) = ids.subquery("these").c
+    worker = bindparam("who", type_=Text())
+    lease = from_now(bindparam("lease", type_=Double()))
+    return (
+        insert(RECORDS)
+        .from_select(
+            ["proposal_id", "started_at", "started_by", "worker", "lease_expires_at"],
+            select(id_, utcnow(), worker, worker, lease),
+        )
+        .returning(*RECORD_COLUMNS)
+    )
+
+
+@cache
+def _candidates(names: bool, types: bool) -> Select[Any]:
+    return (
+        select(*PROPOSAL_COLUMNS)
+        .where(*_claimable(*_kinds(names, types, _listed)))
+        .order_by(*_ORDER)
+        .limit(bindparam("limit", type_=BigInteger()))
+        .offset(bindparam("offset", type_=BigInteger()))
+    )
+
+
+_START_LISTED = (
+    update(PROPOSALS)
+    .where(_P.id.in_(select(_each("ids").c.value)), any_of([ActionStatus.VALIDATED]))
+    .values(_start())
+    .returning(*PROPOSAL_COLUMNS)
+)
+_RECORD_LISTED = _record(select(_each("ids").c.value))
+
+
+def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
+    """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
+    names, types = wanted.action_names, wanted.action_types
+    said: dict[str, Any] = {"who": wanted.worker, "lease": wanted.lease}
+    if names is not None:
+        said["names"] = list(names)
+    if types is not None:
+        said["types"] = list(types)
+    statement = _claim_on_server(wanted.limit, names is not None, types is not None)
+
+    def unit(conn: Connection) -> tuple[list[Claim], bool]:
+        if conn.dialect.name == "sqlite":
+            sweep(conn)
+            return _claim_on_sqlite(conn, wanted), False
+        return _claimed(conn.execute(statement, said).all())
+
+    return Plain(statement, said, _claimed, unit)
+
+
+def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
+    width = 1 + len(PROPOSAL_COLUMNS)
+    overdue, first, *_ = rows[0]
+    if first is None:
+        return [], overdue
+    taken: list[Claim] = []
+    for row in rows:
+        values = tuple(row)
+        taken.append(Claim(to_proposal(values[1:width]), to_record(values[width:])))
+    return taken, overdue
+
+
+def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
+    found: list[ActionProposal] = []
+    names, types = wanted.action_names, wanted.action_types
+    said: dict[str, Any] = {"offset": 0}
+    if names is not None:
+        said["names"] = json.dumps(names)
+    if types is not None:
+        said["types"] = json.dumps(types)
+    while len(found) < wanted.limit:
+        said["limit"] = wanted.limit - len(found)
+        rows = conn.execute(_candidates(names is not None, types is not None), said).all()
+        if not rows:
+            break
+        said["offset"] += len(rows)
+        for row in rows:
+            try:
+                found.append(to_proposal(row))
+            except CorruptRow as error:
+                # Never claimed, and in nobody's way.
+                logger.warning("not claimable: %s", error)
+    if not found:
+        return []
+    ids = json.dumps([proposal.id for proposal in found])
+    started = {"ids": ids, "who": wanted.worker, "lease": wanted.lease}
+    moved = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
+    records = {row[1]: row for row in conn.execute(_RECORD_LISTED, started)}
+    return [Claim(to_proposal(moved[each.id]), to_record(records[each.id])) for each in found]
