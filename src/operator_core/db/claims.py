@@ -232,5 +232,5 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
     ids = json.dumps([proposal.id for proposal in found])
     started = {"ids": ids, "who": wanted.worker, "lease": wanted.lease}
     moved = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
-    records = {row[1]: row for row in conn.execute(_RECORD_LISTED, started)}
+    records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, started)}
     return [Claim(to_proposal(moved[each.id]), to_record(records[each.id])) for each in found]

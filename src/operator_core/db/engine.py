@@ -1,5 +1,6 @@
 """What runs units of work: the one interface behind `ActionDB`, whatever the database."""
 
+import asyncio
 import os
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -21,6 +22,7 @@ __all__ = [
     "check_outside",
     "check_process",
     "inside",
+    "no_waiting",
     "run_units",
 ]
 
@@ -89,6 +91,14 @@ class UnitRunner(Protocol):
         """Several units as one transaction."""
         ...
 
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set whenever somebody may have committed something, from entry on.
+
+        Clear it, look, and wait for it. Raises `ActionError` inside a transaction, which sees nothing
+        of what others commit, or would wait for itself.
+        """
+        ...
+
 
 class Runner(UnitRunner, Protocol):
     """A `UnitRunner` that is opened and closed."""
@@ -128,6 +138,11 @@ def check_outside(under_way: Collection[object]) -> None:
             "inside transaction(), call the methods of the object that it yields: "
             "this call would wait for the transaction that it is in"
         )
+
+
+def no_waiting() -> ActionError:
+    """What there is to say to who would wait inside a transaction."""
+    return ActionError("inside a transaction there is nothing to wait for: wait outside it")
 
 
 def check_process(opened_in: int | None) -> None:

@@ -1,5 +1,6 @@
 """Units of work inside the transaction of an AsyncSession that a service brings: joined, never committed."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,7 +15,7 @@ from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
 from operator_core.db.borrowed import begin, in_savepoint, translated
 from operator_core.db.driver_errors import read_damaged
-from operator_core.db.engine import Unit, UnitRunner, check_process
+from operator_core.db.engine import Unit, UnitRunner, check_process, no_waiting
 from operator_core.db.finishing import finish
 
 __all__ = ["SessionRunner"]
@@ -54,6 +55,10 @@ class SessionRunner:
         with translated():
             return await finish(self._session.run_sync(work))
 
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Refused."""
+        raise no_waiting()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
         """All or nothing within the caller's transaction: a savepoint."""
@@ -86,6 +91,10 @@ class _SavepointRunner:
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Refused, as inside the ledger's own transactions."""
         raise ActionError("a transaction() can't be opened inside another one")
+
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Refused."""
+        raise no_waiting()
 
     def _check_usable(self) -> None:
         if self.over:

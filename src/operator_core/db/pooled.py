@@ -11,7 +11,7 @@ from contextlib import (
     nullcontext,
 )
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
@@ -19,11 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.borrowed import in_savepoint, translated
+from operator_core.db.doorbell import Doorbell
 from operator_core.db.driver_errors import read_damaged, translate
-from operator_core.db.engine import Unit, UnitRunner, check_outside, check_process, inside
+from operator_core.db.engine import (
+    Unit,
+    UnitRunner,
+    check_outside,
+    check_process,
+    inside,
+    no_waiting,
+)
 from operator_core.db.finishing import finish
 
-__all__ = ["EngineRunner"]
+__all__ = ["Changes", "EngineRunner"]
 
 T = TypeVar("T")
 
@@ -39,6 +47,18 @@ class _Use:
 _USES: Final[WeakKeyDictionary[AsyncEngine, _Use]] = WeakKeyDictionary()
 
 
+class Changes(Protocol):
+    """Rings while it runs."""
+
+    async def start(self) -> None:
+        """From when it returns on, nothing is missed."""
+        ...
+
+    async def stop(self) -> None:
+        """Gives everything back."""
+        ...
+
+
 class EngineRunner(ABC):
     """Runs units of work on connections of an engine; `timeout` is how many seconds a call may wait."""
 
@@ -51,6 +71,9 @@ class EngineRunner(ABC):
         self._transactions_open: set[_ConnectionRunner] = set()
         self._under_way = 0
         self._none_under_way: asyncio.Event | None = None
+        self._doorbell = Doorbell()
+        self._changes: Changes | None = None
+        self._listeners = 0
 
     @abstractmethod
     async def open(self) -> None:
@@ -86,6 +109,8 @@ class EngineRunner(ABC):
         # These first: a call under way may wait for a row that one of them holds.
         while self._transactions_open:
             await self._transactions_open.pop().close()
+        # Who listens looks, and finds it closed.
+        self._doorbell.ring()
         while self._under_way:
             self._none_under_way = asyncio.Event()
             await self._none_under_way.wait()
@@ -124,6 +149,27 @@ class EngineRunner(ABC):
                 self._use.under_way.discard(units)
                 self._transactions_open.discard(units)
                 await units.close()
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncGenerator[asyncio.Event]:
+        """Set when somebody may have committed something, by whichever connection."""
+        self._check_open()
+        with self._doorbell.listening() as changed:
+            self._listeners += 1
+            try:
+                if self._listeners == 1:
+                    self._changes = self._new_changes()
+                    await self._changes.start()
+                yield changed
+            finally:
+                self._listeners -= 1
+                if not self._listeners and self._changes is not None:
+                    changes, self._changes = self._changes, None
+                    await asyncio.shield(changes.stop())
+
+    @abstractmethod
+    def _new_changes(self) -> "Changes":
+        """What rings the doorbell while somebody listens."""
 
     async def _transacting(self) -> AsyncConnection:
         """A connection on which transactions are what they should be."""
@@ -182,6 +228,10 @@ class _ConnectionRunner:
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
         return await self.run(partial(in_savepoint, unit=unit))
+
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Refused."""
+        raise no_waiting()
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Refused: nested transactions are one transaction with parts that may vanish."""

@@ -1,13 +1,16 @@
 """Units of work on a service's own SQLite engine: borrowed, neither disposed nor changed."""
 
+import asyncio
 import os
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection, StaticPool
+from sqlalchemy.util import greenlet_spawn
 
 from operator_core.db import migrate
 from operator_core.db.borrowed import begin
@@ -19,6 +22,9 @@ from operator_core.db.pooled import EngineRunner
 __all__ = ["SqliteEngineRunner"]
 
 T = TypeVar("T")
+
+_LOOKS_EVERY: Final = 0.02
+"""Seconds between two looks for what other connections have committed."""
 
 
 class SqliteEngineRunner(EngineRunner):
@@ -55,6 +61,7 @@ class SqliteEngineRunner(EngineRunner):
             result = await conn.run_sync(unit)
             if commit:
                 await conn.commit()
+                self._doorbell.ring()
             return result
 
         # A caller may be cancelled while it waits for its turn or for a connection.
@@ -65,6 +72,9 @@ class SqliteEngineRunner(EngineRunner):
                     return await finish(work(conn))
                 finally:
                     await finish(conn.close())
+
+    def _new_changes(self) -> "_Looks":
+        return _Looks(self._engine, self._doorbell.ring)
 
     def _translate(self, error: BaseException) -> BaseException:
         return translate(error)
@@ -81,3 +91,46 @@ class SqliteEngineRunner(EngineRunner):
         # units on it at once would be one transaction, and the rollback of one would take the
         # other's rows along.
         return self._use.turn if self._shared else nullcontext()
+
+
+class _Looks:
+    """Looks at ``PRAGMA data_version`` on a connection of the engine's kind, beside its pool."""
+
+    def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
+        self._pool = engine.sync_engine.pool.recreate()
+        self._ring = ring
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """From when it returns on, no change is missed."""
+        connection = await greenlet_spawn(self._pool.connect)
+        seen = await greenlet_spawn(_version, connection)
+        self._task = asyncio.create_task(self._look(connection, seen))
+
+    async def stop(self) -> None:
+        """Closes the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _look(self, connection: PoolProxiedConnection, seen: int) -> None:
+        try:
+            while True:
+                await asyncio.sleep(_LOOKS_EVERY)
+                version = await greenlet_spawn(_version, connection)
+                if version != seen:
+                    seen = version
+                    self._ring()
+        finally:
+            await asyncio.shield(greenlet_spawn(connection.invalidate))
+
+
+def _version(connection: PoolProxiedConnection) -> int:
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA data_version")
+        (version,) = cast(tuple[int], cursor.fetchone())
+        return version
+    finally:
+        cursor.close()

@@ -29,6 +29,7 @@ from operator_core.db.plain import UNANSWERED, Plain, Unanswered
 from operator_core.db.pooled import EngineRunner
 from operator_core.db.postgresql import is_stale
 from operator_core.db.postgresql_errors import Trouble, scrub, sqlstate, trouble
+from operator_core.db.server_changes import ServerChanges
 
 __all__ = ["ServerRunner"]
 
@@ -288,6 +289,9 @@ class ServerRunner(EngineRunner):
             conn.close()
 
     # ------ what EngineRunner asks
+
+    def _new_changes(self) -> ServerChanges:
+        return ServerChanges(self._engine, self._doorbell.ring)
 
     async def _transacting(self) -> AsyncConnection:
         clock = asyncio.get_running_loop().time

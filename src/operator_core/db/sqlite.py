@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
 from operator_core.db import migrate
+from operator_core.db.doorbell import Doorbell
 from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_process
+from operator_core.db.sqlite_changes import SqliteChanges
 from operator_core.db.sqlite_connection import MEMORY, SqliteConnection
 from operator_core.db.sqlite_schema import use_wal
 from operator_core.db.sqlite_template import copy_template
@@ -44,6 +46,9 @@ class SqliteRunner:
         self._writer: SqliteWriter | None = None
         self._readers: list[_Reader] = []
         self._closing: asyncio.Task[None] | None = None
+        self._doorbell = Doorbell()
+        self._changes: SqliteChanges | None = None
+        self._listeners = 0
 
     @property
     def _in_memory(self) -> bool:
@@ -63,7 +68,7 @@ class SqliteRunner:
             raise
         # The connection that looked goes on as the first reader, or in memory as the only one.
         if self._in_memory:
-            self._writer = SqliteWriter(connection)
+            self._writer = SqliteWriter(connection, self._doorbell.ring)
         else:
             self._readers = [_Reader(connection)]
         self._is_open = True
@@ -101,6 +106,8 @@ class SqliteRunner:
         readers, self._readers = self._readers, []
         if writer is not None:
             await writer.close()
+        # Who listens looks, and finds it closed.
+        self._doorbell.ring()
         for reader in readers:
             await reader.connection.shut()
 
@@ -137,12 +144,36 @@ class SqliteRunner:
         async with self._started_writer().transaction() as units:
             yield units
 
+    @asynccontextmanager
+    async def changes(self) -> AsyncGenerator[asyncio.Event]:
+        """Set by each commit of this ledger at once, by those of others within some 20 ms."""
+        self._check_open()
+        with self._doorbell.listening() as changed:
+            await self._listen(1)
+            try:
+                yield changed
+            finally:
+                await asyncio.shield(self._listen(-1))
+
+    async def _listen(self, more: int) -> None:
+        """Watches the file as long as anybody listens; in memory nobody else writes."""
+        with self._lock:
+            first, self._listeners = not self._listeners, self._listeners + more
+            changes = None
+            if first and not self._in_memory:
+                connection = self._connect(read_only=True)
+                changes = self._changes = SqliteChanges(connection, self._doorbell.ring)
+            elif not self._listeners:
+                changes, self._changes = self._changes, None
+        if changes is not None:
+            await (changes.start() if first else changes.stop())
+
     def _started_writer(self) -> SqliteWriter:
         with self._lock:
             if self._writer is None:
                 # Somebody may have made or restored the file without it.
                 prepare = partial(use_wal, busy_timeout=self._busy_timeout)
-                self._writer = SqliteWriter(self._connect(prepare=prepare))
+                self._writer = SqliteWriter(self._connect(prepare=prepare), self._doorbell.ring)
             return self._writer
 
     # ------ misuse, told at once instead of hanging or answering wrongly

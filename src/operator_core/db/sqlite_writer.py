@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.driver_errors import read_damaged
-from operator_core.db.engine import Unit, UnitRunner, check_outside, inside, run_units
+from operator_core.db.engine import Unit, UnitRunner, check_outside, inside, no_waiting, run_units
 from operator_core.db.sqlite_connection import Answer, SqliteConnection
 
 __all__ = ["SqliteWriter"]
@@ -50,8 +50,9 @@ class _Begin(_Job):
 class SqliteWriter:
     """Queues units of work for one connection, which nobody else writes through."""
 
-    def __init__(self, connection: SqliteConnection) -> None:
+    def __init__(self, connection: SqliteConnection, committed: Callable[[], None]) -> None:
         self._connection = connection
+        self._committed = committed
         self._lock = threading.Lock()
         # All three are guarded by the lock: callers' threads and the connection's meet here.
         self._queue: deque[_Job] = deque()
@@ -69,7 +70,7 @@ class SqliteWriter:
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
         """Holds the write lock from entry to exit; the queue waits."""
         self._check_not_inside()
-        transaction = _Transaction(self._connection, self._release)
+        transaction = _Transaction(self._connection, self._release, self._committed)
         answer = Answer(orphaned=transaction.abandon)
         self._enqueue(_Begin(lambda conn: self._hold(transaction), answer))
         try:
@@ -163,6 +164,7 @@ class SqliteWriter:
                 return
         else:
             Answer.send_all([(job.answer, each) for job, each in zip(group, results, strict=True)])
+            self._committed()
             return
         for job in group:
             self._run_together([job])
@@ -191,9 +193,15 @@ class _Transaction:
 
     _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
 
-    def __init__(self, connection: SqliteConnection, release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: SqliteConnection,
+        release: Callable[[], None],
+        committed: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._release = release
+        self._committed = committed
         self._over = False
 
     async def read(self, unit: Unit[T]) -> T:
@@ -207,6 +215,10 @@ class _Transaction:
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Refused: nested transactions are one transaction with parts that may vanish."""
         raise ActionError("a transaction() can't be opened inside another one")
+
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Refused."""
+        raise no_waiting()
 
     async def end(self, how: str) -> None:
         """Commits or rolls back and lets the others write, whatever becomes of the caller.
@@ -235,6 +247,7 @@ class _Transaction:
             try:
                 if raw.in_transaction:
                     raw.execute(how)
+                    self._committed()
                 elif how == "COMMIT":
                     raise NotOpen(self._LOST)
             finally:

@@ -1,0 +1,94 @@
+"""The verbs of those who wait: for a proposal to be finished, and for whatever happens next."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from operator_core.actions.errors import NotFound
+from operator_core.actions.lifecycle import FINAL_STATUSES
+from operator_core.actions.types import ActionEvent, ActionProposal, ActionStatus
+from operator_core.db import checks, proposal_queries
+from operator_core.db.events import Page, Position, newest_event, next_events, position_of
+from operator_core.db.verbs import Verbs
+
+__all__ = ["FollowVerbs"]
+
+_PAGE: Final = 1000
+
+_AT_LEAST_EVERY: Final = 5.0
+"""Seconds after which who waits looks without having been woken, as behind PgBouncer, which forwards no NOTIFY."""
+
+_HELD_BACK: Final = 0.02
+"""Seconds between two looks while events are there that an older transaction, still open, may precede."""
+
+
+class FollowVerbs(Verbs):
+    """What is asked of the ledger by those who do nothing themselves."""
+
+    async def wait_for(
+        self,
+        proposal_id: int | None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - a caller's own timeout would do as well
+    ) -> ActionProposal:
+        """Returns the proposal when it is finished: completed, cancelled, or failed for good.
+
+        Raises `NotFound`, and `TimeoutError` after `timeout` seconds.
+        """
+        known = checks.check_id(proposal_id, "proposal_id")
+        if timeout is not None:
+            checks.check_seconds(timeout, "timeout")
+        async with asyncio.timeout(timeout), self._units.changes() as changed:
+            while True:
+                changed.clear()
+                proposal = await self._units.read(proposal_queries.plain_get(known))
+                if proposal is None:
+                    raise NotFound("proposal", known)
+                if proposal.status in FINAL_STATUSES or (
+                    proposal.status is ActionStatus.FAILED and proposal.next_retry_at is None
+                ):
+                    return proposal
+                await _woken(changed, _AT_LEAST_EVERY)
+
+    async def events(
+        self, *, after: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[ActionEvent]:
+        """The whole history in the order in which it was committed, or what came after the event `after`.
+
+        With `follow` it never ends, and gives each event within some 50 ms of its commit. None is
+        skipped, however late its transaction commits, and none comes twice: to go on later, pass the
+        id of the last one. So it may come later: on a server an event waits for all transactions that
+        were open when it was written. Raises `NotFound` for an `after` that is no event.
+        """
+        known = checks.check_position(after, "after") or 0
+        position = await self._units.read(lambda conn: position_of(conn, known))
+        if not follow:
+            while (page := await self._page(position)).position != position:
+                position = page.position
+                for event in page.events:
+                    yield event
+            return
+        async with self._units.changes() as changed:
+            while True:
+                changed.clear()
+                page = await self._page(position)
+                for event in page.events:
+                    yield event
+                if page.position == position:
+                    await _woken(changed, _HELD_BACK if page.held_back else _AT_LEAST_EVERY)
+                position = page.position
+
+    async def _page(self, position: Position) -> Page:
+        return await self._units.read(lambda conn: next_events(conn, position, _PAGE))
+
+    async def newest_event_id(self) -> int:
+        """The id of the last event, to follow from now on; 0 in an empty ledger."""
+        return await self._units.read(newest_event)
+
+
+async def _woken(changed: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,96 @@
+"""Hearing of what is committed on a PostgreSQL server: LISTEN on a connection of its own."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+__all__ = ["ServerChanges"]
+
+logger = logging.getLogger(__name__)
+
+CHANNEL: Final = "operator_core_events"
+"""What the trigger of the history notifies."""
+
+_LONGEST_PAUSE: Final = 5.0
+
+
+class ServerChanges:
+    """Rings while somebody listens. A connection that is lost is made again, and rings for what was missed."""
+
+    def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
+        # The same way to connect, beside the pool: who listens takes no connection from who works.
+        self._pool = engine.sync_engine.pool.recreate()
+        self._ring = ring
+        self._tried = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """From when it returns on, nothing is missed, unless the server can't be reached yet."""
+        self._task = asyncio.create_task(self._run())
+        await self._tried.wait()
+
+    async def stop(self) -> None:
+        """Closes the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                logger.warning("not listening for changes: %s", type(error).__name__)
+            self._tried.set()
+            self._ring()
+            pause = min(_LONGEST_PAUSE, 0.05 * 2.0**failures)
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+
+    async def _listen(self) -> None:
+        """Listens until the connection is lost."""
+        connection = await greenlet_spawn(self._pool.connect)
+        try:
+            raw: Any = connection.driver_connection
+            listen = _asyncpg if hasattr(raw, "add_listener") else _psycopg
+            await listen(raw, self._heard)
+        finally:
+            with suppress(Exception):
+                await greenlet_spawn(connection.invalidate)
+
+    def _heard(self) -> None:
+        self._tried.set()
+        self._ring()
+
+
+async def _asyncpg(raw: Any, heard: Callable[[], None]) -> None:
+    lost = asyncio.Event()
+
+    def gone(_: object) -> None:
+        lost.set()
+
+    def notified(*_: object) -> None:
+        heard()
+
+    raw.add_termination_listener(gone)
+    await raw.add_listener(CHANNEL, notified)
+    # What was committed before it listened.
+    heard()
+    await lost.wait()
+
+
+async def _psycopg(raw: Any, heard: Callable[[], None]) -> None:
+    await raw.set_autocommit(True)
+    await raw.execute(f"LISTEN {CHANNEL}")
+    heard()
+    async for _ in raw.notifies():
+        heard()

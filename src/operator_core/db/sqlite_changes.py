@@ -1,0 +1,47 @@
+"""Noticing what other connections and processes commit to a SQLite file."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from operator_core.db.sqlite_connection import SqliteConnection
+
+__all__ = ["SqliteChanges"]
+
+_LOOKS_EVERY: Final = 0.02
+"""Seconds between two looks at ``PRAGMA data_version``, some 10 microseconds each (SQLite manual, "PRAGMA data_version")."""
+
+
+class SqliteChanges:
+    """Rings while somebody listens: looks at the file's version in a thread of its own."""
+
+    def __init__(self, connection: SqliteConnection, ring: Callable[[], None]) -> None:
+        self._connection = connection
+        self._ring = ring
+        self._stop = threading.Event()
+        self._seen = 0
+
+    async def start(self) -> None:
+        """From when it returns on, no change is missed."""
+        self._seen = await self._connection.run_raw(self._version)
+        self._connection.submit(self._watch)
+
+    async def stop(self) -> None:
+        """Ends the thread and closes the connection."""
+        self._stop.set()
+        await self._connection.shut()
+
+    def _version(self) -> int:
+        return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOKS_EVERY):
+            try:
+                version = self._version()
+            except sqlite3.Error:
+                # Whoever listens looks for itself, and is told what is wrong.
+                version = -1
+            if version != self._seen:
+                self._seen = version
+                self._ring()
