@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from operator_core.actions.errors import NotFound
@@ -38,7 +39,7 @@ class FollowVerbs(Verbs):
         known = checks.check_id(proposal_id, "proposal_id")
         if timeout is not None:
             checks.check_seconds(timeout, "timeout")
-        async with asyncio.timeout(timeout), self._units.changes() as changed:
+        async with asyncio.timeout(timeout), self.changes() as changed:
             while True:
                 changed.clear()
                 proposal = await self._units.read(proposal_queries.plain_get(known))
@@ -68,7 +69,7 @@ class FollowVerbs(Verbs):
                 for event in page.events:
                     yield event
             return
-        async with self._units.changes() as changed:
+        async with self.changes() as changed:
             while True:
                 changed.clear()
                 page = await self._page(position)
@@ -77,6 +78,14 @@ class FollowVerbs(Verbs):
                 if page.position == position:
                     await _woken(changed, _HELD_BACK if page.held_back else _AT_LEAST_EVERY)
                 position = page.position
+
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set whenever somebody may have committed something, for loops of one's own.
+
+        Clear it, look at the ledger, wait for it; and look now and then without it, as for what is
+        scheduled. Within some 50 ms, by whichever process.
+        """
+        return self._units.changes()
 
     async def _page(self, position: Position) -> Page:
         return await self._units.read(lambda conn: next_events(conn, position, _PAGE))

@@ -10,8 +10,8 @@ from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecor
 from operator_core.db import checks, events, moves, proposal_queries, proposals, records
 from operator_core.db.engine import Alike
 from operator_core.db.following import FollowVerbs
+from operator_core.db.holding import HoldingVerbs
 from operator_core.db.rows import Listing
-from operator_core.db.work import WorkVerbs
 
 __all__ = ["ActionLedger", "Statuses"]
 
@@ -24,7 +24,7 @@ _TURN: Final = 100
 """How many proposals are checked before other tasks get a turn."""
 
 
-class ActionLedger(WorkVerbs, FollowVerbs):
+class ActionLedger(HoldingVerbs, FollowVerbs):
     """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable.
 
     Ids are taken as the models give them, so that ``proposal.id`` needs no assertion before it; the

@@ -1,22 +1,21 @@
-"""The verbs of workers: claim, hold, end; and what becomes of work that nobody ends."""
+"""The verbs of workers: claim, keep, end; and what becomes of work that nobody ends."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
 
 from pydantic import BaseModel
 
-from operator_core.actions.errors import ActionError, LeaseLost
+from operator_core.actions.errors import (
+    ActionError,
+)
 from operator_core.actions.types import ActionRecord, ActionStatus, ActionType, Claim
-from operator_core.actions.values import MAX_TEXT
 from operator_core.db import checks, claims, endings, moves, recovery
 from operator_core.db.records import prepare_result
 from operator_core.db.verbs import Verbs
 
-__all__ = ["LEASE", "Execution", "WorkVerbs"]
+__all__ = ["LEASE", "Names", "ResultData", "Types", "WorkVerbs"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,22 +24,9 @@ LEASE: Final = timedelta(minutes=5)
 
 MAX_CLAIMS: Final = 1000
 
-_BEATS: Final = 3
-"""How many heartbeats are sent in the time of a lease: two may be late."""
-
 Names: TypeAlias = str | Iterable[str] | None
 Types: TypeAlias = ActionType | Iterable[ActionType] | None
 ResultData: TypeAlias = Mapping[str, Any] | BaseModel | None
-
-
-class Execution:
-    """A claim that is held: what it is, and the result that its block sets."""
-
-    def __init__(self, claim: Claim) -> None:
-        self.proposal = claim.proposal
-        self.record = claim.record
-        self.result_data: ResultData = None
-        """What `complete` is told at the end of the block."""
 
 
 class WorkVerbs(Verbs):
@@ -177,78 +163,3 @@ class WorkVerbs(Verbs):
             source=ActionStatus.FAILED,
         )
         await self._units.write(moves.plain_update(move), single=True)
-
-    @asynccontextmanager
-    async def claimed(
-        self,
-        worker: str,
-        *,
-        lease: timedelta = LEASE,
-        action_names: Names = None,
-        action_types: Types = None,
-    ) -> AsyncGenerator[Execution | None]:
-        """Claims one proposal for the block, or gives None if none is due; as `holding` from there."""
-        taken = await self.claim(
-            worker, lease=lease, action_names=action_names, action_types=action_types
-        )
-        if not taken:
-            yield None
-            return
-        async with self.holding(taken[0], lease=lease) as execution:
-            yield execution
-
-    @asynccontextmanager
-    async def holding(self, claim: Claim, *, lease: timedelta = LEASE) -> AsyncGenerator[Execution]:
-        """Keeps a claim alive while the block runs, and ends it with the block.
-
-        At its end the execution is completed with what the block has set as `result_data`; an
-        exception, and a cancellation too, fails it and goes on. If the lease is lost the block is
-        cancelled, and `LeaseLost` raised. If the ledger can't be reached the block goes on as long as
-        the lease does.
-        """
-        execution = Execution(claim)
-        record_id = claim.record.id
-        body = asyncio.current_task()
-        assert body is not None
-        gone: list[LeaseLost] = []
-
-        async def beat() -> None:
-            while True:
-                await asyncio.sleep(lease.total_seconds() / _BEATS)
-                try:
-                    await self.heartbeat(record_id, lease)
-                except LeaseLost as error:
-                    gone.append(error)
-                    body.cancel()
-                    return
-                except ActionError as error:
-                    logger.warning("no heartbeat for record %s: %s", record_id, error)
-
-        checks.check_lease(lease)
-        beating = asyncio.create_task(beat())
-        try:
-            try:
-                yield execution
-            finally:
-                beating.cancel()
-                with suppress(asyncio.CancelledError):
-                    await beating
-        except BaseException as error:
-            if gone and isinstance(error, asyncio.CancelledError) and body.uncancel() == 0:
-                raise gone[0] from None
-            with suppress(LeaseLost):
-                await asyncio.shield(self.fail(record_id, describe(error), execution.result_data))
-            raise
-        if gone:
-            # It was cancelled as it ended.
-            body.uncancel()
-            raise gone[0]
-        await self.complete(record_id, execution.result_data)
-
-
-def describe(error: BaseException) -> str:
-    """An exception as an error message that the ledger can keep."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return (
-        text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:MAX_TEXT]
-    )

@@ -1,0 +1,174 @@
+"""A small worker loop: claims what it has a handler for, runs it, and ends it in the ledger.
+
+It is optional. Whoever has a loop of their own calls `ActionDB.claim`, `complete` and `fail`.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeAlias, cast
+
+from operator_core.actions.errors import ActionError, InvalidValue, LeaseLost, NotOpen
+from operator_core.actions.types import ActionProposal, Claim
+from operator_core.db import checks
+from operator_core.db.ledger import ActionLedger
+from operator_core.db.work import LEASE, ResultData
+
+__all__ = ["Handler", "run_worker"]
+
+logger = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[ActionProposal], Awaitable[ResultData] | ResultData]
+"""What carries an action out: a coroutine function, or a plain one, which is run in a thread."""
+
+MAX_CONCURRENCY: Final = 1000
+
+_PAUSE: Final = 1.0
+"""Seconds without a word from the ledger after which it is asked: for what is scheduled, and retries."""
+
+
+async def run_worker(
+    db: ActionLedger,
+    handlers: Mapping[str, Handler],
+    *,
+    worker: str | None = None,
+    concurrency: int = 1,
+    lease: timedelta = LEASE,
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Runs what is claimable by the handlers of its `action_name`, up to `concurrency` (1 to 1,000) at a time.
+
+    Each handler gets the proposal and gives back the result, or None. What it raises fails the
+    execution; if its lease is lost it is cancelled (a thread can't be, and its result is dropped).
+    Ends when `stop` is set, or on SIGTERM or SIGINT when run in the main thread: it claims nothing
+    more and waits for what is running. Returns how many it has run. `worker` is its name in the
+    history, by default the machine's and the process's.
+    """
+    checks.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
+    checks.check_lease(lease)
+    if not handlers:
+        raise InvalidValue("handlers", "must have at least one")
+    loop = _Loop(
+        db, handlers, worker or f"{socket.gethostname()}:{os.getpid()}", concurrency, lease
+    )
+    stop = asyncio.Event() if stop is None else stop
+    with _stopped_by_signals(stop):
+        return await loop.run(stop)
+
+
+class _Loop:
+    def __init__(
+        self,
+        db: ActionLedger,
+        handlers: Mapping[str, Handler],
+        worker: str,
+        concurrency: int,
+        lease: timedelta,
+    ) -> None:
+        self._db = db
+        self._handlers = handlers
+        self._worker = worker
+        self._concurrency = concurrency
+        self._lease = lease
+        self._running: set[asyncio.Task[None]] = set()
+        self._count = 0
+
+    async def run(self, stop: asyncio.Event) -> int:
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            async with self._db.changes() as changed:
+                while not stop.is_set():
+                    changed.clear()
+                    found = await self._fill()
+                    if found and len(self._running) < self._concurrency:
+                        continue
+                    await self._wait(stopping, changed)
+            logger.info("%s stops when its %d executions end", self._worker, len(self._running))
+        finally:
+            stopping.cancel()
+            # Also when it is cancelled: what is running hears of it by itself.
+            await asyncio.gather(*self._running, return_exceptions=True)
+        return self._count
+
+    async def _fill(self) -> int:
+        free = self._concurrency - len(self._running)
+        if not free:
+            return 0
+        try:
+            taken = await self._db.claim(
+                self._worker, limit=free, lease=self._lease, action_names=self._handlers
+            )
+        except NotOpen:
+            raise
+        except ActionError as error:
+            logger.warning("%s could not claim: %s", self._worker, error)
+            return 0
+        for claim in taken:
+            task = asyncio.create_task(self._execute(claim))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        self._count += len(taken)
+        return len(taken)
+
+    async def _wait(self, stopping: asyncio.Task[Any], changed: asyncio.Event) -> None:
+        """Until something is committed, something running ends, it is to stop, or some time has passed."""
+        change = asyncio.create_task(changed.wait())
+        try:
+            await asyncio.wait(
+                {change, stopping, *self._running},
+                timeout=_PAUSE,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            change.cancel()
+
+    async def _execute(self, claim: Claim) -> None:
+        what = (
+            f"proposal {claim.proposal.id} ({claim.proposal.action_name}), record {claim.record.id}"
+        )
+        logger.info("%s starts %s", self._worker, what)
+        try:
+            async with self._db.holding(claim, lease=self._lease) as execution:
+                handler = self._handlers[claim.proposal.action_name]
+                execution.result_data = await _call(handler, claim.proposal)
+        except LeaseLost:
+            logger.warning("%s lost %s", self._worker, what)
+        except ActionError as error:
+            logger.error("%s could not end %s: %s", self._worker, what, error)
+        except Exception as error:
+            # The words of the exception are in the record; they may hold parameters.
+            logger.warning("%s failed %s: %s", self._worker, what, type(error).__name__)
+        else:
+            logger.info("%s completed %s", self._worker, what)
+
+
+async def _call(handler: Handler, proposal: ActionProposal) -> ResultData:
+    if inspect.iscoroutinefunction(handler):
+        return await cast(Awaitable[ResultData], handler(proposal))
+    result = await asyncio.to_thread(handler, proposal)
+    if inspect.isawaitable(result):
+        return await result
+    return result
+
+
+@contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Generator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, stop.set)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
