@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout, where ``alembic`` finds its settings."""
 
 VERSION_TABLE = "operator_core_alembic_version"
-TABLES = ("tickets", "action_proposals", "action_records", "action_events")
+TABLES = (
+    "tickets",
+    "action_proposals",
+    "action_records",
+    "action_events",
+    "workflows",
+    "action_dependencies",
+)
 
 Rows = list[tuple[Any, ...]]
 

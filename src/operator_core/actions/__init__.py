@@ -42,6 +42,9 @@ from operator_core.actions.types import (
     ActionType,
     Claim,
     EventType,
+    Workflow,
+    WorkflowProposal,
+    WorkflowStatus,
 )
 
 __all__ = [
@@ -77,6 +80,9 @@ __all__ = [
     "StorageUnavailable",
     "UnmanagedSchema",
     "VersionConflict",
+    "Workflow",
+    "WorkflowProposal",
+    "WorkflowStatus",
     "WouldLoseData",
     "WrongLoop",
     "WrongProcess",

@@ -1,7 +1,7 @@
 """The models of the ledger: frozen, strict, and the same whether made by a caller or read from a row."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.values import (
+    Dependencies,
     Identifier,
     JsonObject,
     LongText,
@@ -33,6 +34,9 @@ __all__ = [
     "ActionType",
     "Claim",
     "EventType",
+    "Workflow",
+    "WorkflowProposal",
+    "WorkflowStatus",
 ]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -196,6 +200,15 @@ class ActionProposal(_Model):
     max_retry_delay: Seconds = Field(
         default=300.0, description="Seconds that any retry waits at the most."
     )
+    depends_on: Dependencies = Field(
+        default=(), description="The proposals that must be completed before it may start, by id."
+    )
+    wait_on_failure: bool = Field(
+        default=False,
+        strict=True,
+        description="If one of them fails or is cancelled: False, and it is cancelled too; True, and it "
+        "waits, for somebody to retry what failed.",
+    )
     validated_at: UtcDatetime | None = Field(
         default=None, description="When it was last validated. Kept by the ledger."
     )
@@ -217,6 +230,9 @@ class ActionProposal(_Model):
     )
     last_error: LongText | None = Field(
         default=None, description="What went wrong the last time. Kept by the ledger."
+    )
+    workflow_id: Identifier | None = Field(
+        default=None, description="The workflow that it is part of. Given by `create_workflow`."
     )
     version: Version | None = Field(
         default=None, description="Counts the changes of the row from 1 on. Kept by the database."
@@ -253,6 +269,8 @@ class ActionProposal(_Model):
             max_retries: int = 0,
             retry_delay: float = 1.0,
             max_retry_delay: float = 300.0,
+            depends_on: Sequence[int] = (),
+            wait_on_failure: bool = False,
             validated_at: datetime | None = None,
             cancelled_at: datetime | None = None,
             created_at: datetime | None = None,
@@ -260,6 +278,7 @@ class ActionProposal(_Model):
             retry_count: int = 0,
             next_retry_at: datetime | None = None,
             last_error: str | None = None,
+            workflow_id: int | None = None,
             version: int | None = None,
         ) -> None: ...
 
@@ -327,6 +346,37 @@ class Claim(NamedTuple):
 
     proposal: ActionProposal
     record: ActionRecord
+
+
+class WorkflowStatus(StrEnum):
+    """How far a workflow is, as its actions tell."""
+
+    PENDING = "pending"
+    """Nothing of it has started."""
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """Everything of it has ended, and something has failed for good."""
+    CANCELLED = "cancelled"
+    """Everything of it has ended, nothing has failed, and something was cancelled."""
+
+
+class WorkflowProposal(_Model):
+    """Actions that belong together, as somebody proposes them."""
+
+    name: Name = Field(description="What it is for, in a few words.")
+    description: Reason | None = Field(default=None, description="What it is for, at length.")
+    ticket_id: Identifier | None = Field(
+        default=None, description="The ticket that it is meant to help with, if any."
+    )
+
+
+class Workflow(WorkflowProposal):
+    """A workflow that is in the ledger."""
+
+    id: Identifier = Field(description="Given by the ledger.")
+    created_at: UtcDatetime = Field(description="When it was written, by the database's clock.")
+    updated_at: UtcDatetime = Field(description="When its row last changed.")
 
 
 class ActionEvent(_Model):

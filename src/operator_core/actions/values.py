@@ -10,6 +10,7 @@ from operator_core.actions.errors import InvalidValue
 
 __all__ = [
     "MAX_DELAY",
+    "MAX_DEPENDENCIES",
     "MAX_ID",
     "MAX_JSON_BYTES",
     "MAX_JSON_DEPTH",
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_REASON",
     "MAX_RETRIES",
     "MAX_TEXT",
+    "Dependencies",
     "Identifier",
     "JsonObject",
     "LongText",
@@ -50,6 +52,9 @@ MAX_TEXT: Final = 1 << 20
 
 MAX_ID: Final = (1 << 63) - 1
 """Largest id: what a signed 64-bit column holds."""
+
+MAX_DEPENDENCIES: Final = 1000
+"""How many other proposals one may depend on."""
 
 MAX_RETRIES: Final = 1000
 """Limit of `max_retries`."""
@@ -163,6 +168,12 @@ def to_utc(value: datetime) -> datetime:
     return utc
 
 
+def _once(ids: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(ids)) != len(ids):
+        raise InvalidValue("", "must name each proposal once")
+    return ids
+
+
 # No lone surrogates either: pydantic refuses what is not Unicode. The pattern says the rest,
 # in a form that JSON Schema readers understand too.
 _NOT_BLANK: Final = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
@@ -182,4 +193,7 @@ LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
 Priority: TypeAlias = Annotated[int, Field(strict=True, ge=-32768, le=32767)]
 Retries: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)]
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=MAX_DELAY, allow_inf_nan=False)]
+Dependencies: TypeAlias = Annotated[
+    tuple[Identifier, ...], Field(max_length=MAX_DEPENDENCIES), AfterValidator(_once)
+]
 Version: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]

@@ -41,7 +41,7 @@ from operator_core.db.rows import (
     to_proposal,
     to_record,
 )
-from operator_core.db.tables import PROPOSALS, RECORDS
+from operator_core.db.tables import DEPENDENCIES, PROPOSALS, RECORDS
 
 __all__ = ["Wanted", "claim"]
 
@@ -73,8 +73,24 @@ def _claimable(*kinds: Any) -> list[Any]:
         or_(_PLANNED.is_(None), written_now() >= _PLANNED),
         or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
         readable(_P.parameters),
+        or_(_P.depends_on.is_(None), ~_unfinished()),
         *kinds,
     ]
+
+
+def _unfinished() -> Any:
+    """Whether something that a proposal depends on is not completed."""
+    needed = PROPOSALS.alias("needed")
+    return (
+        select(needed.c.id)
+        .join_from(DEPENDENCIES, needed, needed.c.id == DEPENDENCIES.c.depends_on_id)
+        .where(
+            DEPENDENCIES.c.proposal_id == _P.id,
+            needed.c.status != literal_column(f"'{ActionStatus.COMPLETED.value}'"),
+        )
+        .correlate(PROPOSALS)
+        .exists()
+    )
 
 
 def _among(column: Any, name: str) -> Any:

@@ -12,6 +12,7 @@ from operator_core.db.engine import Alike
 from operator_core.db.following import FollowVerbs
 from operator_core.db.holding import HoldingVerbs
 from operator_core.db.rows import Listing
+from operator_core.db.workflow_verbs import WorkflowVerbs
 
 __all__ = ["ActionLedger", "Statuses"]
 
@@ -24,7 +25,7 @@ _TURN: Final = 100
 """How many proposals are checked before other tasks get a turn."""
 
 
-class ActionLedger(HoldingVerbs, FollowVerbs):
+class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
     """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable.
 
     Ids are taken as the models give them, so that ``proposal.id`` needs no assertion before it; the
@@ -179,7 +180,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs):
         """
         who, why = self._who(actor), checks.check_reason(reason)
         return await self._units.write(
-            lambda conn: moves.cancel_all_pending(conn, actor=who, reason=why), single=True
+            lambda conn: moves.cancel_pending(conn, actor=who, reason=why), single=True
         )
 
     async def create_record(self, record: ActionRecord) -> ActionRecord:

@@ -27,7 +27,7 @@ from operator_core.db.tables import PROPOSALS
 __all__ = [
     "Move",
     "any_of",
-    "cancel_all_pending",
+    "cancel_pending",
     "moved",
     "plain_update",
     "update_proposal_status",
@@ -126,10 +126,17 @@ def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:
     return InvalidTransition(id, current, status, sorted(allowed))
 
 
-def cancel_all_pending(conn: Connection, *, actor: str, reason: str | None) -> int:
-    """Cancels what nobody has started and calls off what would be run again, in one statement; how many."""
-    said = {"status_changed_by": actor, "status_reason": reason}
-    return conn.execute(_CANCEL_PENDING, said).rowcount
+def cancel_pending(
+    conn: Connection, *, actor: str, reason: str | None, workflow_id: int | None = None
+) -> int:
+    """Cancels what nobody has started and calls off what would be run again, in one statement; how many.
+
+    All of the ledger, or of one workflow.
+    """
+    said: dict[str, Any] = {"status_changed_by": actor, "status_reason": reason}
+    if workflow_id is None:
+        return conn.execute(_CANCEL_PENDING, said).rowcount
+    return conn.execute(_CANCEL_PENDING_OF, {**said, "workflow": workflow_id}).rowcount
 
 
 _WHERE_IT_IS = select(_ROW.status, _ROW.version).where(_ROW.id == bindparam("wanted"))
@@ -147,6 +154,7 @@ _CANCEL_PENDING = (
         )
     )
 )
+_CANCEL_PENDING_OF = _CANCEL_PENDING.where(_ROW.workflow_id == bindparam("workflow"))
 
 
 # Built once for each: SQLAlchemy takes five times as long to build one as to run it. Who moves what

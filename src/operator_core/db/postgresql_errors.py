@@ -152,8 +152,8 @@ def _message(error: BaseException) -> str:
 _KEY: Final = re.compile(r"\((\w+)\)=\((\d+)\)")
 
 
-def missing_key(error: DBAPIError) -> int | None:
-    """The id that a foreign key did not find, from the DETAIL of PostgreSQL's error; None elsewhere.
+def missing_key(error: DBAPIError) -> tuple[str, int] | None:
+    """Which column's id a foreign key did not find, from the DETAIL of PostgreSQL's error; None elsewhere.
 
     Asking afterwards which one it was would need a savepoint: the failed statement has ended the
     transaction. In every language of the server the key stands there as ``(column)=(value)``.
@@ -163,7 +163,7 @@ def missing_key(error: DBAPIError) -> int | None:
         getattr(found, "diag", None), "message_detail", None
     )
     key = _KEY.search(detail) if isinstance(detail, str) else None
-    return int(key[2]) if key and sqlstate(error) == "23503" else None
+    return (key[1], int(key[2])) if key and sqlstate(error) == "23503" else None
 
 
 def scrub(error: BaseException | None) -> None:

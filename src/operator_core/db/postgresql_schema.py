@@ -97,7 +97,8 @@ _CATALOGUE: Final = """
 WITH ours AS (
     SELECT oid, relname FROM pg_class
     WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p')
-        AND relname IN ('tickets', 'action_proposals', 'action_records', 'action_events'))
+        AND relname IN ('tickets', 'action_proposals', 'action_records', 'action_events', 'workflows',
+            'action_dependencies'))
 SELECT 'column ' || relname || '.' || attname, concat_ws(' ', format_type(atttypid, atttypmod),
     CASE WHEN attnotnull THEN 'NOT NULL' END, attidentity::text,
     'DEFAULT ' || pg_get_expr(adbin, adrelid))
@@ -140,8 +141,10 @@ def grants(schema: str, role: str, version_table: str) -> str:
         f"{statement};"
         for statement in (
             f"GRANT USAGE ON SCHEMA {into} TO {to}",
-            f"GRANT SELECT ON {into}.{_quoted(version_table)}, {into}.action_events TO {to}",
-            f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records TO {to}",
+            f"GRANT SELECT ON {into}.{_quoted(version_table)}, {into}.action_events, "
+            f"{into}.action_dependencies TO {to}",
+            f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records, "
+            f"{into}.workflows TO {to}",
             # A reference to a ticket reads it; who writes tickets is another service.
             f"GRANT SELECT ON {into}.tickets TO {to}",
         )

@@ -1,7 +1,7 @@
 """Units of work that create proposals: plain functions of a connection that never commit."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from operator import itemgetter
@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
+    Boolean,
+    ColumnElement,
     Connection,
     Double,
     Integer,
@@ -55,6 +57,7 @@ _ROW = PROPOSALS.c
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
 _CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
 _INSERT_ONE = _INSERT.returning(*_CREATED)
+_BY_ID = select(*PROPOSAL_COLUMNS).where(_ROW.id == bindparam("id"))
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
@@ -78,7 +81,10 @@ _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
 def _insert_arrays(columns: dict[str, TypeEngine[Any]]) -> ReturningInsert[Any, Any, Any]:
     arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
     rows = func.unnest(*arrays).table_valued(*columns, with_ordinality="position").render_derived()
-    given = [cast(rows.c[name], JSON) if name == "parameters" else rows.c[name] for name in columns]
+    given = [
+        cast(rows.c[name], JSON) if name in ("parameters", "depends_on") else rows.c[name]
+        for name in columns
+    ]
     return (
         insert(PROPOSALS)
         .from_select(
@@ -97,12 +103,26 @@ _PLANNED: Final[dict[str, TypeEngine[Any]]] = {
     "max_retries": Integer(),
     "retry_delay": Double(),
     "max_retry_delay": Double(),
+    "depends_on": Text(),
+    "wait_on_failure": Boolean(),
+    "workflow_id": BigInteger(),
 }
-_KEPT: Final = {"retry_count": 0, "next_retry_at": None, "last_error": None, "version": None}
-_UNPLANNED: Final = {name: ActionProposal.model_fields[name].default for name in _PLANNED}
+_KEPT: Final = {
+    "retry_count": 0,
+    "next_retry_at": None,
+    "last_error": None,
+    "workflow_id": None,
+    "version": None,
+}
+_UNPLANNED: Final = {
+    **{name: ActionProposal.model_fields[name].default for name in _PLANNED},
+    "depends_on": None,
+}
 
 _INSERT_ARRAYS = _insert_arrays(_ARRAYS)
 _INSERT_PLANNED_ARRAYS = _insert_arrays({**_ARRAYS, **_PLANNED})
+
+_ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
 MAX_ROWS: Final = 10_000
 """How many proposals go in one statement; more need a transaction around several."""
@@ -114,7 +134,14 @@ class Batch(NamedTuple):
     proposals: list[ActionProposal]
     values: list[dict[str, Any]]
 
-    def add(self, proposal: ActionProposal, *, actor: str, max_json_bytes: int) -> None:
+    def add(
+        self,
+        proposal: ActionProposal,
+        *,
+        actor: str,
+        max_json_bytes: int,
+        workflow_id: int | None = None,
+    ) -> None:
         """Adds a checked copy of `proposal`, so that nothing can change between now and the INSERT.
 
         Checked again although it was when it was made: ``model_copy`` checks nothing, and a dict
@@ -122,13 +149,18 @@ class Batch(NamedTuple):
         is in a ledger already.
         """
         checked = ActionProposal.model_validate(proposal.__dict__)
-        self.values.append(_values(checked, actor, max_json_bytes))
+        self.values.append(_values(checked, actor, max_json_bytes, workflow_id))
         self.proposals.append(checked)
+
+    def each(self) -> Iterator[tuple[ActionProposal, int | None]]:
+        """Each proposal and the workflow that it is part of."""
+        for proposal, values in zip(self.proposals, self.values, strict=True):
+            yield proposal, values.get("workflow_id")
 
     @property
     def refers(self) -> bool:
-        """Whether any of them is for a ticket, whose row somebody may hold locked."""
-        return any(proposal.ticket_id is not None for proposal in self.proposals)
+        """Whether any of them refers to a row that somebody may hold locked."""
+        return any(each.ticket_id is not None or each.depends_on for each in self.proposals)
 
 
 def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[ActionProposal]]:
@@ -142,13 +174,27 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
     with _known_tickets(conn, batches):
         created = iter(_insert(conn, values))
     return [
-        [_with_row(proposal, next(created)) for proposal in batch.proposals] for batch in batches
+        [
+            _stored(conn, proposal, workflow_id, next(created))
+            for proposal, workflow_id in batch.each()
+        ]
+        for batch in batches
     ]
+
+
+def _stored(
+    conn: Connection, proposal: ActionProposal, workflow_id: int | None, row: Sequence[Any]
+) -> ActionProposal:
+    created = _with_row(proposal, row, workflow_id)
+    if proposal.depends_on:
+        # What it depends on may have ended badly, and it with it.
+        return to_proposal(conn.execute(_BY_ID, {"id": created.id}).one())
+    return created
 
 
 def plain_create(batch: Batch) -> Plain[list[ActionProposal]] | None:
     """How a batch of one proposal is created in one statement."""
-    if len(batch.values) != 1:
+    if len(batch.values) != 1 or batch.proposals[0].depends_on:
         return None
     (proposal,), (values,) = batch
     return Plain(
@@ -170,7 +216,7 @@ def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
         insert_ = _insert_once(conn.dialect.name)
         created = conn.execute(insert_, {**values, "idempotency_key": key}).one_or_none()
     if created is not None:
-        return _with_row(proposal, created)
+        return _stored(conn, proposal, None, created)
     found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
     if _content(found) != _content(proposal):
         state = "there, with another content, under this idempotency key"
@@ -210,11 +256,17 @@ def _known_tickets(conn: Connection, batches: Sequence[Batch]) -> Generator[None
     try:
         yield
     except IntegrityError as error:
-        missing = missing_key(error)
-        if missing is not None:
-            raise NotFound("ticket", missing) from None
+        if (missing := missing_key(error)) is not None:
+            column, id_ = missing
+            raise NotFound("ticket" if column == "ticket_id" else "proposal", id_) from None
+        proposals = [proposal for batch in batches for proposal in batch.proposals]
+        needed = [needed for each in proposals for needed in each.depends_on]
+        if _ORDER_BROKEN in str(error.orig):
+            # An id that is not below the new one is nobody's yet.
+            raise NotFound("proposal", max(needed)) from None
         if conn.dialect.name == "sqlite":
-            _require_tickets(conn, [proposal for batch in batches for proposal in batch.proposals])
+            _require("ticket", TICKETS.c.id, conn, [each.ticket_id for each in proposals])
+            _require("proposal", _ROW.id, conn, needed)
         raise
 
 
@@ -240,7 +292,9 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
     return created
 
 
-def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[str, Any]:
+def _values(
+    proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
+) -> dict[str, Any]:
     if proposal.id is not None:
         raise InvalidValue("id", "must be None: the ledger gives it")
     if proposal.created_at is not None or proposal.updated_at is not None:
@@ -261,10 +315,14 @@ def _values(proposal: ActionProposal, actor: str, max_json_bytes: int) -> dict[s
         "status_changed_by": actor,
     }
     planned = {name: getattr(proposal, name) for name in _PLANNED}
+    planned["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
+    planned["workflow_id"] = workflow_id
     return values if planned == _UNPLANNED else {**values, **planned}
 
 
-def _with_row(proposal: ActionProposal, row: Sequence[Any]) -> ActionProposal:
+def _with_row(
+    proposal: ActionProposal, row: Sequence[Any], workflow_id: int | None = None
+) -> ActionProposal:
     id_, created_at, updated_at = row
     return ActionProposal.from_stored(
         {
@@ -272,13 +330,15 @@ def _with_row(proposal: ActionProposal, row: Sequence[Any]) -> ActionProposal:
             "id": id_,
             "created_at": decode_time(created_at),
             "updated_at": decode_time(updated_at),
+            "workflow_id": workflow_id,
             "version": 1,
         }
     )
 
 
-def _require_tickets(conn: Connection, proposals: Sequence[ActionProposal]) -> None:
-    wanted = {proposal.ticket_id for proposal in proposals if proposal.ticket_id is not None}
-    for ticket_id in sorted(wanted):
-        if conn.scalar(select(TICKETS.c.id).where(TICKETS.c.id == ticket_id)) is None:
-            raise NotFound("ticket", ticket_id) from None
+def _require(
+    kind: str, column: ColumnElement[int], conn: Connection, ids: Iterable[int | None]
+) -> None:
+    for id_ in sorted({id_ for id_ in ids if id_ is not None}):
+        if conn.scalar(select(column).where(column == id_)) is None:
+            raise NotFound(kind, id_) from None

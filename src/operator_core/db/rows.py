@@ -23,19 +23,22 @@ from operator_core.actions.types import (
     ActionStatus,
     ActionType,
     EventType,
+    Workflow,
 )
-from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS
+from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS, WORKFLOWS
 
 __all__ = [
     "EVENT_COLUMNS",
     "PROPOSAL_COLUMNS",
     "RECORD_COLUMNS",
+    "WORKFLOW_COLUMNS",
     "Listing",
     "decode_time",
     "to_event",
     "to_listing",
     "to_proposal",
     "to_record",
+    "to_workflow",
 ]
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[ColumnElement[Any], ..
 PROPOSAL_COLUMNS: Final = _columns(PROPOSALS, ActionProposal.model_fields)
 RECORD_COLUMNS: Final = _columns(RECORDS, ActionRecord.model_fields)
 EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
+WORKFLOW_COLUMNS: Final = _columns(WORKFLOWS, Workflow.model_fields)
 
 _STATUSES: Final = {status.value: status for status in ActionStatus}
 _ACTION_TYPES: Final = {kind.value: kind for kind in ActionType}
@@ -131,12 +135,19 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _ids(value: Any) -> tuple[int, ...]:
+    found: Any = from_json(_text(value))
+    if type(found) is not list:
+        raise TypeError
+    return tuple(_integer(each) for each in cast(list[Any], found))
+
+
 def to_proposal(row: Sequence[Any]) -> ActionProposal:
     """A row of `PROPOSAL_COLUMNS` as a model; raises `CorruptRow`."""
     (id_, ticket_id, action_name, action_type, parameters, reason, status, proposed_at,
      proposed_by, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay,
-     validated_at, cancelled_at, created_at, updated_at, retry_count, next_retry_at, last_error,
-     version) = row  # fmt: skip
+     depends_on, wait_on_failure, validated_at, cancelled_at, created_at, updated_at, retry_count, next_retry_at, last_error,
+     workflow_id, version) = row  # fmt: skip
     try:
         # All at once: none of them is anything else but in a damaged row.
         _integer(priority + max_retries + retry_count + version)
@@ -157,6 +168,8 @@ def to_proposal(row: Sequence[Any]) -> ActionProposal:
                 "max_retries": max_retries,
                 "retry_delay": _number(retry_delay),
                 "max_retry_delay": _number(max_retry_delay),
+                "depends_on": () if depends_on is None else _ids(depends_on),
+                "wait_on_failure": _FLAGS[wait_on_failure],
                 "validated_at": None if validated_at is None else decode_time(validated_at),
                 "cancelled_at": None if cancelled_at is None else decode_time(cancelled_at),
                 "created_at": decode_time(created_at),
@@ -164,6 +177,7 @@ def to_proposal(row: Sequence[Any]) -> ActionProposal:
                 "retry_count": retry_count,
                 "next_retry_at": None if next_retry_at is None else decode_time(next_retry_at),
                 "last_error": None if last_error is None else _text(last_error),
+                "workflow_id": workflow_id,
                 "version": version,
             }
         )
@@ -217,6 +231,24 @@ def to_event(row: Sequence[Any]) -> ActionEvent:
         raise _corrupt("action_events", row, EVENT_COLUMNS) from None
 
 
+def to_workflow(row: Sequence[Any]) -> Workflow:
+    """A row of `WORKFLOW_COLUMNS` as a model; raises `CorruptRow`."""
+    name, description, ticket_id, id_, created_at, updated_at = row
+    try:
+        return Workflow.from_stored(
+            {
+                "name": _text(name),
+                "description": _optional_text(description),
+                "ticket_id": ticket_id,
+                "id": id_,
+                "created_at": decode_time(created_at),
+                "updated_at": decode_time(updated_at),
+            }
+        )
+    except _UNREADABLE:
+        raise CorruptRow("workflows", id_, "a column", "is damaged") from None
+
+
 def to_listing(rows: Iterable[Sequence[Any]], convert: Callable[[Sequence[Any]], T]) -> Listing[T]:
     """Every readable row as a model; the others are logged and reported in the listing's `corrupt`."""
     listing: Listing[T] = Listing()
@@ -250,6 +282,8 @@ _READERS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
     "max_retries": (_integer, "is not an integer"),
     "retry_delay": (_number, "is not a number"),
     "max_retry_delay": (_number, "is not a number"),
+    "depends_on": (lambda value: value is None or _ids(value), "is not a list of ids"),
+    "wait_on_failure": (_FLAGS.__getitem__, "is not a truth value"),
     "retry_count": (_integer, "is not an integer"),
     "next_retry_at": (_time, "is not a time"),
     "last_error": (_optional_text, "is not text"),

@@ -13,7 +13,14 @@ from operator_core.actions.errors import UnmanagedSchema
 
 __all__ = ["OUR_TABLES", "catalogue", "immediate", "locked", "run_script", "tables", "use_wal"]
 
-OUR_TABLES: Final = ("tickets", "action_proposals", "action_records", "action_events")
+OUR_TABLES: Final = (
+    "tickets",
+    "action_proposals",
+    "action_records",
+    "action_events",
+    "workflows",
+    "action_dependencies",
+)
 
 
 def use_wal(conn: Connection, *, busy_timeout: float) -> None:

@@ -4,11 +4,12 @@ The triggers that keep the promises (updated_at, immutability, lifecycle, histor
 stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
 """
 
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Table,
@@ -33,15 +34,21 @@ from operator_core.db.base import (
 )
 
 __all__ = [
+    "DEPENDENCIES",
     "EVENTS",
     "PROPOSALS",
     "RECORDS",
     "TICKETS",
+    "WORKFLOWS",
+    "ActionDependencyRow",
     "ActionEventRow",
     "ActionProposalRow",
     "ActionRecordRow",
     "TicketRow",
+    "WorkflowRow",
 ]
+
+ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
 
 # AUTOINCREMENT: without it SQLite gives the id of the newest row again once that row is gone.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
@@ -60,7 +67,7 @@ def _positive() -> CheckConstraint:
     return _on_postgresql(CheckConstraint("id > 0", name="id"))
 
 
-def _on_postgresql(constraint: CheckConstraint) -> CheckConstraint:
+def _on_postgresql(constraint: ConstraintT) -> ConstraintT:
     constraint.ddl_if(dialect="postgresql")
     return constraint
 
@@ -114,6 +121,20 @@ class TicketRow(Base):
     updated_at: Mapped[str] = mapped_column(Text, server_default=ticket_now())
 
 
+class WorkflowRow(Base):
+    """Actions that belong together. How far it is, its actions tell."""
+
+    __tablename__ = "workflows"
+    __table_args__ = (_positive(), _readable("created_at", "updated_at"), _AUTOINCREMENT)
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    ticket_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("tickets.id"))
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+
+
 class ActionProposalRow(Base):
     """A proposal. What was proposed never changes; the status moves along the lifecycle only."""
 
@@ -144,6 +165,11 @@ class ActionProposalRow(Base):
             unique=True,
             sqlite_where=text("idempotency_key IS NOT NULL"),
             postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # On SQLite a trigger sees to it: a column that is added can't have a constraint of its table.
+        _on_postgresql(ForeignKeyConstraint(["workflow_id"], ["workflows.id"])),
+        _partial(
+            "idx_action_proposals_workflow", "workflow_id", "id", where="workflow_id IS NOT NULL"
         ),
         # The order in which they are claimed.
         _partial(
@@ -196,6 +222,26 @@ class ActionProposalRow(Base):
     next_retry_at: Mapped[str | None] = mapped_column(UTCDateTime)
     last_error: Mapped[str | None] = mapped_column(Text)
     version: Mapped[int] = mapped_column(BIGINT, server_default=text("1"))
+    workflow_id: Mapped[int | None] = mapped_column(BIGINT)
+    depends_on: Mapped[str | None] = mapped_column(JSONText)
+    wait_on_failure: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+
+class ActionDependencyRow(Base):
+    """What waits for what, as ``depends_on`` says. Triggers write it; an edge leads to a smaller id."""
+
+    __tablename__ = "action_dependencies"
+    __table_args__ = (
+        CheckConstraint("depends_on_id < proposal_id", name="order"),
+        Index("idx_action_dependencies_needed", "depends_on_id", "proposal_id"),
+    )
+
+    proposal_id: Mapped[int] = mapped_column(
+        BIGINT, ForeignKey("action_proposals.id"), primary_key=True, autoincrement=False
+    )
+    depends_on_id: Mapped[int] = mapped_column(
+        BIGINT, ForeignKey("action_proposals.id"), primary_key=True, autoincrement=False
+    )
 
 
 class ActionRecordRow(Base):
@@ -267,3 +313,5 @@ TICKETS: Final = cast(Table, TicketRow.__table__)
 PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
 RECORDS: Final = cast(Table, ActionRecordRow.__table__)
 EVENTS: Final = cast(Table, ActionEventRow.__table__)
+WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
+DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)

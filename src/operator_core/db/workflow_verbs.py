@@ -1,0 +1,82 @@
+"""The verbs of workflows: actions that belong together."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.types import ActionProposal, Workflow, WorkflowProposal, WorkflowStatus
+from operator_core.db import checks, workflows
+from operator_core.db.rows import Listing
+from operator_core.db.verbs import Verbs
+
+__all__ = ["WorkflowVerbs"]
+
+
+class WorkflowVerbs(Verbs):
+    """What is asked of the ledger about workflows. A workflow's status is derived from its actions."""
+
+    async def create_workflow(
+        self,
+        workflow: WorkflowProposal,
+        proposals: Sequence[ActionProposal],
+        *,
+        after: Mapping[int, int | Collection[int]] | None = None,
+    ) -> tuple[Workflow, list[ActionProposal]]:
+        """Writes a workflow and its actions in one unit; returns both, the actions in the order given.
+
+        `after` says by their positions which come after which: ``{2: [0, 1], 3: 2}``; the ledger makes
+        `depends_on` of it. Raises `InvalidValue` if that goes round in a circle or there are no actions,
+        and as `create_proposal`.
+        """
+        checks.check_model(workflow, WorkflowProposal, "workflow")
+        if not proposals:
+            raise InvalidValue("proposals", "must have at least one")
+        for position, proposal in enumerate(proposals):
+            checks.check_model(proposal, ActionProposal, f"proposals[{position}]")
+        before: dict[int, Collection[int]] = {
+            position: cast(Collection[int], [each] if isinstance(each, int) else each)
+            for position, each in (after or {}).items()
+        }
+        # Before any SQL runs.
+        workflows.in_order(len(proposals), before)
+        checked = WorkflowProposal.model_validate(
+            {name: getattr(workflow, name) for name in WorkflowProposal.model_fields}
+        )
+        return await self._units.write(
+            lambda conn: workflows.create_workflow(
+                conn,
+                checked,
+                proposals,
+                before,
+                actor=self._actor,
+                max_json_bytes=self._max_json_bytes,
+            )
+        )
+
+    async def get_workflow(self, id: int | None) -> Workflow | None:
+        """The workflow, or None."""
+        known = checks.check_id(id)
+        return await self._units.read(lambda conn: workflows.get_workflow(conn, known))
+
+    async def list_workflow_actions(self, id: int | None) -> Listing[ActionProposal]:
+        """Its actions in the order of their ids, none before what it depends on; raises `NotFound`."""
+        known = checks.check_id(id)
+        return await self._units.read(lambda conn: workflows.list_workflow_actions(conn, known))
+
+    async def workflow_status(self, id: int | None) -> WorkflowStatus:
+        """How far it is, from the statuses of its actions; raises `NotFound`."""
+        known = checks.check_id(id)
+        return await self._units.read(lambda conn: workflows.workflow_status(conn, known))
+
+    async def cancel_workflow(
+        self, id: int | None, *, actor: str | None = None, reason: str | None = None
+    ) -> int:
+        """Cancels those of its actions that nobody has started, and says how many.
+
+        What has failed and would be run again is not, and counts too. What is executing goes on.
+        Raises `NotFound`.
+        """
+        known, who, why = checks.check_id(id), self._who(actor), checks.check_reason(reason)
+        return await self._units.write(
+            lambda conn: workflows.cancel_workflow(conn, known, actor=who, reason=why)
+        )
