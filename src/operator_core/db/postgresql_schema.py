@@ -117,7 +117,9 @@ SELECT 'trigger ' || relname || '.' || tgname, tgenabled::text || ' '
     || regexp_replace(pg_get_triggerdef(pg_trigger.oid, true), ' ON [^ ]+ ', ' ')
 FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal
 UNION ALL
-SELECT DISTINCT 'function ' || proname, prosrc || prosecdef::text
+-- Some name their schema, which is another one in a copy.
+SELECT DISTINCT 'function ' || proname,
+    replace(prosrc, quote_ident(current_schema()) || '.', '') || prosecdef::text
 FROM ours JOIN pg_trigger ON tgrelid = ours.oid JOIN pg_proc ON pg_proc.oid = tgfoid
 WHERE NOT tgisinternal AND pronamespace = quote_ident(current_schema())::regnamespace
 """
