@@ -23,8 +23,15 @@ options = {
     "transactional_ddl": True,
     "process_revision_directives": lambda _context, _revision, found: number(found),
     # A service's own tables may live in the same database: autogenerate must not drop them.
+    "include_object": lambda item, _name, _kind, _reflected, _other: is_here(item),
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
 }
+
+
+def is_here(item: Any) -> bool:
+    """Whether something declared is of this database's dialect."""
+    only = getattr(item, "info", {}).get("only on")
+    return only is None or only == context.get_context().dialect.name
 
 
 def number(found: list[Any]) -> None:

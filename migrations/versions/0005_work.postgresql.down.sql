@@ -1,5 +1,62 @@
 -- What undoes revision 0005 on PostgreSQL. Statements end at a semicolon before a blank line.
 
+ALTER TABLE action_events
+    ADD CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY (proposal_id) REFERENCES action_proposals (id),
+    ADD CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY (record_id) REFERENCES action_records (id),
+    ADD CONSTRAINT ck_action_events_id CHECK (id > 0),
+    ADD CONSTRAINT ck_action_events_times CHECK (occurred_at >= '1970-01-01 00:00:00+00' AND occurred_at < '9999-01-01 00:00:00+00');
+
+DROP TRIGGER action_proposals_status_changed ON action_proposals;
+
+DROP TRIGGER action_records_started ON action_records;
+
+DROP TRIGGER action_records_finished ON action_records;
+
+DROP FUNCTION action_records_tell_started, action_records_tell_finished;
+
+DO $do$
+BEGIN
+    EXECUTE format($function$
+CREATE OR REPLACE FUNCTION action_proposals_tell_changed() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO %1$I.action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
+    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status, NEW.status_changed_by, NEW.status_reason, pg_catalog.clock_timestamp());
+    RETURN NULL;
+END $$$function$, current_schema());
+    EXECUTE format($function$
+CREATE FUNCTION action_records_tell() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER AS $$
+BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        INSERT INTO %1$I.action_events (proposal_id, record_id, event_type, actor, occurred_at)
+        VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), pg_catalog.clock_timestamp());
+    END IF;
+    IF NEW.completed_at IS NOT NULL THEN
+        INSERT INTO %1$I.action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at)
+        VALUES (NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+            coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, pg_catalog.clock_timestamp());
+    END IF;
+    RETURN NULL;
+END $$$function$, current_schema());
+END $do$;
+
+REVOKE EXECUTE ON FUNCTION action_records_tell FROM PUBLIC;
+
+CREATE TRIGGER action_proposals_status_changed
+AFTER UPDATE OF status ON action_proposals FOR EACH ROW
+WHEN (NEW.status IS DISTINCT FROM OLD.status)
+EXECUTE FUNCTION action_proposals_tell_changed();
+
+CREATE TRIGGER action_records_started
+AFTER INSERT ON action_records FOR EACH ROW
+EXECUTE FUNCTION action_records_tell();
+
+CREATE TRIGGER action_records_finished
+AFTER UPDATE OF completed_at ON action_records FOR EACH ROW
+WHEN (OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL)
+EXECUTE FUNCTION action_records_tell();
+
 DROP TRIGGER action_events_told ON action_events;
 
 DROP TRIGGER action_records_immutable ON action_records;

@@ -186,7 +186,9 @@ def upgrade() -> None:
             ["action_proposals.id"],
             name="fk_action_dependencies_depends_on_id_action_proposals",
         ),
-        sa.CheckConstraint("depends_on_id < proposal_id", name="ck_action_dependencies_order"),
+        sa.CheckConstraint(
+            "depends_on_id < proposal_id", name=op.f("ck_action_dependencies_order")
+        ),
     )
     op.execute(
         "CREATE INDEX idx_action_dependencies_needed "

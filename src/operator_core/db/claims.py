@@ -73,13 +73,16 @@ def _claimable(*kinds: Any) -> list[Any]:
         or_(_PLANNED.is_(None), written_now() >= _PLANNED),
         or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
         readable(_P.parameters),
-        or_(_P.depends_on.is_(None), ~_unfinished()),
+        or_(_P.depends_on.is_(None), _finished()),
         *kinds,
     ]
 
 
-def _unfinished() -> Any:
-    """Whether something that a proposal depends on is not completed."""
+def _finished() -> Any:
+    """Whether all that a proposal depends on is completed.
+
+    By a subquery that is run for each row: PostgreSQL's planner may answer an EXISTS for all at once.
+    """
     needed = PROPOSALS.alias("needed")
     return (
         select(needed.c.id)
@@ -88,8 +91,10 @@ def _unfinished() -> Any:
             DEPENDENCIES.c.proposal_id == _P.id,
             needed.c.status != literal_column(f"'{ActionStatus.COMPLETED.value}'"),
         )
+        .limit(literal_column("1"))
         .correlate(PROPOSALS)
-        .exists()
+        .scalar_subquery()
+        .is_(None)
     )
 
 

@@ -113,7 +113,7 @@ CREATE TABLE IF NOT EXISTS action_dependencies (
     CONSTRAINT pk_action_dependencies PRIMARY KEY (proposal_id, depends_on_id), 
     CONSTRAINT fk_action_dependencies_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id), 
     CONSTRAINT fk_action_dependencies_depends_on_id_action_proposals FOREIGN KEY(depends_on_id) REFERENCES action_proposals (id), 
-    CONSTRAINT ck_action_dependencies_ck_action_dependencies_order CHECK (depends_on_id < proposal_id)
+    CONSTRAINT ck_action_dependencies_order CHECK (depends_on_id < proposal_id)
 );
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_status ON action_proposals (status, id);
