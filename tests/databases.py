@@ -17,7 +17,14 @@ URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"
 
 NEEDS_SERVER: Final = "needs PostgreSQL's server programs, or a server's URL in " + URL_VARIABLE
 
-_TABLES: Final = ("action_events", "action_records", "action_proposals", "tickets")
+_TABLES: Final = (
+    "action_events",
+    "action_records",
+    "action_dependencies",
+    "action_proposals",
+    "workflows",
+    "tickets",
+)
 
 
 class Databases:
@@ -51,7 +58,10 @@ class Databases:
             conn.execute("SET LOCAL session_replication_role = replica")
             for table in _TABLES:
                 conn.execute(cast(LiteralString, f"DELETE FROM {table}"))
-                conn.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", (table,))
+                if table != "action_dependencies":
+                    conn.execute(
+                        "SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", (table,)
+                    )
         return self._ledger
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:

@@ -134,9 +134,20 @@ def cancel_pending(
     All of the ledger, or of one workflow.
     """
     said: dict[str, Any] = {"status_changed_by": actor, "status_reason": reason}
-    if workflow_id is None:
-        return conn.execute(_CANCEL_PENDING, said).rowcount
-    return conn.execute(_CANCEL_PENDING_OF, {**said, "workflow": workflow_id}).rowcount
+    which: list[ColumnElement[bool]] = []
+    if workflow_id is not None:
+        said["workflow"] = workflow_id
+        which = [_ROW.workflow_id == bindparam("workflow")]
+    statement = _CANCEL_PENDING.where(*which)
+    first = 0
+    if conn.dialect.name == "sqlite":
+        # SQLite's triggers run row by row: what depends on others goes before them, by hand, or it would be
+        # cancelled for their sake and not for the reason that was given.
+        waiting = _DEPENDANTS.where(*which).order_by(_ROW.id.desc())
+        one = statement.where(_ROW.id == bindparam("wanted"))
+        ids = conn.scalars(waiting, said).all()
+        first = sum(conn.execute(one, {**said, "wanted": id_}).rowcount for id_ in ids)
+    return first + conn.execute(statement, said).rowcount
 
 
 _WHERE_IT_IS = select(_ROW.status, _ROW.version).where(_ROW.id == bindparam("wanted"))
@@ -154,7 +165,7 @@ _CANCEL_PENDING = (
         )
     )
 )
-_CANCEL_PENDING_OF = _CANCEL_PENDING.where(_ROW.workflow_id == bindparam("workflow"))
+_DEPENDANTS = select(_ROW.id).where(_PENDING, _ROW.depends_on.is_not(None))
 
 
 # Built once for each: SQLAlchemy takes five times as long to build one as to run it. Who moves what

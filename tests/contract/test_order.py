@@ -1,0 +1,187 @@
+"""What waits for what: claimable when all is completed, cancelled when something fails for good."""
+
+from datetime import timedelta
+
+import pytest
+
+from operator_core.actions import (
+    ActionProposal,
+    ActionStatus,
+    InvalidValue,
+    NotFound,
+)
+from operator_core.db import ActionDB
+from tests.conftest import proposal
+
+
+async def validated(db: ActionDB, **fields: object) -> int:
+    made = await db.create_proposal(proposal(**fields))
+    assert made.id is not None
+    if made.status is ActionStatus.PROPOSED:
+        await db.update_proposal_status(made.id, ActionStatus.VALIDATED)
+    return made.id
+
+
+async def status(db: ActionDB, id: int) -> ActionStatus:
+    found = await db.get_proposal(id)
+    assert found is not None
+    return found.status
+
+
+async def claimed(db: ActionDB) -> dict[int | None, int | None]:
+    return {each.proposal.id: each.record.id for each in await db.claim("worker", limit=100)}
+
+
+async def test_what_is_said_comes_back(db: ActionDB) -> None:
+    first, second = await validated(db), await validated(db)
+    made = await db.create_proposal(proposal(depends_on=[second, first], wait_on_failure=True))
+    assert (made.depends_on, made.wait_on_failure) == ((second, first), True)
+    assert await db.get_proposal(made.id) == made
+    plain = await db.get_proposal(first)
+    assert plain is not None
+    assert (plain.depends_on, plain.wait_on_failure) == ((), False)
+
+
+async def test_it_is_claimable_when_all_is_completed(db: ActionDB) -> None:
+    first, second = await validated(db), await validated(db)
+    last = await validated(db, depends_on=[first, second], priority=100)
+    records = await claimed(db)
+    assert set(records) == {first, second}
+    await db.complete(records[first])
+    assert await claimed(db) == {}
+    await db.complete(records[second])
+    assert set(await claimed(db)) == {last}
+
+
+async def test_what_waits_is_in_nobodys_way(db: ActionDB) -> None:
+    needed = await validated(db)
+    await db.update_proposal_status(needed, ActionStatus.EXECUTING)
+    for _ in range(5):
+        await validated(db, depends_on=[needed], priority=100)
+    free = await validated(db)
+    (claim,) = await db.claim("worker")
+    assert claim.proposal.id == free
+
+
+@pytest.mark.parametrize("ended", [ActionStatus.CANCELLED, ActionStatus.FAILED])
+async def test_what_depends_on_it_is_cancelled_and_so_on(db: ActionDB, ended: ActionStatus) -> None:
+    root = await validated(db)
+    middle = [await validated(db, depends_on=[root]) for _ in range(2)]
+    leaf = await validated(db, depends_on=middle)
+    proposed = await db.create_proposal(proposal(depends_on=[leaf]))
+    other = await validated(db)
+    records = await claimed(db)
+    if ended is ActionStatus.FAILED:
+        await db.fail(records[root], "broken")
+    else:
+        await db.update_proposal_status(root, ActionStatus.CANCELLED)
+    for each in (*middle, leaf, proposed.id or 0):
+        assert await status(db, each) is ActionStatus.CANCELLED
+    assert await status(db, other) is ActionStatus.EXECUTING
+    last = (await db.history(middle[0]))[-1]
+    verb = "failed" if ended is ActionStatus.FAILED else "was cancelled"
+    assert last.reason == f"proposal {root}, which it depends on, {verb}"
+    assert (last.actor, last.to_status) == ("ledger", ActionStatus.CANCELLED)
+    found = await db.get_proposal(leaf)
+    assert found is not None
+    assert found.cancelled_at is not None
+    assert len([each for each in await db.history(leaf) if each.to_status == "cancelled"]) == 1
+
+
+async def test_who_asked_to_wait_waits_for_a_retry(db: ActionDB) -> None:
+    root = await validated(db)
+    waiting = await validated(db, depends_on=[root], wait_on_failure=True)
+    behind = await validated(db, depends_on=[waiting])
+    records = await claimed(db)
+    await db.fail(records[root], "broken")
+    assert await status(db, waiting) is ActionStatus.VALIDATED
+    assert await status(db, behind) is ActionStatus.VALIDATED
+    assert await claimed(db) == {}
+    await db.retry(root, actor="oncall")
+    records = await claimed(db)
+    await db.complete(records[root])
+    assert set(await claimed(db)) == {waiting}
+
+
+async def test_a_failure_that_is_run_again_cancels_nothing_yet(db: ActionDB) -> None:
+    root = await validated(db, max_retries=1, retry_delay=0.0)
+    behind = await validated(db, depends_on=[root])
+    records = await claimed(db)
+    await db.fail(records[root], "once")
+    assert await status(db, behind) is ActionStatus.VALIDATED
+    records = await claimed(db)
+    await db.fail(records[root], "twice")
+    assert await status(db, behind) is ActionStatus.CANCELLED
+
+
+async def test_an_unknown_outcome_is_a_failure_for_what_depends_on_it(db: ActionDB) -> None:
+    root = await validated(db)
+    behind = await validated(db, depends_on=[root])
+    await db.claim("worker", lease=timedelta(milliseconds=1))
+    while not await db.recover_expired():
+        pass
+    assert await status(db, behind) is ActionStatus.CANCELLED
+
+
+async def test_retries_that_are_called_off_cancel_what_waits_elsewhere(db: ActionDB) -> None:
+    root = await validated(db, max_retries=1, retry_delay=3600.0)
+    behind = await db.create_proposal(proposal(depends_on=[root]))
+    records = await claimed(db)
+    await db.fail(records[root], "once")
+    assert await db.cancel_all_pending() == 2
+    assert await status(db, root) is ActionStatus.FAILED
+    assert await status(db, behind.id or 0) is ActionStatus.CANCELLED
+
+
+async def test_what_has_ended_badly_already_ends_it_at_once(db: ActionDB) -> None:
+    root = await validated(db)
+    await db.update_proposal_status(root, ActionStatus.CANCELLED)
+    made = await db.create_proposal(proposal(depends_on=[root]))
+    assert made.status is ActionStatus.CANCELLED
+    assert await db.get_proposal(made.id) == made
+    assert [each.to_status for each in await db.history(made.id)] == ["proposed", "cancelled"]
+    waiting = await db.create_proposal(proposal(depends_on=[root], wait_on_failure=True))
+    assert waiting.status is ActionStatus.PROPOSED
+
+
+async def test_what_is_completed_already_is_no_obstacle(db: ActionDB) -> None:
+    root = await validated(db)
+    records = await claimed(db)
+    await db.complete(records[root])
+    behind = await validated(db, depends_on=[root])
+    assert set(await claimed(db)) == {behind}
+
+
+@pytest.mark.parametrize("unknown", [77, 2**40])
+async def test_what_is_not_there_can_not_be_depended_on(db: ActionDB, unknown: int) -> None:
+    known = await validated(db)
+    with pytest.raises(NotFound) as caught:
+        await db.create_proposal(proposal(depends_on=[known, unknown]))
+    assert (caught.value.kind, caught.value.id) == ("proposal", unknown)
+    with pytest.raises(NotFound):
+        await db.create_proposals([proposal(), proposal(depends_on=[unknown])])
+    assert len(await db.list_proposals()) == 1
+
+
+@pytest.mark.parametrize("wrong", [[1, 1], [0], [True], ["1"], 1, [2**63]])
+def test_what_is_no_set_of_ids_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidValue, match="depends_on"):
+        ActionProposal(action_name="a", reason="r", depends_on=wrong)  # type: ignore[arg-type]
+
+
+async def test_several_at_once_with_and_without(db: ActionDB) -> None:
+    root = await validated(db)
+    made = await db.create_proposals(
+        [proposal(), proposal(depends_on=[root]), proposal(priority=3), proposal(depends_on=[root])]
+    )
+    assert [each.depends_on for each in made] == [(), (root,), (), (root,)]
+    assert [await db.get_proposal(each.id) for each in made] == made
+
+
+async def test_an_idempotency_key_covers_it(db: ActionDB) -> None:
+    root = await validated(db)
+    wanted = proposal(depends_on=[root])
+    made = await db.create_proposal(wanted, idempotency_key="k")
+    again = await db.create_proposal(wanted, idempotency_key="k")
+    assert again.replayed
+    assert (again.id, again.depends_on) == (made.id, (root,))
