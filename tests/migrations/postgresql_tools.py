@@ -19,7 +19,7 @@ from operator_core.db import migrate
 from operator_core.db.postgresql import parse_url
 from tests import servers
 from tests.databases import Databases, connected, query
-from tests.migrations.tools import TABLES, VERSION_TABLE, Rows, run
+from tests.migrations.tools import NUMBERED, VERSION_TABLE, Rows, run
 
 DB: TypeAlias = psycopg.Connection[Any]
 """A plain connection as another tool has it, in autocommit mode."""
@@ -249,7 +249,7 @@ def refused(
     """The statement fails, and not a row of any table was written."""
 
     def everything() -> list[Rows]:
-        return [sql(db, f"SELECT xmin::text, t::text FROM {name} t ORDER BY id") for name in TABLES]
+        return [sql(db, f"SELECT xmin::text, t::text FROM {name} t ORDER BY id") for name in NUMBERED]
 
     before = everything()
     with pytest.raises(error, match=by):

@@ -24,6 +24,9 @@ TABLES = (
     "action_dependencies",
 )
 
+NUMBERED = TABLES[:-1]
+"""Those whose rows have ids."""
+
 Rows = list[tuple[Any, ...]]
 
 
