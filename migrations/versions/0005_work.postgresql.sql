@@ -40,18 +40,21 @@ CREATE INDEX idx_action_records_lease ON action_records (lease_expires_at) WHERE
 
 CREATE INDEX idx_action_events_order ON action_events (transaction_id, id);
 
--- Whether the ledger can read these parameters: an object, and no number that a float can't hold. Only a
--- text that has something like such a number in it is looked at closely.
+-- Whether the ledger can read these parameters: an object, no number that a float can't hold (an integer may
+-- have any size), no half of a surrogate pair, not too deep. Only a text that has something of the kind in it
+-- is looked at closely.
 CREATE FUNCTION action_ledger_readable(document json) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     IF pg_catalog.json_typeof(document) OPERATOR(pg_catalog.<>) 'object' THEN
         RETURN false;
-    ELSIF document::text OPERATOR(pg_catalog.!~) '[eE][+]?[0-9]{3}|[0-9]{250}[0-9]{50}' THEN
+    ELSIF document::text OPERATOR(pg_catalog.!~) '[eE][+]?[0-9]{3}|[0-9]{250}[0-9]{50}[0-9]*[.eE]|\\u[dD][89a-fA-F]'
+        AND pg_catalog.length(pg_catalog.translate(document::text, '[{', '')) OPERATOR(pg_catalog.+) 190
+            OPERATOR(pg_catalog.>) pg_catalog.length(document::text) THEN
         RETURN true;
     END IF;
     BEGIN
-        RETURN NOT pg_catalog.jsonb_path_exists(document::jsonb,
-            '$.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))');
+        RETURN NOT pg_catalog.jsonb_path_exists(document::jsonb, '$.**{190 to last}')
+            AND NOT pg_catalog.jsonb_path_exists(document::jsonb, '$.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))');
     EXCEPTION WHEN others THEN
         RETURN false;
     END;

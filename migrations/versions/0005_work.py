@@ -94,7 +94,7 @@ TOUCH = f"""
 AFTER UPDATE ON action_proposals
 WHEN (NOT NEW.updated_at > OLD.updated_at OR NEW.version IS NOT OLD.version + 1)
     AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
-        AND NEW.status_changed_at IS NOT OLD.status_changed_at)
+        AND NEW.status_changed_at IS NOT OLD.status_changed_at AND NEW.version IS OLD.version)
 BEGIN
     UPDATE action_proposals
     SET updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, {TOUCHED}),

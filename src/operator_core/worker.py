@@ -48,7 +48,7 @@ async def run_worker(
     Each handler gets the proposal and gives back the result, or None. What it raises fails the
     execution; if its lease is lost it is cancelled (a thread can't be, and its result is dropped).
     Ends when `stop` is set, or on SIGTERM or SIGINT when run in the main thread: it claims nothing
-    more and waits for what is running. Returns how many it has run. `worker` is its name in the
+    more and waits for what is running, as it does when it is cancelled. Returns how many it has run. `worker` is its name in the
     history, by default the machine's and the process's.
     """
     checks.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
@@ -134,17 +134,20 @@ class _Loop:
             f"proposal {claim.proposal.id} ({claim.proposal.action_name}), record {claim.record.id}"
         )
         logger.info("%s starts %s", self._worker, what)
+        handled = False
         try:
             async with self._db.holding(claim, lease=self._lease) as execution:
                 handler = self._handlers[claim.proposal.action_name]
                 execution.result_data = await _call(handler, claim.proposal)
+                handled = True
         except LeaseLost:
             logger.warning("%s lost %s", self._worker, what)
-        except ActionError as error:
-            logger.error("%s could not end %s: %s", self._worker, what, error)
         except Exception as error:
-            # The words of the exception are in the record; they may hold parameters.
-            logger.warning("%s failed %s: %s", self._worker, what, type(error).__name__)
+            if handled:
+                logger.error("%s could not complete %s: %s", self._worker, what, error)
+            else:
+                # The words of the exception are in the record; they may hold parameters.
+                logger.warning("%s failed %s: %s", self._worker, what, type(error).__name__)
         else:
             logger.info("%s completed %s", self._worker, what)
 

@@ -23,6 +23,7 @@
     │   ├── StorageUnavailable        can't be opened or reached, or an I/O error
     │   └── PermissionDenied          the database's role may not do it
     └── SchemaError
+        ├── ForeignTransactions       restored from another server's dump: docs/postgresql.md
         ├── SchemaOutdated            older than this code: run ``alembic upgrade head``
         ├── SchemaTooNew              written by a newer release of operator-core
         ├── UnmanagedSchema           tables that no release of operator-core made
@@ -39,6 +40,7 @@ __all__ = [
     "Conflict",
     "ConstraintViolation",
     "CorruptRow",
+    "ForeignTransactions",
     "InvalidTransition",
     "InvalidValue",
     "LeaseLost",
@@ -249,6 +251,19 @@ class UnmanagedSchema(SchemaError):
         super().__init__(
             "not a ledger that operator-core knows, nothing was changed: "
             + "; ".join(self.differences)
+        )
+
+
+class ForeignTransactions(SchemaError):
+    """Events from a dump carry the transaction ids of the server that it was made on, which are no order here.
+
+    docs/postgresql.md, "Restoring a dump", has the statement that mends it. Nobody can follow until then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the events were restored from another server, whose transaction ids are ahead of this one's: "
+            "see docs/postgresql.md, Restoring a dump"
         )
 
 

@@ -1,14 +1,14 @@
 """``operator-core actions``: replay tool calls into a ledger, list proposals, show one."""
 
 import io
-import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final
 
 import typer
 from rich.console import Console
@@ -16,17 +16,28 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from operator_core.actions.errors import CorruptRow, NotFound
-from operator_core.actions.types import ActionProposal, ActionStatus
+from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
 from operator_core.cli import views
-from operator_core.cli.options import DbPath, Place, Url, choose, complain, reported
+from operator_core.cli.options import (
+    AsJson,
+    DbPath,
+    Place,
+    Url,
+    choose,
+    complain,
+    reported,
+)
 from operator_core.cli.replay import Tally, replay
-from operator_core.cli.text import plain
+from operator_core.cli.standing import with_records
+from operator_core.cli.text import json_line, plain
 from operator_core.cli.tool_calls import BrokenLine, ToolCall, read_tool_calls
 from operator_core.db.rows import Listing
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Proposals: replay, list, show.", no_args_is_help=True)
+app = typer.Typer(
+    help="Proposals: replay, list, show; carry them out; watch.", no_args_is_help=True
+)
 
 _LONG: Final = 200
 """Lines after which a replay shows how far it is."""
@@ -34,7 +45,6 @@ _LONG: Final = 200
 Lines = Iterator[ToolCall | BrokenLine]
 
 Id = Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command("replay")
@@ -190,19 +200,23 @@ def list_command(
                 limit=limit,
             )
         )
+        records = run(db.last_records([] if as_json else with_records(proposals)))
+        now = run(db.now())
     if as_json:
         for proposal in proposals:
             typer.echo(proposal.model_dump_json())
     else:
-        _print_list(proposals, limit)
+        _print_list(proposals, records, now, limit)
     _exit_over(proposals.corrupt)
 
 
-def _print_list(proposals: Listing[ActionProposal], limit: int) -> None:
+def _print_list(
+    proposals: Listing[ActionProposal], records: Iterable[ActionRecord], now: datetime, limit: int
+) -> None:
     out = Console()
     ids = [each.id or 0 for each in proposals] + [each.id for each in proposals.corrupt]
     if proposals:
-        out.print(views.proposal_table(proposals, out.width))
+        out.print(views.proposal_table(proposals, records, now, out.width))
     elif not ids:
         out.print(" no such proposals")
     if len(ids) == limit:
@@ -222,16 +236,13 @@ def show_command(
             raise NotFound("proposal", id)
         records = run(db.get_records_for_proposal(id))
         history = run(db.history(id))
+        now = run(db.now())
     if as_json:
         found = {"proposal": proposal, "records": records, "history": history}
-        typer.echo(json.dumps(found, ensure_ascii=False, default=_dumped))
+        typer.echo(json_line(found))
     else:
-        Console().print(views.proposal_page(proposal, records, history))
+        Console().print(views.proposal_page(proposal, records, history, now))
     _exit_over((*records.corrupt, *history.corrupt))
-
-
-def _dumped(model: Any) -> Any:
-    return model.model_dump(mode="json")
 
 
 def _exit_over(corrupt: Iterable[CorruptRow]) -> None:

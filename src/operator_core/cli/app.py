@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from operator_core import __version__
-from operator_core.cli import actions, db
+from operator_core.cli import actions, db, watch, working
 
 __all__ = ["app", "run"]
 
@@ -22,6 +22,8 @@ app = typer.Typer(
     # the parameters of proposals.
     pretty_exceptions_enable=False,
 )
+actions.app.add_typer(working.app)
+actions.app.add_typer(watch.app)
 app.add_typer(actions.app, name="actions")
 app.add_typer(db.app, name="db")
 

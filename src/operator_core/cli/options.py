@@ -17,13 +17,14 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from operator_core.actions.errors import ActionError
 from operator_core.cli.checkup import open_read_only, revision_of
+from operator_core.cli.overview import OverviewDB
 from operator_core.cli.text import one_line
-from operator_core.db import ActionDB, migrate
+from operator_core.db import migrate
 from operator_core.db.driver_errors import translate
 from operator_core.db.postgresql import parse_url
 from operator_core.db.sqlite_connection import MEMORY
 
-__all__ = ["DbPath", "Place", "Run", "Url", "choose", "complain", "fail", "reported"]
+__all__ = ["AsJson", "DbPath", "Place", "Run", "Url", "choose", "complain", "fail", "reported"]
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ Url = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Run(Protocol):
@@ -105,14 +107,14 @@ class Place:
             fail(f"{self.name}: there is no folder {path.parent} for it")
 
     @contextmanager
-    def opened(self, actor: str = "agent") -> Generator[tuple[Run, ActionDB]]:
+    def opened(self, actor: str = "agent") -> Generator[tuple[Run, OverviewDB]]:
         """The ledger, open, and what runs its coroutines.
 
         Between them no event loop runs, so what the block does itself, such as to wait for input,
         blocks none, and Ctrl-C ends it at once.
         """
         with asyncio.Runner() as runner:
-            db = ActionDB(self.url, actor=actor)
+            db = OverviewDB(self.url, actor=actor)
             runner.run(db.open())
             try:
                 yield runner.run, db

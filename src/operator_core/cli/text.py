@@ -2,10 +2,12 @@
 
 import json
 import unicodedata
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-__all__ = ["compact", "one_line", "plain", "when"]
+from pydantic import BaseModel
+
+__all__ = ["clock", "compact", "json_line", "one_line", "plain", "span", "when"]
 
 _KEPT = "\n\t"
 
@@ -38,8 +40,34 @@ def compact(parameters: dict[str, Any], limit: int = 200) -> str:
     return one_line(text)
 
 
+def json_line(value: Any) -> str:
+    """`value` as JSON for programs, the models in it as they are."""
+    return json.dumps(value, ensure_ascii=False, default=_dumped)
+
+
+def _dumped(model: BaseModel) -> Any:
+    return model.model_dump(mode="json")
+
+
 def when(moment: datetime, *, exact: bool = False) -> str:
     """`moment` in the machine's own zone, which it names; with milliseconds if `exact`."""
     local = moment.astimezone()
     seconds = local.isoformat(" ", "milliseconds" if exact else "seconds")[: 23 if exact else 19]
     return f"{seconds} {local.tzname()}"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """`moment` in as few letters as tell it to somebody who reads it at `now`."""
+    local, today = moment.astimezone(), now.astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
+
+
+def span(time: timedelta) -> str:
+    """A length of time by its two largest units, such as 4m57s; nothing is shorter than none."""
+    seconds = max(int(time.total_seconds()), 0)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days}d{hours % 24}h"
+    if hours:
+        return f"{hours}h{minutes % 60}m"
+    return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"

@@ -10,7 +10,7 @@ from operator_core.actions.types import ActionProposal, ActionRecord, ActionType
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db.base import encode_json
 
-__all__ = ["BrokenLine", "ToolCall", "read_tool_calls"]
+__all__ = ["BrokenLine", "ToolCall", "parse_object", "read_tool_calls"]
 
 MAX_LINE: Final = 16 << 20
 """Bytes of the longest line that is read: parameters and a result at their limits, all escaped."""
@@ -67,7 +67,12 @@ def _parse(line: bytes) -> dict[str, Any]:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise InvalidValue("", f"is not UTF-8 at byte {error.start + 1}") from None
-    return _object(_json(text, ""), "")
+    return parse_object(text, "")
+
+
+def parse_object(text: str, path: str) -> dict[str, Any]:
+    """A JSON object; raises `InvalidValue`, which says of the value at `path` what is wrong with it."""
+    return _object(_json(text, path), path)
 
 
 def _json(text: str, path: str) -> object:

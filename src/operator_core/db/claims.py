@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from operator_core.actions.errors import CorruptRow
-from operator_core.actions.types import ActionProposal, ActionStatus, Claim
+from operator_core.actions.types import ActionProposal, ActionStatus, ActionType, Claim
 from operator_core.db.base import (
     from_now,
     readable,
@@ -73,6 +73,7 @@ def _claimable(*kinds: Any) -> list[Any]:
         or_(_PLANNED.is_(None), written_now() >= _PLANNED),
         or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
         readable(_P.parameters),
+        _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
         or_(_P.depends_on.is_(None), _finished()),
         *kinds,
     ]
@@ -224,7 +225,11 @@ def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
     taken: list[Claim] = []
     for row in rows:
         values = tuple(row)
-        taken.append(Claim(to_proposal(values[1:width]), to_record(values[width:])))
+        try:
+            taken.append(Claim(to_proposal(values[1:width]), to_record(values[width:])))
+        except CorruptRow as error:
+            # What the server could not tell. The others must reach the worker; this lease runs out.
+            logger.error("claimed and not readable: %s", error)
     return taken, overdue
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, literal_column, select, tuple_
 
-from operator_core.actions.errors import CorruptRow, NotFound
+from operator_core.actions.errors import CorruptRow, ForeignTransactions, NotFound
 from operator_core.actions.types import ActionEvent
 from operator_core.db.rows import EVENT_COLUMNS, Listing, to_event, to_listing
 from operator_core.db.tables import EVENTS
@@ -72,6 +72,14 @@ _NEXT_ON_SQLITE = (
     _NEXT.where(_ROW.id > bindparam("id", type_=BigInteger())).order_by(_ROW.id).limit(_LIMIT)
 )
 _HELD_BACK = select(select(_ROW.id).where(_BEHIND, _ROW.transaction_id >= _HORIZON).exists())
+_FOREIGN = select(
+    select(_ROW.id)
+    .where(
+        _ROW.transaction_id
+        >= literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", BigInteger())
+    )
+    .exists()
+)
 _NEWEST_ON_SERVER = (
     select(_ROW.id)
     .where(_ROW.transaction_id < _HORIZON)
@@ -95,12 +103,23 @@ def next_events(conn: Connection, position: Position, limit: int) -> Page:
             logger.warning("%s", error)
     if rows:
         return Page(events, Position(rows[-1].transaction_id, rows[-1].id), held_back=False)
+    if not server:
+        return Page([], position, held_back=False)
+    _check_order(conn)
     del said["limit"]
-    return Page([], position, held_back=server and bool(conn.scalar(_HELD_BACK, said)))
+    return Page([], position, held_back=bool(conn.scalar(_HELD_BACK, said)))
+
+
+def _check_order(conn: Connection) -> None:
+    """Raises `ForeignTransactions` for events that say they are later than any transaction of the server."""
+    if conn.scalar(_FOREIGN):
+        raise ForeignTransactions
 
 
 def position_of(conn: Connection, event_id: int) -> Position:
-    """Where a follower is that has seen this event last; raises `NotFound`."""
+    """Where a follower is that has seen this event last; raises `NotFound`, `ForeignTransactions`."""
+    if conn.dialect.name != "sqlite":
+        _check_order(conn)
     if event_id == 0:
         return START
     found = conn.scalar(select(_ROW.transaction_id).where(_ROW.id == event_id))

@@ -12,6 +12,7 @@ from typing import Final
 from operator_core.actions.errors import (
     ActionError,
     Busy,
+    InvalidValue,
     LeaseLost,
     OutcomeUnknown,
     StorageUnavailable,
@@ -114,11 +115,17 @@ class HoldingVerbs(WorkVerbs):
                 # It was to be cancelled in the very turn in which it ended.
                 body.uncancel()
                 raise lost[0]
-            await finish(
-                self._surely(
-                    record_id, lambda: self.complete(record_id, execution.result_data), seconds
+            try:
+                await finish(
+                    self._surely(
+                        record_id, lambda: self.complete(record_id, execution.result_data), seconds
+                    )
                 )
-            )
+            except InvalidValue as error:
+                # It is done, and its result is none that can be kept.
+                why = describe(error)
+                await finish(self._surely(record_id, lambda: self.fail(record_id, why), seconds))
+                raise
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError):

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Text,
     and_,
     bindparam,
     case,
@@ -45,7 +46,11 @@ def any_of(statuses: Iterable[ActionStatus]) -> ColumnElement[bool]:
     In the text, so that a planner that plans for all values at once knows how few these are, and which
     partial index it may read; and a list of plain values would be rendered into the SQL anew for each call.
     """
-    return _ROW.status.in_([literal_column(f"'{status.value}'") for status in sorted(statuses)])
+    given = [literal_column(f"'{status.value}'", Text()) for status in sorted(statuses)]
+    if len(given) == 1:
+        # SQLite does not see that a list of one is what a partial index says.
+        return _ROW.status == given[0]
+    return _ROW.status.in_(given)
 
 
 def moved(status: Any, **more: Any) -> dict[str, Any]:
@@ -180,6 +185,8 @@ def _move_one(
     if status is ActionStatus.VALIDATED:
         # Due at once, if it is moved by hand.
         stamps = {"validated_at": utcnow(), "next_retry_at": None}
+    if status is ActionStatus.EXECUTING:
+        stamps = {"next_retry_at": None}
     if status is ActionStatus.CANCELLED:
         stamps = {"cancelled_at": utcnow()}
     conditions = [any_of(sources), _ROW.id == bindparam("wanted")]

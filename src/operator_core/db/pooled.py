@@ -9,6 +9,7 @@ from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
     nullcontext,
+    suppress,
 )
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -72,7 +73,7 @@ class EngineRunner(ABC):
         self._under_way = 0
         self._none_under_way: asyncio.Event | None = None
         self._doorbell = Doorbell()
-        self._changes: Changes | None = None
+        self._changes: tuple[Changes, asyncio.Future[None]] | None = None
         self._listeners = 0
 
     @abstractmethod
@@ -154,18 +155,21 @@ class EngineRunner(ABC):
     async def changes(self) -> AsyncGenerator[asyncio.Event]:
         """Set when somebody may have committed something, by whichever connection."""
         self._check_open()
+        check_outside(self._use.under_way)
         with self._doorbell.listening() as changed:
             self._listeners += 1
+            if self._changes is None:
+                changes = self._new_changes()
+                self._changes = changes, asyncio.ensure_future(changes.start())
             try:
-                if self._listeners == 1:
-                    self._changes = self._new_changes()
-                    await self._changes.start()
+                # Shielded, as several may wait for it.
+                await asyncio.shield(self._changes[1])
                 yield changed
             finally:
                 self._listeners -= 1
-                if not self._listeners and self._changes is not None:
-                    changes, self._changes = self._changes, None
-                    await asyncio.shield(changes.stop())
+                if not self._listeners:
+                    unwatched, self._changes = self._changes, None
+                    await asyncio.shield(_stop(*unwatched))
 
     @abstractmethod
     def _new_changes(self) -> "Changes":
@@ -183,6 +187,12 @@ class EngineRunner(ABC):
         if self._closed:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
         check_process(self._pid)
+
+
+async def _stop(changes: Changes, started: asyncio.Future[None]) -> None:
+    with suppress(Exception):
+        await started
+    await changes.stop()
 
 
 class _Call:

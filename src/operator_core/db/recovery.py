@@ -23,7 +23,7 @@ from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db.base import utcnow, written_now
 from operator_core.db.endings import executed_by, failed
 from operator_core.db.moves import any_of, moved
-from operator_core.db.rows import RECORD_COLUMNS, to_record
+from operator_core.db.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.tables import PROPOSALS, RECORDS
 
 __all__ = ["overdue", "recover", "sweep"]
@@ -128,12 +128,14 @@ def overdue() -> Any:
 def recover(conn: Connection) -> list[ActionRecord]:
     """Ends executions whose lease ran out as unknown, in the order of their ids; their proposals fail.
 
+    A record that can't be read is ended too, logged, and left out of the answer.
+
     Those that may be retried get a time for it.
     """
-    ended = [to_record(row) for row in conn.execute(_END_SILENT).all()]
-    for record in ended:
-        conn.execute(_FAIL_SILENT, {"proposal": record.proposal_id, "record": record.id})
-    return sorted(ended, key=lambda record: record.id or 0)
+    rows = conn.execute(_END_SILENT).all()
+    for row in rows:
+        conn.execute(_FAIL_SILENT, {"proposal": row.proposal_id, "record": row.id})
+    return sorted(to_listing(rows, to_record), key=lambda record: record.id or 0)
 
 
 def sweep(conn: Connection) -> None:

@@ -28,6 +28,7 @@ class ServerChanges:
         self._pool = engine.sync_engine.pool.recreate()
         self._ring = ring
         self._tried = asyncio.Event()
+        self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -43,17 +44,15 @@ class ServerChanges:
                 await self._task
 
     async def _run(self) -> None:
-        failures = 0
         while True:
+            self._failures += 1
             try:
                 await self._listen()
-                failures = 0
             except Exception as error:
-                failures += 1
                 logger.warning("not listening for changes: %s", type(error).__name__)
             self._tried.set()
             self._ring()
-            pause = min(_LONGEST_PAUSE, 0.05 * 2.0**failures)
+            pause = min(_LONGEST_PAUSE, 0.05 * 2.0**self._failures)
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
 
     async def _listen(self) -> None:
@@ -68,6 +67,7 @@ class ServerChanges:
                 await greenlet_spawn(connection.invalidate)
 
     def _heard(self) -> None:
+        self._failures = 0
         self._tried.set()
         self._ring()
 

@@ -148,25 +148,34 @@ class SqliteRunner:
     async def changes(self) -> AsyncGenerator[asyncio.Event]:
         """Set by each commit of this ledger at once, by those of others within some 20 ms."""
         self._check_open()
+        if self._writer is not None:
+            self._writer.check_not_inside()
         with self._doorbell.listening() as changed:
-            await self._listen(1)
+            watch = self._watch()
             try:
+                if watch is not None:
+                    await watch.started()
                 yield changed
             finally:
-                await asyncio.shield(self._listen(-1))
+                if (unwatched := self._unwatch()) is not None:
+                    await asyncio.shield(unwatched.stop())
 
-    async def _listen(self, more: int) -> None:
-        """Watches the file as long as anybody listens; in memory nobody else writes."""
+    def _watch(self) -> SqliteChanges | None:
+        """What looks at the file as long as anybody listens; in memory nobody else writes."""
         with self._lock:
-            first, self._listeners = not self._listeners, self._listeners + more
-            changes = None
-            if first and not self._in_memory:
+            self._listeners += 1
+            if self._changes is None and not self._in_memory:
                 connection = self._connect(read_only=True)
-                changes = self._changes = SqliteChanges(connection, self._doorbell.ring)
-            elif not self._listeners:
-                changes, self._changes = self._changes, None
-        if changes is not None:
-            await (changes.start() if first else changes.stop())
+                self._changes = SqliteChanges(connection, self._doorbell.ring)
+            return self._changes
+
+    def _unwatch(self) -> SqliteChanges | None:
+        with self._lock:
+            self._listeners -= 1
+            if self._listeners:
+                return None
+            changes, self._changes = self._changes, None
+            return changes
 
     def _started_writer(self) -> SqliteWriter:
         with self._lock:

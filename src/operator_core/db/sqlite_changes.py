@@ -1,8 +1,10 @@
 """Noticing what other connections and processes commit to a SQLite file."""
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final
 
 from operator_core.db.sqlite_connection import SqliteConnection
@@ -21,11 +23,13 @@ class SqliteChanges:
         self._ring = ring
         self._stop = threading.Event()
         self._seen = 0
+        self._started: Future[None] = Future()
+        connection.submit(self._watch)
 
-    async def start(self) -> None:
-        """From when it returns on, no change is missed."""
-        self._seen = await self._connection.run_raw(self._version)
-        self._connection.submit(self._watch)
+    async def started(self) -> None:
+        """From when it returns on, no change is missed; raises `StorageError` if the file can't be read."""
+        # Shielded: several may wait for it, on several event loops.
+        await asyncio.shield(asyncio.wrap_future(self._started))
 
     async def stop(self) -> None:
         """Ends the thread and closes the connection."""
@@ -36,6 +40,12 @@ class SqliteChanges:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]
 
     def _watch(self) -> None:
+        try:
+            self._seen = self._version()
+        except BaseException as error:
+            self._started.set_exception(self._connection.translate(error))
+            return
+        self._started.set_result(None)
         while not self._stop.wait(_LOOKS_EVERY):
             try:
                 version = self._version()

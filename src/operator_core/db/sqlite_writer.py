@@ -61,7 +61,7 @@ class SqliteWriter:
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
-        self._check_not_inside()
+        self.check_not_inside()
         answer = Answer()
         self._enqueue(_Job(unit, answer))
         return cast(T, await answer.future)
@@ -69,7 +69,7 @@ class SqliteWriter:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
         """Holds the write lock from entry to exit; the queue waits."""
-        self._check_not_inside()
+        self.check_not_inside()
         transaction = _Transaction(self._connection, self._release, self._committed)
         answer = Answer(orphaned=transaction.abandon)
         self._enqueue(_Begin(lambda conn: self._hold(transaction), answer))
@@ -101,7 +101,8 @@ class SqliteWriter:
                 break
         await self._connection.shut()
 
-    def _check_not_inside(self) -> None:
+    def check_not_inside(self) -> None:
+        """Raises `ActionError` in a task that is inside this writer's transaction."""
         held = self._held
         check_outside(() if held is None else (held,))
 

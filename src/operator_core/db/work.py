@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from pydantic import BaseModel
@@ -12,6 +14,8 @@ from operator_core.actions.errors import (
 )
 from operator_core.actions.types import ActionRecord, ActionStatus, ActionType, Claim
 from operator_core.db import checks, claims, endings, moves, recovery
+from operator_core.db.driver_errors import read_damaged
+from operator_core.db.plain import Plain
 from operator_core.db.records import prepare_result
 from operator_core.db.verbs import Verbs
 
@@ -56,13 +60,13 @@ class WorkVerbs(Verbs):
             checks.check_names(action_names, "action_names"),
             checks.check_types(action_types, "action_types"),
         )
-        taken, overdue = await self._units.write(claims.claim(wanted), single=True)
+        taken, overdue = await self._units.write(_claim(wanted), single=True)
         if overdue:
             try:
                 await self._units.write(recovery.sweep)
                 if len(taken) < limit:
                     rest = wanted._replace(limit=limit - len(taken))
-                    more, _ = await self._units.write(claims.claim(rest), single=True)
+                    more, _ = await self._units.write(_claim(rest), single=True)
                     taken += more
             except ActionError as error:
                 if not taken:
@@ -145,7 +149,7 @@ class WorkVerbs(Verbs):
         proposal fails, and is never run again by itself unless it has retries left. `claim` does this
         by itself; it need not be called.
         """
-        return await self._units.write(recovery.recover)
+        return await self._units.write(partial(read_damaged, unit=recovery.recover))
 
     async def retry(
         self, id: int | None, *, actor: str | None = None, reason: str | None = None
@@ -163,3 +167,9 @@ class WorkVerbs(Verbs):
             source=ActionStatus.FAILED,
         )
         await self._units.write(moves.plain_update(move), single=True)
+
+
+def _claim(wanted: claims.Wanted) -> Plain[tuple[list[Claim], bool]]:
+    """A claim that text which is no UTF-8, in whichever row, does not stop."""
+    plain = claims.claim(wanted)
+    return replace(plain, unit=partial(read_damaged, unit=plain.unit))

@@ -1,0 +1,146 @@
+"""What is under way in a ledger, read at once: for people who look after it."""
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from operator_core.actions.errors import CorruptRow
+from operator_core.actions.types import ActionRecord, ActionStatus
+from operator_core.db import ActionDB
+from operator_core.db.base import utcnow
+from operator_core.db.moves import any_of
+from operator_core.db.proposal_queries import count_proposals
+from operator_core.db.rows import RECORD_COLUMNS, Listing, decode_time, to_listing, to_record
+from operator_core.db.tables import PROPOSALS, RECORDS
+
+__all__ = ["MOST", "Execution", "Overview", "OverviewDB"]
+
+MOST: Final = 200
+"""How many executions are read: more than a screen shows."""
+
+_P = PROPOSALS.c
+_R = RECORDS.c
+
+
+class Execution(NamedTuple):
+    """Something that is being carried out, as far as the ledger knows.
+
+    Its proposal may have left `executing`, as by a cancellation: then its worker has yet to notice.
+    """
+
+    proposal_id: int
+    action_name: str
+    status: ActionStatus
+    worker: str | None
+    since: datetime | None
+    lease_until: datetime | None
+
+
+class Overview(NamedTuple):
+    """How a ledger stands at `now`, which is its database's time."""
+
+    now: datetime
+    counts: dict[ActionStatus, int]
+    executions: Listing[Execution]
+
+
+class OverviewDB(ActionDB):
+    """A ledger, and what is asked of it only by those who look after it."""
+
+    async def now(self) -> datetime:
+        """The database's time, which decides about leases; this machine's may be another."""
+        return await self._units.read(_now)
+
+    async def overview(self) -> Overview:
+        """Counts, and what is under way: of that the first 200 to lose their lease."""
+        return await self._units.read(_overview)
+
+    async def action_names(self, proposal_ids: Collection[int]) -> dict[int, str]:
+        """What is to be done by the proposals with these ids."""
+        return await self._units.read(lambda conn: _action_names(conn, proposal_ids))
+
+    async def last_records(self, proposal_ids: Collection[int]) -> Listing[ActionRecord]:
+        """Of each of these proposals the last execution, if it has one that can be read."""
+        return await self._units.read(lambda conn: _last_records(conn, proposal_ids))
+
+
+def _now(conn: Connection) -> datetime:
+    return decode_time(conn.scalar(select(utcnow())))
+
+
+def _action_names(conn: Connection, proposal_ids: Collection[int]) -> dict[int, str]:
+    query = select(_P.id, _P.action_name).where(_P.id.in_(proposal_ids))
+    # What another tool made of a name is no reason to show nothing.
+    return {known: name if isinstance(name, str) else "?" for known, name in conn.execute(query)}
+
+
+def _last_records(conn: Connection, proposal_ids: Collection[int]) -> Listing[ActionRecord]:
+    rows: list[Sequence[Any]] = []
+    for some in _chunks(sorted(proposal_ids)):
+        last = select(func.max(_R.id)).where(_R.proposal_id.in_(some)).group_by(_R.proposal_id)
+        rows += conn.execute(select(*RECORD_COLUMNS).where(_R.id.in_(last)))
+    return to_listing(rows, to_record)
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many at a time as a statement takes, in any build of SQLite."""
+    return (ids[start : start + 500] for start in range(0, len(ids), 500))
+
+
+_COLUMNS: Final = (
+    _P.id,
+    _P.action_name,
+    _P.status,
+    func.coalesce(_R.worker, _R.started_by, _P.status_changed_by),
+    func.coalesce(_R.started_at, _P.status_changed_at),
+    _R.lease_expires_at,
+)
+_OPEN: Final = and_(_R.proposal_id == _P.id, _R.completed_at.is_(None))
+
+# Two, so that each reads an index: one of open leases, one of statuses.
+_LEASED: Final = (
+    select(*_COLUMNS)
+    .join_from(RECORDS, PROPOSALS, _R.proposal_id == _P.id)
+    .where(_R.completed_at.is_(None), _R.lease_expires_at.is_not(None))
+    .order_by(_R.lease_expires_at, _R.id)
+    .limit(MOST)
+)
+_WITHOUT_LEASE: Final = (
+    select(*_COLUMNS)
+    .select_from(PROPOSALS.outerjoin(RECORDS, _OPEN))
+    .where(any_of([ActionStatus.EXECUTING]), or_(_R.id.is_(None), _R.lease_expires_at.is_(None)))
+    .order_by(_P.id)
+    .limit(MOST)
+)
+
+
+def _overview(conn: Connection) -> Overview:
+    rows = [*conn.execute(_LEASED), *conn.execute(_WITHOUT_LEASE)][:MOST]
+    return Overview(_now(conn), count_proposals(conn), to_listing(rows, _execution))
+
+
+def _execution(row: Sequence[Any]) -> Execution:
+    id_, name, status, worker, since, lease_until = row
+    try:
+        return Execution(
+            id_,
+            _text(name),
+            ActionStatus(status),
+            None if worker is None else _text(worker),
+            _time(since),
+            _time(lease_until),
+        )
+    except (ValueError, TypeError):
+        raise CorruptRow("action_proposals", id_, "a column", "is damaged") from None
+
+
+def _time(value: Any) -> datetime | None:
+    return None if value is None else decode_time(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value

@@ -1,0 +1,101 @@
+"""A terminal that a program takes over for a while, and gives back as it was."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+__all__ = ["on_signals", "taken"]
+
+
+@contextmanager
+def on_signals(act: Callable[[], object], *signals: signal.Signals) -> Generator[None]:
+    """In the block, `act` is called in the event loop when one of these signals comes."""
+    loop = asyncio.get_running_loop()
+    for each in signals:
+        loop.add_signal_handler(each, act)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+@contextmanager
+def taken(
+    console: Console, draw: Callable[[], RenderableType], on_key: Callable[[str], object]
+) -> Generator[Callable[[], None]]:
+    """Takes the whole screen and, if it can be had, the keyboard; yields what draws anew.
+
+    After Ctrl-Z they are the shell's, and taken again when the program goes on.
+    """
+    live = Live(
+        console=console,
+        screen=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        get_renderable=draw,
+    )
+    keyboard = _Keyboard(on_key)
+
+    def leave() -> None:
+        # What is left there tmux shows on the shell's screen, after a change of size.
+        console.clear()
+        live.stop()
+
+    def suspend() -> None:
+        leave()
+        keyboard.give_back()
+        # To this thread, so that it has stopped before it goes on to the next line.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        keyboard.take()
+        live.start(refresh=True)
+
+    with on_signals(suspend, signal.SIGTSTP), on_signals(live.refresh, signal.SIGWINCH):
+        keyboard.take()
+        try:
+            live.start()
+            yield live.refresh
+        finally:
+            leave()
+            keyboard.give_back()
+
+
+class _Keyboard:
+    """Standard input, if it is a terminal: keys come as they are pressed, and are not shown."""
+
+    def __init__(self, on_key: Callable[[str], object]) -> None:
+        self._on_key = on_key
+        self._mode: list[Any] | None = None
+
+    def take(self) -> None:
+        if not sys.stdin.isatty():
+            return
+        import termios  # noqa: PLC0415 - there is none on Windows, where the other commands work
+        import tty  # noqa: PLC0415
+
+        self._mode = termios.tcgetattr(sys.stdin)
+        tty.setcbreak(sys.stdin)
+        asyncio.get_running_loop().add_reader(sys.stdin, self._read)
+
+    def give_back(self) -> None:
+        if self._mode is None:
+            return
+        import termios  # noqa: PLC0415
+
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, self._mode)
+        self._mode = None
+
+    def _read(self) -> None:
+        pressed = os.read(sys.stdin.fileno(), 1024)
+        for key in pressed.decode(errors="ignore"):
+            self._on_key(key)
