@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floors import FLOORS
+from benchmarks.floors import floors
 from benchmarks.report import figure, table, times
 from benchmarks.sides import BASELINE, OURS, Side
 
@@ -192,13 +192,7 @@ async def compare(
                     into.append(size)
         found.append(compared)
     told("floors")
-    floors: dict[str, list[float]] = {name: [] for name in FLOORS}
-    for number in range(rounds):
-        for index, (name, floor) in enumerate(FLOORS.items()):
-            place = folder / f"floor-{number}-{index}"
-            place.mkdir()
-            floors[name].append(floor(place, sizes.floor))
-    return found, {name: statistics.median(each) for name, each in floors.items()}
+    return found, floors(folder, sizes.floor, rounds)
 
 
 async def _in_new_folder(measure: Measure, side: Side, folder: Path, sizes: Sizes) -> float:
@@ -210,7 +204,7 @@ async def _in_new_folder(measure: Measure, side: Side, folder: Path, sizes: Size
     return speed
 
 
-def report(found: list[Compared], floors: dict[str, float]) -> str:
+def report(found: list[Compared], speeds: dict[str, float]) -> str:
     """What was found, for a person."""
     head = ("work", "unit", "operator-core/s", "baseline/s", "ratio", "(min-max)", "promised", "")
     rows = [
@@ -226,7 +220,7 @@ def report(found: list[Compared], floors: dict[str, float]) -> str:
         )
         for each in found
     ]
-    floor_rows = [(name, figure(speed)) for name, speed in floors.items()]
+    floor_rows = [(name, figure(speed)) for name, speed in speeds.items()]
     return "\n\n".join(
         [
             f"Against plain aiosqlite, in turns, medians of {len(found[0].ours)} rounds",
@@ -239,9 +233,9 @@ def report(found: list[Compared], floors: dict[str, float]) -> str:
     )
 
 
-def as_json(found: list[Compared], floors: dict[str, float]) -> dict[str, Any]:
+def as_json(found: list[Compared], speeds: dict[str, float]) -> dict[str, Any]:
     """What was found, for a program."""
     return {
         "works": [{**asdict(each), "ratio": each.ratio, "behind": each.behind} for each in found],
-        "floors": floors,
+        "floors": speeds,
     }

@@ -2,13 +2,14 @@
 
 import os
 import sqlite3
+import statistics
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
-__all__ = ["FLOORS"]
+__all__ = ["FLOORS", "floors"]
 
 _Floor = Callable[[Path, int], float]
 """In a folder, so many times: how many a second."""
@@ -80,3 +81,14 @@ FLOORS: dict[str, _Floor] = {
     # then whoever takes fewer turns wins by more.
     "message to another thread and back": _hop,
 }
+
+
+def floors(folder: Path, count: int, rounds: int) -> dict[str, float]:
+    """The medians, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in FLOORS}
+    for number in range(rounds):
+        for index, (name, floor) in enumerate(FLOORS.items()):
+            place = folder / f"floor-{number}-{index}"
+            place.mkdir()
+            found[name].append(floor(place, count))
+    return {name: statistics.median(each) for name, each in found.items()}

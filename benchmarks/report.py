@@ -4,7 +4,9 @@ import platform
 import sqlite3
 from collections.abc import Sequence
 
-__all__ = ["figure", "machine", "spread", "table", "times"]
+__all__ = ["SQLITE", "figure", "machine", "spread", "table", "times"]
+
+SQLITE = f"SQLite {sqlite3.sqlite_version}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,7 +40,7 @@ def spread(values: Sequence[float]) -> str:
     return f"({min(values):.2f}-{max(values):.2f})"
 
 
-def machine(database: str = f"SQLite {sqlite3.sqlite_version}") -> str:
+def machine(database: str = SQLITE) -> str:
     """What it ran on, as far as it matters for reading the figures."""
     return (
         f"Python {platform.python_version()}, {database}, {platform.system()} {platform.machine()}"

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import compare, growth, startup
 from benchmarks.sides import BASELINE, OURS
+from operator_core.actions.types import ActionStatus
+from operator_core.db import ActionDB
 
 TINY = compare.Sizes(create=3, create_each=1, get=5, rows=20, list=1, life=2, open=2, floor=3)
 
@@ -17,6 +20,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "QUICK", TINY)
     monkeypatch.setattr(growth, "QUICK_SIZES", (100, 200))
     monkeypatch.setattr(growth, "PENDING", 10)
+    monkeypatch.setattr(growth, "WAITING", 10)
     monkeypatch.setattr(growth, "REPEATS", 2)
     monkeypatch.setattr(startup, "_MODULES", ("operator_core.db",))
 
@@ -67,8 +71,27 @@ def test_each_work_runs_on_both_sides_and_is_reported(
 def test_growth_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run(tmp_path, "--only", "growth")
     printed = capsys.readouterr().out
+    assert growth.CLAIM in printed
     assert "cancel_all_pending of" in printed
     assert "iter_proposals over" in printed
+
+
+async def test_a_measured_claim_leaves_as_many_waiting(tmp_path: Path) -> None:
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        for _ in range(2):
+            await growth.keep_waiting(db)
+            assert (await db.count_proposals())[ActionStatus.VALIDATED] == growth.WAITING
+        await growth.cost(db, growth.OPERATIONS[growth.CLAIM], Random(0), 0)
+        counts = await db.count_proposals()
+    assert counts[ActionStatus.VALIDATED] == growth.WAITING
+    assert counts[ActionStatus.COMPLETED] == growth.REPEATS
+
+
+def test_a_claim_must_stay_flatter_than_the_rest() -> None:
+    costs = {growth.CLAIM: [1.0, 1.6], "get": [1.0, 1.6], "create": [1.0, 2.1]}
+    assert growth.behind(costs) == [growth.CLAIM, "create"]
+    verdicts = [line.split()[-2:] for line in growth.costs_table(costs, (1, 2)).splitlines()[-3:]]
+    assert verdicts == [["1.50x", "BEHIND"], ["2.00x", "ok"], ["2.00x", "BEHIND"]]
 
 
 def test_startup_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

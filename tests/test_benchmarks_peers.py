@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import growth
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import compare, report
+from benchmarks.peers import compare, growing, report
+from benchmarks.peers.databases import databases
+from benchmarks.peers.files import Files
 from benchmarks.peers.process import WorkerFailed, worker
 from benchmarks.peers.works import WORKS
 
@@ -51,12 +54,14 @@ def test_the_promise_is_against_the_fastest(ours: float, behind: bool) -> None:
     assert compared.fastest == FAST
     assert compared.ratio(SLOW) == ours / 500
     assert compared.behind is behind
-    lines = report.report([compared], _turns(), {"SELECT 1": 6280.0}).splitlines()
-    verdicts = [line for line in lines if line.endswith(("BEHIND", "ok"))]
-    assert len(verdicts) == 1
-    assert verdicts[0].split()[0] == FAST
-    assert verdicts[0].endswith("BEHIND" if behind else "ok")
-    assert "  operator-core: action_proposals 1.0 (5.0)." in lines
+    for told in (report.report, report.sqlite_report):
+        lines = told([compared], _turns(), {"SELECT 1": 6280.0}).splitlines()
+        verdicts = [line for line in lines if line.endswith(("BEHIND", "ok"))]
+        assert len(verdicts) == 1
+        assert verdicts[0].split()[0] == FAST
+        assert verdicts[0].endswith("BEHIND" if behind else "ok")
+        counted = "  operator-core: action_proposals 1.0 (5.0)." in lines
+        assert counted is (told is report.report)
 
 
 def test_the_figures_are_written_for_programs() -> None:
@@ -67,18 +72,26 @@ def test_the_figures_are_written_for_programs() -> None:
 
 
 def test_every_work_has_its_worker() -> None:
-    assert {work.asked for work in compare.WORKS} == set(WORKS)
+    assert {work.asked for work in (*compare.WORKS, *compare.SQLITE_WORKS)} == set(WORKS)
 
 
-@pytest.mark.parametrize(("behind", "status"), [(["get"], 1), ([], 0)])
+_WORK = {"name": "cycle", "behind": True}
+
+
+@pytest.mark.parametrize(
+    ("results", "status"),
+    [
+        ({"growth": {"behind": []}, "sqlite": {"works": [{**_WORK, "behind": False}]}}, 0),
+        ({"growth": {"behind": ["get"]}}, 1),
+        ({"compare": {"works": [_WORK]}}, 1),
+        ({"sqlite": {"works": [_WORK]}}, 1),
+    ],
+)
 def test_only_a_check_fails_for_what_is_behind(
-    behind: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+    results: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def run(*_: object) -> dict[str, Any]:
-        return {"server": {"PostgreSQL": "15", "fsync": "on"}, "growth": {"behind": behind}}
-
-    monkeypatch.setenv("OPERATOR_TEST_POSTGRES_URL", "postgresql://nowhere")
-    monkeypatch.setattr(peers, "_run", run)
+    server = {"PostgreSQL": "15", "fsync": "on"}
+    monkeypatch.setattr(peers, "_run", lambda _: {"server": server, **results})
     assert peers.main(["--quick"]) == 0
     assert peers.main(["--quick", "--check"]) == status
 
@@ -119,8 +132,43 @@ async def test_a_side_that_is_not_installed_is_told() -> None:
 
 
 async def test_the_ledger_does_each_work(postgres_url: str) -> None:
-    async with worker(OURS, sys.executable, "-m", f"{SIDES}.ledger") as ledger:
-        assert "operator-core" in (await ledger.ask("install", postgres_url))["versions"]
+    async with (
+        worker(OURS, sys.executable, "-m", f"{SIDES}.ledger") as ledger,
+        databases(postgres_url) as made,
+    ):
+        turns = compare.Turns(made, {OURS: ledger})
+        await turns.install()
+        assert "operator-core" in turns.versions
         for work in compare.WORKS:
-            answer = await ledger.ask(work.asked, postgres_url, compare.jobs(3))
-            assert answer["per_second"] > 0
+            assert await turns.take(OURS, work.asked, compare.jobs(3)) > 0
+    assert turns.written[OURS]["action_proposals"][0] == 1
+
+
+async def test_the_ledger_does_each_work_on_sqlite_in_files_of_its_own(tmp_path: Path) -> None:
+    async with worker(OURS, sys.executable, "-m", f"{SIDES}.ledger") as ledger:
+        turns = compare.Turns(Files(tmp_path), {OURS: ledger})
+        await turns.install()
+        (template,) = tmp_path.iterdir()
+        for work in compare.SQLITE_WORKS:
+            assert await turns.take(OURS, work.asked, compare.jobs(3)) > 0
+            assert list(tmp_path.iterdir()) == [template], "a turn left its files behind"
+
+
+def test_a_peer_that_is_not_installed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No server is needed, or asked, for the part that is about SQLite."""
+    monkeypatch.setenv("OPERATOR_TEST_POSTGRES_URL", "postgresql://nowhere")
+    assert peers.main(["--quick", "--only", "sqlite", "--python", sys.executable]) == 1
+    assert "No module named 'dbos'" in capsys.readouterr().err
+
+
+async def test_growth_is_measured_on_the_server(
+    server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "WAITING", 10)
+    monkeypatch.setattr(growth, "REPEATS", 2)
+    costs = await growing.growing(server_ledger, (20, 40), 1, lambda _: None)
+    assert set(costs) == {*growing.PROMISED}
+    assert growth.CLAIM in costs
+    assert all(len(each) == 2 and min(each) > 0 for each in costs.values())

@@ -1,6 +1,7 @@
 """``python -m benchmarks.peers``: measures beside procrastinate, pgqueuer and DBOS, and prints what came of it.
 
-The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one made for the run.
+The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one made for the run. The part
+``sqlite``, beside DBOS, needs none.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -15,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth
+from benchmarks.floors import floors as disk_floors
 from benchmarks.peers import compare, drivers, floors, growing
 from benchmarks.peers.databases import Databases, databases
+from benchmarks.peers.files import Files
 from benchmarks.peers.process import Worker, WorkerFailed, worker
-from benchmarks.peers.report import as_json, report
-from benchmarks.report import machine
+from benchmarks.peers.report import as_json, report, sqlite_report
+from benchmarks.report import SQLITE, machine
 from operator_core.db import migrate
 
-_PARTS = ("compare", "growth", "drivers")
+_ON_SERVER = ("compare", "growth", "drivers")
+_PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 _MODULES = {
     compare.OURS: "ledger",
@@ -69,7 +74,7 @@ def _server() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def _workers(python: str) -> AsyncIterator[dict[str, Worker]]:
+async def _workers(python: str, *sides: str) -> AsyncIterator[dict[str, Worker]]:
     async with AsyncExitStack() as stack:
         yield {
             side: await stack.enter_async_context(
@@ -77,16 +82,16 @@ async def _workers(python: str) -> AsyncIterator[dict[str, Worker]]:
                     side,
                     sys.executable if side == compare.OURS else python,
                     "-m",
-                    f"benchmarks.peers.sides.{module}",
+                    f"benchmarks.peers.sides.{_MODULES[side]}",
                 )
             )
-            for side, module in _MODULES.items()
+            for side in sides
         }
 
 
 async def _compare(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
-    async with _workers(options.python) as workers:
+    async with _workers(options.python, *_MODULES) as workers:
         turns = compare.Turns(made, workers)
         _told("installing each side")
         await turns.install()
@@ -112,19 +117,46 @@ async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) ->
     return {"per_second": found}
 
 
-async def _run(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    rounds = options.rounds or (2 if options.quick else 7)
+async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    sizes = compare.QUICK if options.quick else compare.Sizes()
+    with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=floors.PLACE) as folder:
+        place = Path(folder)
+        async with _workers(options.python, compare.OURS, "dbos") as workers:
+            turns = compare.Turns(Files(place), workers)
+            _told("installing each side, on SQLite")
+            await turns.install()
+            found = await compare.compare(turns, sizes, rounds, _told, compare.SQLITE_WORKS)
+        _told("floors")
+        speeds = disk_floors(place, sizes.floor, rounds)
+    print(f"\n{sqlite_report(found, turns, speeds)}", flush=True)
+    return as_json(found, turns, speeds)
+
+
+async def _run_on_server(options: argparse.Namespace, rounds: int, url: str) -> dict[str, Any]:
     async with databases(url) as made:
         results: dict[str, Any] = {"server": await made.settings()}
         measures = (_compare, _growth, _drivers)
-        for part, measure in zip(_PARTS, measures, strict=True):
+        for part, measure in zip(_ON_SERVER, measures, strict=True):
             if options.only in (None, part):
                 results[part] = await measure(made, options, rounds)
     return results
 
 
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    rounds = options.rounds or (2 if options.quick else 7)
+    results: dict[str, Any] = {}
+    if options.only != "sqlite":
+        with _server() as url:
+            results |= asyncio.run(_run_on_server(options, rounds, url))
+    if options.only in (None, "sqlite"):
+        results["sqlite"] = asyncio.run(_sqlite(options, rounds))
+    return results
+
+
 def _behind(results: dict[str, Any]) -> list[str]:
-    works = results.get("compare", {}).get("works", [])
+    works = [
+        work for part in ("compare", "sqlite") for work in results.get(part, {}).get("works", [])
+    ]
     return [
         *(work["name"] for work in works if work["behind"]),
         *results.get("growth", {}).get("behind", []),
@@ -136,22 +168,23 @@ def main(given: list[str] | None = None) -> int:
     options = _arguments(given)
     start = time.monotonic()
     try:
-        with _server() as url:
-            results = asyncio.run(_run(options, url))
+        results = _run(options)
     except WorkerFailed as error:
         print(error, file=sys.stderr)
         return 1
     behind = _behind(results)
-    server = ", ".join(f"{name} {value}" for name, value in results["server"].items())
-    print(f"\n{machine(server)}; {time.monotonic() - start:.0f} s")
-    if options.quick or "off" in results["server"].values():
+    server = results.get("server", {})
+    named = [f"{name} {value}" for name, value in server.items()]
+    if "sqlite" in results:
+        named.append(SQLITE)
+    ran_on = machine(", ".join(named))
+    print(f"\n{ran_on}; {time.monotonic() - start:.0f} s")
+    if options.quick or "off" in server.values():
         print("With --quick, or a server that does not flush, these are no measurements.")
     if behind:
         print(f"Behind what is promised: {'; '.join(behind)}")
     if options.json is not None:
-        options.json.write_text(
-            json.dumps({"machine": machine(server), **results}, indent=2) + "\n"
-        )
+        options.json.write_text(json.dumps({"machine": ran_on, **results}, indent=2) + "\n")
     return 1 if behind and options.check else 0
 
 

@@ -3,14 +3,27 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from benchmarks.peers.databases import Databases, Written
+from benchmarks.peers.databases import Written
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Answer, Job
 from benchmarks.peers.works import TASKS
 from benchmarks.sides import OURS as LEDGER
 
-__all__ = ["OURS", "QUICK", "WORKS", "Compared", "Sizes", "Turns", "Work", "compare", "jobs"]
+__all__ = [
+    "OURS",
+    "QUICK",
+    "SQLITE_WORKS",
+    "WORKS",
+    "Compared",
+    "Places",
+    "Sizes",
+    "Turns",
+    "Work",
+    "compare",
+    "jobs",
+]
 
 OURS = "operator-core"
 
@@ -24,11 +37,13 @@ class Sizes:
     """By each of the 64 tasks."""
     bulk: int = 5000
     """In calls of 1,000."""
+    cycle: int = 400
+    drain: int = 2000
     dbos: int = 100
     floor: int = 1000
 
 
-QUICK = Sizes(create=40, create_each=2, bulk=100, dbos=5, floor=50)
+QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, drain=200, dbos=5, floor=50)
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,44 @@ WORKS = (
         ("procrastinate",),
         ("pgqueuer",),
     ),
+    Work(
+        "claim(1) and complete, one after another",
+        "cycle",
+        lambda sizes: sizes.cycle,
+        1.0,
+        ("procrastinate", "pgqueuer"),
+    ),
+    Work(
+        "drain 2,000, claims of 10",
+        "drain_by_10",
+        lambda sizes: sizes.drain,
+        1.0,
+        ("procrastinate", "pgqueuer"),
+    ),
+    Work(
+        "drain 2,000, claims of 100",
+        "drain_by_100",
+        lambda sizes: sizes.drain,
+        None,
+        ("pgqueuer",),
+    ),
+)
+
+SQLITE_WORKS = (
+    Work(
+        "validated, claim(1), complete, one after another",
+        "cycle",
+        lambda sizes: sizes.cycle,
+        3.0,
+        ("dbos",),
+    ),
+    Work(
+        "create as validated, claim(1), complete, one after another",
+        "create_and_cycle",
+        lambda sizes: sizes.cycle,
+        None,
+        ("dbos",),
+    ),
 )
 
 
@@ -111,11 +164,21 @@ def jobs(count: int) -> list[Job]:
     return [LEDGER.proposal(each).model_dump(mode="json", include=kept) for each in range(count)]
 
 
+class Places(Protocol):
+    """Where each turn gets a database of its own."""
+
+    async def new(self, name: str, template: str = ...) -> str: ...
+
+    async def drop(self, url: str) -> None: ...
+
+    async def written(self, url: str, creates: int) -> Written: ...
+
+
 @dataclass
 class Turns:
     """Gives each side its turn, in a copy of what the side's own installation made."""
 
-    databases: Databases
+    databases: Places
     workers: Mapping[str, Worker]
     versions: dict[str, str] = field(default_factory=dict[str, str])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
@@ -148,11 +211,15 @@ def _in_turn(sides: tuple[str, ...], number: int) -> Iterable[str]:
 
 
 async def compare(
-    turns: Turns, sizes: Sizes, rounds: int, told: Callable[[str], None]
+    turns: Turns,
+    sizes: Sizes,
+    rounds: int,
+    told: Callable[[str], None],
+    works: Iterable[Work] = WORKS,
 ) -> list[Compared]:
     """Each work in rounds, and in each round every side once."""
     found: list[Compared] = []
-    for work in WORKS:
+    for work in works:
         told(work.name)
         compared = Compared(work, {side: [] for side in work.sides})
         for number in range(0 if sizes is QUICK else -1, rounds):

@@ -7,13 +7,13 @@ from pathlib import Path
 from benchmarks.floors import FLOORS
 from benchmarks.peers.compare import Turns, jobs
 
-__all__ = ["SIDE", "floors"]
+__all__ = ["PLACE", "SIDE", "floors"]
 
 SIDE = "floors"
 
 _FDATASYNC = "fdatasync of a page"
 # Where a server of the run's own has its data, too. /tmp may be in memory.
-_PLACE = "/var/tmp" if Path("/var/tmp").is_dir() else None
+PLACE = "/var/tmp" if Path("/var/tmp").is_dir() else None
 _ASKED = {
     "asyncpg INSERT, autocommit, one after another": "insert",
     "asyncpg SELECT 1, one after another": "select",
@@ -26,6 +26,6 @@ async def floors(turns: Turns, count: int, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, asked in _ASKED.items():
             found[name].append(await turns.take(SIDE, asked, jobs(count)))
-        with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=_PLACE) as folder:
+        with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=PLACE) as folder:
             found[_FDATASYNC].append(FLOORS[_FDATASYNC](Path(folder), count))
     return {name: statistics.median(each) for name, each in found.items()}

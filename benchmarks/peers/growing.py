@@ -7,25 +7,35 @@ from random import Random
 
 import asyncpg
 
-from benchmarks.growth import OPERATIONS, Costs, cost
+from benchmarks.growth import CLAIM, OPERATIONS, Costs, cost, keep_waiting
 from benchmarks.sides import OURS
 from operator_core.db import ActionDB
 
 __all__ = ["PROMISED", "growing"]
 
-PROMISED = ("get", "list(limit=50)", "update status")
+PROMISED = ("get", "list(limit=50)", "update status", CLAIM)
 
 _CHUNK = 100_000
 
-# As in `benchmarks.growth`: old rows of a ledger that was in use, their events written by triggers.
+# As in `benchmarks.growth`: old rows of a ledger that was in use, and the records of their executions; the
+# events are written by triggers.
 _FILL = """
-INSERT INTO action_proposals
-    (action_name, parameters, reason, status, proposed_at, proposed_by, status_changed_by)
+WITH proposed AS (
+    INSERT INTO action_proposals
+        (action_name, parameters, reason, status, proposed_at, proposed_by, status_changed_by)
+    SELECT
+        'action_' || (n % 20), $3::json, $4,
+        CASE WHEN n % 10 = 0 THEN 'failed' WHEN n % 50 = 1 THEN 'cancelled' ELSE 'completed' END,
+        clock_timestamp(), 'agent_' || (n % 5), 'balancer'
+    FROM generate_series($1::bigint, $2::bigint) AS numbers (n)
+    RETURNING id, status, created_at
+)
+INSERT INTO action_records
+    (proposal_id, started_at, completed_at, success, error_message, started_by, worker, completed_by)
 SELECT
-    'action_' || (n % 20), $3::json, $4,
-    CASE WHEN n % 10 = 0 THEN 'failed' WHEN n % 50 = 1 THEN 'cancelled' ELSE 'completed' END,
-    clock_timestamp(), 'agent_' || (n % 5), 'balancer'
-FROM generate_series($1::bigint, $2::bigint) AS numbers (n)
+    id, created_at, created_at, status = 'completed',
+    CASE status WHEN 'failed' THEN 'store 2 is gone' END, 'worker-1', 'worker-1', 'worker-1'
+FROM proposed WHERE status <> 'cancelled'
 """
 
 
@@ -36,7 +46,14 @@ async def _fill(url: str, filled: int, rows: int) -> None:
     try:
         for first in range(filled + 1, rows + 1, _CHUNK):
             await conn.execute(_FILL, first, min(first + _CHUNK - 1, rows), *values)
-        # So that no operation pays for what filling left behind.
+    finally:
+        await conn.close()
+
+
+async def _settle(url: str) -> None:
+    """So that no operation pays for what filling left behind."""
+    conn = await asyncpg.connect(url)
+    try:
         await conn.execute("VACUUM ANALYZE")
         await conn.execute("CHECKPOINT")
     finally:
@@ -54,6 +71,8 @@ async def growing(
         await _fill(url, filled, rows)
         filled = rows
         async with ActionDB(url) as db:
+            await keep_waiting(db)
+            await _settle(url)
             for name, seconds in (await _measure(db, rows, rounds)).items():
                 costs[name].append(seconds)
     return costs

@@ -6,12 +6,18 @@ from benchmarks.peers.compare import OURS, Compared, Turns
 from benchmarks.peers.databases import Written
 from benchmarks.report import figure, spread, table, times
 
-__all__ = ["as_json", "report"]
+__all__ = ["as_json", "report", "sqlite_report"]
 
 _NOTES = """\
 Each answers when its commit is on the disk. Each turn has a new database, a copy of what the side's own installation
 made, after a checkpoint, and connections that are warm. What a caller passes (proposals, dicts, encoded bytes) is made
-before the clock starts. All run on asyncio's own event loop."""
+before the clock starts. All run on asyncio's own event loop. To drain, ours and pgqueuer's QueueManager take batches of
+that size and take the next one while the last one ends; procrastinate's worker takes one at a time, 20 at once."""
+
+_SQLITE_NOTES = """\
+DBOS's call starts and ends a workflow of one step, and answers its result: it writes down what is to be done, too,
+which ours does in the second work. Both answer when it is on the disk (synchronous=FULL; operator-core with WAL, DBOS
+as it makes its database, with a rollback journal). Each turn has a new file, a copy of what the side made."""
 
 # What catalogues don't count.
 _WRITES = {
@@ -56,19 +62,39 @@ def _written(side: str, written: Written) -> str:
 def report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
     """What was found, for a person."""
     rounds = len(found[0].figures[OURS])
-    versions = ", ".join(f"{name} {version}" for name, version in turns.versions.items())
     written = "\n".join(_written(side, each) for side, each in turns.written.items())
-    floor_rows = [(name, figure(speed)) for name, speed in floors.items()]
     return "\n\n".join(
         [
             f"Against job queues on the same PostgreSQL, in turns, medians of {rounds} rounds",
-            versions,
+            _versions(turns),
             _works(found),
             _NOTES,
             f"Written for each create, counted: rows (and index entries)\n{written}",
-            table(("floor", "a second"), floor_rows),
+            _floors(floors),
         ]
     )
+
+
+def sqlite_report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
+    """What was found without a server, for a person."""
+    rounds = len(found[0].figures[OURS])
+    return "\n\n".join(
+        [
+            f"Against DBOS on SQLite, in turns, medians of {rounds} rounds",
+            _versions(turns),
+            _works(found),
+            _SQLITE_NOTES,
+            _floors(floors),
+        ]
+    )
+
+
+def _versions(turns: Turns) -> str:
+    return ", ".join(f"{name} {version}" for name, version in turns.versions.items())
+
+
+def _floors(floors: dict[str, float]) -> str:
+    return table(("floor", "a second"), [(name, figure(speed)) for name, speed in floors.items()])
 
 
 def as_json(found: list[Compared], turns: Turns, floors: dict[str, float]) -> dict[str, Any]:

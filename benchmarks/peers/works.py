@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from benchmarks.peers.worker import Answer, Job, Work
 
-__all__ = ["BATCH", "POOL", "TASKS", "WORKS", "Client", "Open", "of"]
+__all__ = ["BATCH", "POOL", "TASKS", "WORKS", "Client", "Drained", "Open", "of"]
 
 TASKS = 64
 POOL = 20
@@ -20,16 +20,32 @@ BATCH = 1000
 # generic plan (5 more), on each connection of the pool.
 _WARM = 30
 _WARM_EACH = 6
+_WARM_BATCHES = 12
+
+Drained = tuple[int, float]
+"""How many, and the seconds from taking the first to having ended the last."""
 
 
 class Client(Protocol):
-    """A side, open. `prepare` is never timed: what a caller holds when it makes its call."""
+    """A side, open. To prepare is never timed: what a caller holds when it makes its call."""
 
     def prepare(self, job: Job) -> Any: ...
+
+    def prepare_due(self, job: Job) -> Any:
+        """The same, so that a worker may have it as soon as it is created."""
 
     async def create(self, prepared: Any) -> object: ...
 
     async def create_many(self, prepared: list[Any]) -> object: ...
+
+    async def cycle(self) -> object:
+        """Takes the one that is due first, and ends it well."""
+
+    async def drain(self, batch: int) -> Drained:
+        """Takes all that is due, so many at a time, and ends it well."""
+
+    async def unfinished(self) -> int:
+        """How many are in the database that did not end well."""
 
 
 Open = Callable[[str, int], AbstractAsyncContextManager[Client]]
@@ -83,10 +99,64 @@ async def _create_in_bulk(open_: Open, url: str, jobs: list[Job]) -> Answer:
         return await _measured(do, prepared[:BATCH], prepared)
 
 
+async def _fill(client: Client, prepared: list[Any]) -> None:
+    for start in range(0, len(prepared), BATCH):
+        await client.create_many(prepared[start : start + BATCH])
+
+
+async def _cycle(open_: Open, url: str, jobs: list[Job]) -> Answer:
+    async with open_(url, 1) as client:
+        due = [client.prepare_due(job) for job in jobs]
+        await _fill(client, due[:1] * _WARM + due)
+        for _ in range(_WARM):
+            await client.cycle()
+        gc.collect()
+        start = time.perf_counter()
+        for _ in due:
+            await client.cycle()
+        seconds = time.perf_counter() - start
+        return await _finished(client, len(due), seconds)
+
+
+async def _create_and_cycle(open_: Open, url: str, jobs: list[Job]) -> Answer:
+    async with open_(url, 1) as client:
+
+        async def do(these: list[Any]) -> None:
+            for each in these:
+                await client.create(each)
+                await client.cycle()
+
+        due = [client.prepare_due(job) for job in jobs]
+        answer = await _measured(do, due[:1] * _WARM, due)
+        assert await client.unfinished() == 0
+        return answer
+
+
+async def _drain(open_: Open, url: str, jobs: list[Job], *, batch: int) -> Answer:
+    async with open_(url, POOL) as client:
+        due = [client.prepare_due(job) for job in jobs]
+        await _fill(client, due[:1] * batch * _WARM_BATCHES)
+        await client.drain(batch)
+        await _fill(client, due)
+        gc.collect()
+        count, seconds = await client.drain(batch)
+        assert count == len(due), f"{count} of {len(due)} were taken"
+        return await _finished(client, count, seconds)
+
+
+async def _finished(client: Client, count: int, seconds: float) -> Answer:
+    assert await client.unfinished() == 0, "not all that was taken has ended"
+    return {"per_second": count / seconds}
+
+
 WORKS: dict[str, Callable[[Open, str, list[Job]], Awaitable[Answer]]] = {
     "create": _create,
     "create_by_tasks": _create_by_tasks,
     "create_in_bulk": _create_in_bulk,
+    "cycle": _cycle,
+    "create_and_cycle": _create_and_cycle,
+    "drain_by_10": partial(_drain, batch=10),
+    "drain_by_100": partial(_drain, batch=100),
 }
 
 

@@ -44,10 +44,23 @@ def test_what_has_a_default_need_not_be_said() -> None:
         "reason": "hot store",
         "status": ActionStatus.PROPOSED,
         "proposed_by": "agent",
+        "priority": 0,
+        "scheduled_at": None,
+        "expires_at": None,
+        "max_retries": 0,
+        "retry_delay": 1.0,
+        "max_retry_delay": 300.0,
+        "workflow_id": None,
+        "depends_on": (),
+        "wait_on_failure": False,
         "validated_at": None,
         "cancelled_at": None,
         "created_at": None,
         "updated_at": None,
+        "retry_count": 0,
+        "next_retry_at": None,
+        "last_error": None,
+        "version": None,
     }
     assert before <= proposal.proposed_at <= datetime.now(UTC)
 

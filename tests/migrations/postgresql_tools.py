@@ -249,7 +249,9 @@ def refused(
     """The statement fails, and not a row of any table was written."""
 
     def everything() -> list[Rows]:
-        return [sql(db, f"SELECT xmin::text, t::text FROM {name} t ORDER BY id") for name in NUMBERED]
+        return [
+            sql(db, f"SELECT xmin::text, t::text FROM {name} t ORDER BY id") for name in NUMBERED
+        ]
 
     before = everything()
     with pytest.raises(error, match=by):

@@ -11,6 +11,7 @@ from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from tests.migrations.tools import (
     VERSION_TABLE,
     alembic,
+    alembic_here,
     catalogue,
     contents,
     opened,
@@ -45,7 +46,8 @@ def test_a_fresh_catalogue_holds_what_was_promised(fresh: Path) -> None:
 def test_upgrading_step_by_step_gives_the_same_catalogue(fresh: Path, tmp_path: Path) -> None:
     path = tmp_path / "steps.db"
     for revision in migrate.REVISIONS:
-        alembic(path, "upgrade", revision)
+        alembic_here(path, "upgrade", revision)
+        assert version(path) == [revision]
     assert catalogue(path) == catalogue(fresh)
 
 

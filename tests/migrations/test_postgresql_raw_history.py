@@ -1,4 +1,4 @@
-"""Raw SQL against records and the history on a server: who did what is told by the database, for good."""
+"""Raw SQL against the history on a server: who did what is told by the database, for good."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -164,76 +164,28 @@ def test_a_transaction_that_is_rolled_back_tells_nothing(db: DB) -> None:
     assert count(db) == before
 
 
-def test_a_records_start_and_finish_are_told(db: DB) -> None:
-    sql(
-        db,
-        "UPDATE action_records SET success = false, error_message = 'no leader', completed_by = 'w1', "
-        "completed_at = now() WHERE id = 1",
-    )
-    assert last_event(db) == ("record_finished", 1, None, None, False, "w1", "no leader")
-    sql(
-        db,
-        "INSERT INTO action_records (proposal_id, success, completed_at, started_by) "
-        "VALUES (1, true, now(), 'w2')",
-    )
-    assert sql(db, f"{EVENTS} WHERE record_id = 2 ORDER BY id") == [
-        ("record_started", 2, None, None, None, "w2", None),
-        ("record_finished", 2, None, None, True, "raw SQL", None),
-    ]
+def test_an_event_knows_its_transaction(db: DB) -> None:
+    """Ids are given before the commit, so that only this tells what may still come before an event."""
+    with db.transaction():
+        sql(db, f"{INSERT}) {VALUES})")
+        sql(db, "UPDATE action_records SET success = true, completed_at = now()")
+        here = one(db, "SELECT pg_current_xact_id()::text::bigint")
+    told = sql(db, "SELECT transaction_id FROM action_events ORDER BY id")
+    assert told[2:] == [(here,), (here,)]
+    assert 0 < told[0][0] < told[1][0] < here
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "success = false",
-        "success = success",
-        "success = NULL, completed_at = NULL",
-        "error_message = 'x'",
-        "result_data = '{}'",
-        "completed_at = now()",
-        "completed_by = 'eve'",
-    ],
-)
-def test_an_outcome_is_final(db: DB, change: str) -> None:
-    sql(db, "UPDATE action_records SET success = true, completed_at = '2026-01-03'")
-    refused(db, f"UPDATE action_records SET {change}", "action_records_immutable")
-
-
-AS_FIRST = "INSERT INTO action_records (id, proposal_id) OVERRIDING SYSTEM VALUE VALUES (1, 1)"
-
-
-@pytest.mark.parametrize(
-    ("statement", "by"),
-    [
-        ("UPDATE action_records SET proposal_id = 2", "action_records_immutable"),
-        ("UPDATE action_records SET started_at = '2026-01-01'", "action_records_immutable"),
-        ("UPDATE action_records SET started_at = NULL", "action_records_immutable"),
-        ("UPDATE action_records SET started_by = 'eve'", "action_records_immutable"),
-        ("UPDATE action_records SET created_at = '2026-01-01'", "action_records_immutable"),
-        ("UPDATE action_records SET id = DEFAULT", "action_records_immutable"),
-        ("UPDATE action_records SET success = true", "action_records_immutable"),
-        ("UPDATE action_records SET completed_at = now()", "action_records_immutable"),
-        ("UPDATE action_records SET success = true, completed_at = 'infinity'", "_times"),
-        ("DELETE FROM action_records", "action_records_not_deleted"),
-        ("DELETE FROM action_records WHERE id = 7", "action_records_not_deleted"),
-        ("TRUNCATE action_records CASCADE", "action_records_not_deleted"),
-        (AS_FIRST, "pk_action_records"),
-        (f"{AS_FIRST} ON CONFLICT (id) DO UPDATE SET proposal_id = 2", "action_records_immutable"),
-        (f"{AS_FIRST} ON CONFLICT (id) DO UPDATE SET success = true", "action_records_immutable"),
-        (AS_FIRST.replace("(1, 1)", "(-1, 1)"), "ck_action_records_id"),
-        ("INSERT INTO action_records (proposal_id) VALUES (77)", "fk_action_records_proposal_id"),
-        ("INSERT INTO action_records (proposal_id, success) VALUES (1, true)", "_outcome_dated"),
-        (
-            "INSERT INTO action_records (proposal_id, completed_at) VALUES (1, now())",
-            "_outcome_dated",
-        ),
-    ],
-)
-def test_a_record_is_neither_edited_nor_deleted_nor_made_up(
-    db: DB, statement: str, by: str
-) -> None:
-    sql(db, f"{INSERT}) {VALUES})")
-    refused(db, statement, by)
+def test_who_listens_is_woken_by_what_is_committed(db: DB, server_ledger: str) -> None:
+    with connected(server_ledger) as listener:
+        sql(listener, "LISTEN operator_core_events")
+        with db.transaction(force_rollback=True):
+            sql(db, "UPDATE action_proposals SET status = 'cancelled'")
+        sql(db, "UPDATE action_proposals SET last_error = 'no event'")
+        sql(db, "NOTIFY operator_core_events, 'the end of what was to be silent'")
+        sql(db, f"{INSERT}) {VALUES}), ('b', '{{}}', 'r', now())")
+        sql(db, "UPDATE action_records SET success = true, completed_at = now()")
+        heard = [each.payload for each in listener.notifies(timeout=10, stop_after=3)]
+    assert heard == ["the end of what was to be silent", "", ""]
 
 
 EVENT = "INSERT INTO action_events (proposal_id, event_type, actor, occurred_at) "

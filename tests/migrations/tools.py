@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ def catalogue(path: Path, *, version_table: bool = True) -> Rows:
 
 
 def rows_of(path: Path, table: str, columns: str = "*") -> Rows:
-    return query(path, f"SELECT {columns} FROM {table} ORDER BY id")
+    return query(path, f"SELECT {columns} FROM {table} ORDER BY rowid")
 
 
 def contents(path: Path, tables: Sequence[str] = TABLES) -> dict[str, Rows]:
@@ -139,43 +140,49 @@ def copy_of_tree(folder: Path) -> Path:
 
 
 _AT_ONCE = """
-import sys
+import os, sys, traceback
+count, folder = int(sys.argv[1]), sys.argv[2]
+del sys.argv[1:3]
 {code}
-print("ready", flush=True)
-sys.stdin.readline()
-act(*sys.argv[1:])
+barrier, lift = os.pipe()
+children = []
+for number in range(count):
+    child = os.fork()
+    if child:
+        children.append(child)
+        continue
+    os.close(lift)
+    os.dup2(os.open(os.path.join(folder, str(number)), os.O_WRONLY | os.O_CREAT), 2)
+    status = 1
+    try:
+        os.read(barrier, 1)
+        act(*sys.argv[1:])
+        status = 0
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else left.code is not None
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status & 255)
+os.close(lift)
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
 
 
 def at_once(count: int, code: str, *args: object, cwd: Path = ROOT) -> list[tuple[int, str]]:
     """Runs `act(*args)`, which `code` defines, in `count` processes that all start at one moment.
 
-    Each has imported all it needs when the barrier falls. Gives back exit status and complaints.
+    They are forks of one that has imported all that `code` does and opened nothing, so that they cost
+    what they do, and wait for one pipe to be closed. Gives back exit status and complaints.
     """
-    script = _AT_ONCE.format(code=code)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, args)],
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(count)
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-    ended: list[tuple[int, str]] = []
-    for child in children:
-        _, complaints = child.communicate(timeout=110)
-        ended.append((child.returncode, complaints))
-    return ended
+    with tempfile.TemporaryDirectory() as folder:
+        script = _AT_ONCE.format(code=code)
+        done = run(
+            sys.executable, "-c", script, str(count), folder, *map(str, args), cwd=cwd
+        ).stdout.splitlines()[-1]
+        complaints = [(Path(folder) / str(number)).read_text() for number in range(count)]
+    return [(int(status), each) for status, each in zip(done.split(), complaints, strict=True)]
 
 
 UPGRADE = """

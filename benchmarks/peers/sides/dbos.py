@@ -1,4 +1,4 @@
-"""DBOS, as its guide says: a workflow of one step, awaited. It runs what the others only write down."""
+"""DBOS, as its guide says: a workflow of one step, awaited. It is written down, taken and ended in one call."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,11 +23,10 @@ class _Client:
     def prepare(self, job: Job) -> Job:
         return job
 
+    prepare_due = prepare
+
     async def create(self, prepared: Job) -> str:
         return await _workflow(prepared)
-
-    async def create_many(self, prepared: list[Job]) -> object:
-        raise NotImplementedError
 
 
 @asynccontextmanager
@@ -52,4 +51,6 @@ async def _install(url: str, _: list[Job]) -> Answer:
 
 
 if __name__ == "__main__":
-    serve({"install": _install, **works.of(_open)})
+    # A call is all of it, and the only way to have a part.
+    whole = works.of(_open)["create"]
+    serve({"install": _install, "create": whole, "cycle": whole, "create_and_cycle": whole})

@@ -1,22 +1,51 @@
 """operator-core, as its guide says: `ActionDB` with a pool, its verbs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from benchmarks.peers import works
 from benchmarks.peers.worker import Answer, Job, serve, versions
-from operator_core.actions.types import ActionProposal
+from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db import ActionDB, migrate
+
+_WORKER = "worker-1"
 
 
 class _Client:
     def __init__(self, db: ActionDB) -> None:
+        self._db = db
         self.create = db.create_proposal
         self.create_many = db.create_proposals
 
     def prepare(self, job: Job) -> ActionProposal:
         return ActionProposal(**job)
+
+    def prepare_due(self, job: Job) -> ActionProposal:
+        return ActionProposal(**job, status=ActionStatus.VALIDATED)
+
+    async def cycle(self) -> None:
+        (claim,) = await self._db.claim(_WORKER)
+        await self._db.complete(claim.record.id)
+
+    async def drain(self, batch: int) -> works.Drained:
+        count = 0
+        start = time.perf_counter()
+        claims = await self._db.claim(_WORKER, limit=batch)
+        while claims:
+            # The next ones are on their way while these end.
+            done = [claim.record.id for claim in claims]
+            claims, lost = await asyncio.gather(
+                self._db.claim(_WORKER, limit=batch), self._db.complete_many(done)
+            )
+            assert not lost
+            count += len(done)
+        return count, time.perf_counter() - start
+
+    async def unfinished(self) -> int:
+        counts = await self._db.count_proposals()
+        return sum(counts.values()) - counts[ActionStatus.COMPLETED]
 
 
 @asynccontextmanager

@@ -1,15 +1,23 @@
 """pgqueuer, as its documentation says: one asyncpg connection, or for many tasks its driver over a pool.
 
-The advised `pgq autovac` is part of the installation.
+A QueueManager always has a connection of its own, and drains as in pgqueuer's own benchmark. The advised
+`pgq autovac` is part of the installation.
 """
 
 import json
+import time
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import asyncpg
+from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
-from pgqueuer.queries import Queries
+from pgqueuer.models import Job as Taken
+from pgqueuer.queries import EntrypointExecutionParameter, Queries
+from pgqueuer.types import QueueEntrypoint, QueueExecutionMode, QueueManagerId
 
 from benchmarks.peers import works
 from benchmarks.peers.worker import Answer, Job, serve, versions
@@ -17,13 +25,39 @@ from benchmarks.peers.worker import Answer, Job, serve, versions
 _Prepared = tuple[str, bytes]
 
 
+_NAME = "transfer_leader"
+_WANTED = {QueueEntrypoint(_NAME): EntrypointExecutionParameter(concurrency_limit=0)}
+_MANAGER = QueueManagerId(uuid.uuid4())
+# QueueManager.run's own default.
+_HEARTBEAT = timedelta(seconds=30)
+
+
+class _Clocked(Queries):
+    """Knows when the first was taken and the last has ended, as a manager's start and end take time too."""
+
+    first: float | None = None
+    last: float = 0.0
+
+    async def dequeue(self, *arguments: Any, **named: Any) -> list[Taken]:
+        if self.first is None:
+            self.first = time.perf_counter()
+        return await super().dequeue(*arguments, **named)
+
+    async def log_jobs(self, job_status: Any) -> None:
+        await super().log_jobs(job_status)
+        self.last = time.perf_counter()
+
+
 class _Client:
-    def __init__(self, queries: Queries) -> None:
+    def __init__(self, queries: Queries, own: AsyncpgDriver) -> None:
         self._queries = queries
+        self._own = own
 
     def prepare(self, job: Job) -> _Prepared:
         payload = {name: value for name, value in job.items() if name != "action_name"}
         return job["action_name"], json.dumps(payload).encode()
+
+    prepare_due = prepare
 
     async def create(self, prepared: _Prepared) -> object:
         return await self._queries.enqueue(*prepared)
@@ -32,18 +66,40 @@ class _Client:
         names, payloads = zip(*prepared, strict=True)
         return await self._queries.enqueue(list(names), list(payloads), [0] * len(prepared))
 
+    async def cycle(self) -> None:
+        (job,) = await self._queries.dequeue(1, _WANTED, _MANAGER, None, _HEARTBEAT)
+        await self._queries.log_jobs([(job, "successful", None)])
+
+    async def drain(self, batch: int) -> works.Drained:
+        count = 0
+        queries = _Clocked(self._own)
+        pgq = PgQueuer(self._own, queries=queries)
+
+        @pgq.entrypoint(_NAME)
+        async def act(job: Taken) -> None:
+            nonlocal count
+            count += 1
+
+        await pgq.qm.run(batch_size=batch, mode=QueueExecutionMode.drain)
+        assert queries.first is not None
+        return count, queries.last - queries.first
+
+    async def unfinished(self) -> int:
+        # Those that end leave the queue for the log.
+        return sum(each.count for each in await self._queries.queue_size())
+
 
 @asynccontextmanager
 async def _open(url: str, connections: int) -> AsyncIterator[_Client]:
-    if connections > 1:
-        async with asyncpg.create_pool(url, min_size=connections, max_size=connections) as pool:
-            yield _Client(Queries(AsyncpgPoolDriver(pool)))
-        return
-    conn = await asyncpg.connect(url)
-    try:
-        yield _Client(Queries(AsyncpgDriver(conn)))
-    finally:
-        await conn.close()
+    async with AsyncExitStack() as stack:
+        conn = await asyncpg.connect(url)
+        stack.push_async_callback(conn.close)
+        own = AsyncpgDriver(conn)
+        if connections == 1:
+            yield _Client(Queries(own), own)
+            return
+        pool = asyncpg.create_pool(url, min_size=connections, max_size=connections)
+        yield _Client(Queries(AsyncpgPoolDriver(await stack.enter_async_context(pool))), own)
 
 
 async def _install(url: str, _: list[Job]) -> Answer:

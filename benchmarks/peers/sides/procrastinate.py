@@ -1,10 +1,12 @@
-"""procrastinate, as its documentation says: a PsycopgConnector, the app open, a task that is deferred."""
+"""procrastinate, as its documentation says: a PsycopgConnector, the app open, a task that is deferred, a worker."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from procrastinate import App, PsycopgConnector
+from procrastinate.jobs import Status
 from procrastinate.tasks import Task
 
 from benchmarks.peers import works
@@ -12,17 +14,40 @@ from benchmarks.peers.worker import Answer, Job, serve, versions
 
 
 class _Client:
-    def __init__(self, task: Task) -> None:
+    def __init__(self, app: App, task: Task, worker_id: int) -> None:
+        self._app = app
         self._task = task
+        self._worker_id = worker_id
+        self.ended = 0
 
     def prepare(self, job: Job) -> dict[str, Any]:
         return {name: value for name, value in job.items() if name != "action_name"}
+
+    prepare_due = prepare
 
     async def create(self, prepared: dict[str, Any]) -> int:
         return await self._task.defer_async(**prepared)
 
     async def create_many(self, prepared: list[dict[str, Any]]) -> list[int]:
         return await self._task.batch_defer_async(*prepared)
+
+    async def cycle(self) -> None:
+        job = await self._app.job_manager.fetch_job(None, self._worker_id)
+        assert job is not None
+        await self._app.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+
+    async def drain(self, batch: int) -> works.Drained:
+        # A worker takes one at a time, and does as many at once as there are connections.
+        self.ended = 0
+        start = time.perf_counter()
+        await self._app.run_worker_async(
+            concurrency=works.POOL, wait=False, install_signal_handlers=False
+        )
+        return self.ended, time.perf_counter() - start
+
+    async def unfinished(self) -> int:
+        queues = await self._app.job_manager.list_queues_async()
+        return sum(each["jobs_count"] - each["succeeded"] for each in queues)
 
 
 def _app(url: str, connections: int) -> App:
@@ -35,10 +60,12 @@ async def _open(url: str, connections: int) -> AsyncIterator[_Client]:
     app = _app(url, connections)
 
     @app.task(queue="actions", name="transfer_leader")
-    async def act(parameters: dict[str, Any], reason: str, proposed_by: str) -> None: ...
+    async def act(parameters: dict[str, Any], reason: str, proposed_by: str) -> None:
+        client.ended += 1
 
     async with app.open_async():
-        yield _Client(act)
+        client = _Client(app, act, await app.job_manager.register_worker())
+        yield client
 
 
 async def _install(url: str, _: list[Job]) -> Answer:

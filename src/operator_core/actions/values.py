@@ -192,7 +192,7 @@ Reason: TypeAlias = Annotated[str, _text(MAX_REASON, _NOT_BLANK)]
 LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
 Priority: TypeAlias = Annotated[int, Field(strict=True, ge=-32768, le=32767)]
 Retries: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)]
-Seconds: TypeAlias = Annotated[float, Field(ge=0, le=MAX_DELAY, allow_inf_nan=False)]
+Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=MAX_DELAY, allow_inf_nan=False)]
 Dependencies: TypeAlias = Annotated[
     tuple[Identifier, ...], Field(max_length=MAX_DEPENDENCIES), AfterValidator(_once)
 ]

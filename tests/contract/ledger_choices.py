@@ -1,0 +1,88 @@
+"""What a caller of a ledger may say next, as its model stands."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition
+
+from operator_core.actions import ActionStatus
+from tests.conftest import proposal
+from tests.contract.ledger_model import Model
+
+S = ActionStatus
+
+PAST = [datetime(2001, 1, day, tzinfo=UTC) for day in (1, 2)]
+FAR = datetime(2200, 1, 1, tzinfo=UTC)
+UNKNOWN = 10**9
+WORKERS = ("alice", "bob")
+SHORT, LONG = timedelta(milliseconds=1), timedelta(days=1)
+NEVER = 604_800.0
+"""A retry's delay that does not end during a test, unless jitter makes it short."""
+
+
+def drawn(of: Callable[[Model], Sequence[int]]) -> st.SearchStrategy[int]:
+    """One of the ids that are of interest as the model stands, or one that nothing has."""
+    return st.runner().flatmap(lambda machine: st.sampled_from(of(machine.model) or [UNKNOWN]))
+
+
+def some(of: Callable[[Model], object]) -> Callable[[Any], Any]:
+    return precondition(lambda machine: of(machine.model))
+
+
+def among(*statuses: ActionStatus) -> Callable[[Model], list[int]]:
+    return lambda model: [p.id for p in model.proposals.values() if p.status in statuses]
+
+
+def to_be_retried(model: Model) -> list[int]:
+    return [id for id in among(S.FAILED)(model) if model.proposals[id].retried]
+
+
+def open_ids(model: Model) -> list[int]:
+    return [each.id for each in model.open_records()]
+
+
+def silent(model: Model) -> list[int]:
+    return [each.id for each in model.open_records() if each.lapsed]
+
+
+def executed(model: Model) -> list[int]:
+    """Proposals that a worker is at."""
+    return [each.proposal_id for each in model.open_records() if model.held(each)]
+
+
+def likely(*of: Callable[[Model], list[int]], among: str = "proposals") -> st.SearchStrategy[int]:
+    """One of these mostly: what anything else is asked to do is refused, and leads nowhere."""
+
+    def every(model: Model) -> list[int]:
+        return [*getattr(model, among), UNKNOWN]
+
+    return st.one_of(
+        *(drawn(lambda model, ids=ids: ids(model) or every(model)) for ids in of), drawn(every)
+    )
+
+
+def taken_away(model: Model) -> list[int]:
+    """Executions that are open, and by which their proposals are no longer moved."""
+    return [each.id for each in model.open_records() if not model.held(each)]
+
+
+RECORD = likely(open_ids, open_ids, taken_away, among="records")
+RECORDS_AT_ONCE = st.lists(RECORD, max_size=5, unique=True)
+RESULT = st.sampled_from([None, {"rows": 1}])
+LAPSES = st.sampled_from([False, False, True])
+TO_MAKE = st.builds(
+    proposal,
+    st.sampled_from(["move", "split"]),
+    priority=st.sampled_from([0, 0, 3, -1]),
+    status=st.sampled_from([S.VALIDATED] * 8 + [S.PROPOSED] * 2 + [S.FAILED, S.EXECUTING]),
+    scheduled_at=st.sampled_from([None, None, None, *PAST, FAR]),
+    expires_at=st.sampled_from([None, None, None, None, FAR, PAST[0]]),
+    max_retries=st.integers(0, 3),
+    retry_delay=st.sampled_from([0.0, 0.0, 0.0, NEVER]),
+    max_retry_delay=st.just(NEVER),
+)
+
+sometimes = precondition(lambda machine: machine.steps % 8 == 7)
+"""For what would undo too much of the work of others if it were as frequent."""

@@ -1,0 +1,355 @@
+"""A state machine of a ledger's callers: each step on a real ledger and on its model, which must agree."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from sqlalchemy import Connection, insert, select, update
+
+from operator_core.actions import ActionProposal, ActionStatus, Claim, LeaseLost, NotFound
+from operator_core.db import ActionDB
+from operator_core.db.base import written_now
+from operator_core.db.tables import PROPOSALS, RECORDS
+from tests.conftest import proposal
+from tests.contract.ledger_choices import (
+    FAR,
+    LAPSES,
+    LONG,
+    PAST,
+    RECORD,
+    RECORDS_AT_ONCE,
+    RESULT,
+    SHORT,
+    TO_MAKE,
+    WORKERS,
+    among,
+    drawn,
+    executed,
+    likely,
+    open_ids,
+    silent,
+    some,
+    sometimes,
+    to_be_retried,
+)
+from tests.contract.ledger_model import Model, Proposal, Record, Refusal, Replay
+
+T = TypeVar("T")
+S = ActionStatus
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Callers and workers of one ledger, one call after another."""
+
+    def __init__(self, place: str | Path) -> None:
+        super().__init__()
+        self.place = place
+        self.model = Model(sweeps_first="://" not in str(place))
+        self.replay = Replay()
+        self.steps = 0
+        self.runner = asyncio.Runner()
+        self.db = self.run(ActionDB(place).open())
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        # Runner.run() would set a handler for signals each time, which takes as long as the call.
+        return self.runner.get_loop().run_until_complete(call)
+
+    def raw(self, statement: Any) -> Any:
+        """Another tool's SQL, beside the facade; the triggers are awake."""
+
+        def unit(conn: Connection) -> Any:
+            result = conn.execute(statement)
+            return result.all() if result.returns_rows else []
+
+        return self.run(self.db._units.write(unit))
+
+    def hear(self) -> dict[int, datetime]:
+        """Follows the history; when each proposal failed last."""
+        self.replay.apply(self.run(self.db.history(after=self.replay.last)))
+        return self.replay.failed_at
+
+    def check(self, expected: Refusal, call: Coroutine[Any, Any, object]) -> None:
+        if expected is None:
+            self.run(call)
+            return
+        with pytest.raises(expected) as caught:
+            self.run(call)
+        assert caught.type is expected
+
+    def wait_for(self, lapsing: Sequence[int]) -> None:
+        """Until leases of a millisecond have run out by the database's clock."""
+        late = time.monotonic() + 5
+        silent = select(RECORDS.c.id).where(
+            RECORDS.c.id.in_(lapsing), RECORDS.c.lease_expires_at <= written_now()
+        )
+        while len(self.raw(silent)) < len(lapsing):
+            assert time.monotonic() < late, "a short lease does not run out"
+
+    # ------ who proposes and who decides
+
+    @initialize(made=st.lists(TO_MAKE, min_size=4, max_size=8), damaged=st.booleans())
+    def begin(self, made: list[ActionProposal], damaged: bool) -> None:
+        self.propose(made)
+        if damaged:
+            self.damage()
+
+    @rule(made=st.lists(TO_MAKE, min_size=1, max_size=3))
+    def propose(self, made: list[ActionProposal]) -> None:
+        for row in self.run(self.db.create_proposals(made)):
+            self._add(row, row.status, "agent", readable=True)
+
+    @sometimes
+    @rule()
+    def damage(self) -> None:
+        values = {"parameters": "[]", "reason": "by hand", "status": "validated", "priority": 9}
+        statement = insert(PROPOSALS).values(action_name="move", proposed_at=PAST[0], **values)
+        ((id,),) = self.raw(statement.returning(PROPOSALS.c.id))
+        self._add(proposal("move", id=id), S.VALIDATED, "raw SQL", readable=False)
+
+    def _add(self, row: ActionProposal, status: ActionStatus, by: str, *, readable: bool) -> None:
+        made = Proposal(row, status, by, row.scheduled_at == FAR, row.expires_at in PAST, readable)
+        self.model.proposals[made.id] = made
+
+    @some(among(S.PROPOSED))
+    @rule(id=drawn(among(S.PROPOSED)))
+    def validate(self, id: int) -> None:
+        self.move(id, S.VALIDATED, None)
+
+    @rule(
+        id=likely(among(S.VALIDATED, S.EXECUTING)),
+        status=st.sampled_from(ActionStatus),
+        off=st.sampled_from([None, None, None, 0, -1, 1]),
+    )
+    def move(self, id: int, status: ActionStatus, off: int | None) -> None:
+        found = self.model.proposals.get(id)
+        version = None if off is None else max(1, (found.version if found else 1) + off)
+        expected = self.model.move(id, status, "carol", version)
+        self.check(
+            expected,
+            self.db.update_proposal_status(id, status, actor="carol", expected_version=version),
+        )
+
+    @rule(id=likely(among(S.FAILED)))
+    def retry(self, id: int) -> None:
+        expected = self.model.move(id, S.VALIDATED, "carol", None, retry=True)
+        self.check(expected, self.db.retry(id, actor="carol"))
+
+    @some(executed)
+    @rule(id=drawn(executed), to=st.sampled_from([S.FAILED, S.CANCELLED]), again=st.booleans())
+    def take_away(self, id: int, to: ActionStatus, again: bool) -> None:
+        """Somebody decides over the head of a worker, who goes on; another may begin."""
+        held = max(each.id for each in self.model.open_records() if each.proposal_id == id)
+        self.move(id, to, None)
+        if to is S.FAILED and again:
+            self.retry(id)
+            self.claim_whatever_is_due("bob")
+        self.heartbeat(held, lapses=False)
+
+    @sometimes
+    @rule()
+    def cancel_all_pending(self) -> None:
+        expected = self.model.cancel_pending("carol")
+        assert self.run(self.db.cancel_all_pending(actor="carol")) == expected
+
+    # ------ workers
+
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        limit=st.sampled_from([1, 1, 2, 3, 20]),
+        names=st.sampled_from([None, None, ("split",), ("move",), ("move", "split")]),
+        lapses=LAPSES,
+    )
+    def claim(self, worker: str, limit: int, names: Sequence[str] | None, lapses: bool) -> None:
+        if len(silent(self.model)) > 1:
+            # Which of them failed first is chance; `_settle` makes it certain.
+            self.recover_expired()
+            self.proposals_are_as_the_model_says()
+        # On a server one of a millisecond might run out before what is overdue is seen to.
+        lapses = lapses and (self.model.sweeps_first or not self.model.overdue())
+        lease = SHORT if lapses else LONG
+        taken = self.run(self.db.claim(worker, limit=limit, lease=lease, action_names=names))
+        expected = self.model.claim(worker, limit, names, self.hear())
+        assert [claim.proposal.id for claim in taken] == expected
+        for claim in taken:
+            self._start(claim, worker, lapses)
+        if lapses:
+            self.wait_for([claim.record.id or 0 for claim in taken])
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def claim_whatever_is_due(self, worker: str) -> None:
+        self.claim(worker, 20, None, lapses=False)
+
+    def _start(self, claim: Claim, worker: str, lapsed: bool) -> None:
+        record, known = claim.record, self.model.proposals[claim.proposal.id or 0]
+        assert claim.proposal.status is S.EXECUTING
+        assert (claim.proposal.version, record.worker) == (known.version, worker)
+        assert record.proposal_id == known.id
+        assert record.id not in (None, *self.model.records)
+        self.model.records[record.id] = Record(record.id, known.id, worker, lapsed)
+
+    @some(lambda model: model.records)
+    @rule(id=RECORD, lapses=LAPSES)
+    def heartbeat(self, id: int, lapses: bool) -> None:
+        expected = self.model.heartbeat(id, lapsed=lapses)
+        self.check(expected, self.db.heartbeat(id, SHORT if lapses else LONG))
+        if lapses and expected is None:
+            self.wait_for([id])
+
+    @some(open_ids)
+    @rule(id=drawn(open_ids))
+    def fall_silent(self, id: int) -> None:
+        lapse = {"lease_expires_at": PAST[0]}
+        self.raw(update(RECORDS).where(RECORDS.c.id == id).values(lapse))
+        self.model.records[id].lapsed = True
+
+    @some(lambda model: model.records)
+    @rule(id=RECORD, result=RESULT)
+    def complete(self, id: int, result: dict[str, Any] | None) -> None:
+        self.check(self.model.end(id, None, result), self.db.complete(id, result))
+
+    @some(lambda model: model.records)
+    @rule(id=RECORD, result=RESULT)
+    def fail(self, id: int, result: dict[str, Any] | None) -> None:
+        self.check(self.model.end(id, "boom", result), self.db.fail(id, "boom", result))
+
+    @some(lambda model: model.records)
+    @rule(ids=RECORDS_AT_ONCE, result=RESULT)
+    def complete_many(self, ids: list[int], result: dict[str, Any] | None) -> None:
+        lost = self.run(self.db.complete_many(dict.fromkeys(ids, result) if result else ids))
+        assert lost == [id for id in ids if self.model.end(id, None, result) is not None]
+
+    @some(lambda model: model.records)
+    @rule(ids=RECORDS_AT_ONCE)
+    def fail_many(self, ids: list[int]) -> None:
+        lost = self.run(self.db.fail_many(dict.fromkeys(ids, "boom")))
+        assert lost == [id for id in ids if self.model.end(id, "boom", None) is not None]
+
+    @some(lambda model: model.records)
+    @rule(id=RECORD, error=st.sampled_from([None, "boom"]))
+    def end_twice_at_once(self, id: int, error: str | None) -> None:
+        def end() -> Coroutine[Any, Any, None]:
+            return self.db.complete(id) if error is None else self.db.fail(id, error)
+
+        async def both() -> list[Any]:
+            # Alike, so that it is the same afterwards whoever wins: steps are run again.
+            return await asyncio.gather(end(), end(), return_exceptions=True)
+
+        outcomes = self.run(both())
+        first = self.model.end(id, error, None)
+        second = NotFound if first is NotFound else LeaseLost
+        expected = [first or type(None), second]
+        assert sorted(map(type, outcomes), key=repr) == sorted(expected, key=repr)
+
+    # ------ time, and the ledger itself
+
+    @some(silent)
+    @rule()
+    def recover_expired(self) -> None:
+        ended = self.run(self.db.recover_expired())
+        assert [each.id for each in ended] == self.model.recover(self.hear())
+        assert all(each.outcome_unknown and each.success is None for each in ended)
+
+    @some(to_be_retried)
+    @rule(id=drawn(to_be_retried), due=st.sampled_from([*PAST, FAR]))
+    def put_off(self, id: int, due: datetime) -> None:
+        self.raw(update(PROPOSALS).where(PROPOSALS.c.id == id).values(next_retry_at=due))
+        known = self.model.proposals[id]
+        known.retry_due, known.retry_at, known.settled = due != FAR, due, True
+        known.version += 1
+
+    @sometimes
+    @precondition(lambda machine: machine.place != ":memory:")
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.db.close())
+        self.db = self.run(ActionDB(self.place).open())
+
+    # ------ what holds after every step
+
+    @invariant()
+    def proposals_are_as_the_model_says(self) -> None:
+        self.steps += 1
+        self.hear()
+        found = self.run(self.db.list_proposals())
+        known = self.model.proposals.values()
+        assert [row.id for row in found] == [p.id for p in reversed(known) if p.readable]
+        assert {row.id for row in found.corrupt} == {p.id for p in known if not p.readable}
+        for row in found:
+            self._compare(self.model.proposals[row.id or 0], row)
+
+    def _compare(self, known: Proposal, row: ActionProposal) -> None:
+        state = (row.status, row.version, row.retry_count, row.last_error)
+        assert state == (known.status, known.version, known.retry_count, known.last_error)
+        assert row.retry_count <= row.max_retries
+        if row.status not in (S.FAILED, S.VALIDATED):
+            return
+        assert (row.next_retry_at is not None) == known.retried
+        if known.retried and not known.settled:
+            self._settle(known, row)
+
+    def _settle(self, known: Proposal, row: ActionProposal) -> None:
+        """Checks a retry's delay, and puts in its place a time that is the same in each run."""
+        assert row.next_retry_at is not None
+        waits = row.next_retry_at - self.replay.failed_at[known.id]
+        longest = timedelta(seconds=row.retry_delay)
+        assert -timedelta(seconds=1) <= waits <= longest + timedelta(seconds=1)
+        due = PAST[0] + timedelta(seconds=self.steps) if known.retry_due else FAR
+        self.put_off(known.id, due)
+
+    @invariant()
+    def executions_are_as_the_model_says(self) -> None:
+        row = RECORDS.c
+        lapsed = (row.lease_expires_at <= written_now()).label("lapsed")
+        columns = (row.id, row.proposal_id, row.worker, row.completed_by, row.success)
+        more = (row.outcome_unknown, row.error_message, row.completed_at, lapsed)
+        for found in self.raw(select(*columns, *more).order_by(row.id)):
+            known = self.model.records[found.id]
+            assert found[1:4] == (known.proposal_id, known.worker, known.ended_by)
+            assert found[4:7] == (known.success, known.unknown, known.error)
+            assert (found.completed_at is None) == (known.ended_by is None)
+            assert known.ended_by is not None or bool(found.lapsed) == known.lapsed
+
+    @invariant()
+    def the_history_tells_the_same(self) -> None:
+        self._compare_with(self.replay)
+
+    def _compare_with(self, replay: Replay) -> None:
+        known = self.model.proposals
+        assert replay.statuses == {id: each.status for id, each in known.items()}
+        assert replay.moved_by == {id: each.moved_by for id, each in known.items()}
+        assert replay.records == {
+            id: (each.worker, each.ended_by, each.success, each.error)
+            for id, each in self.model.records.items()
+        }
+
+    def teardown(self) -> None:
+        try:
+            if sys.exception() is None:
+                self.look_back()
+        finally:
+            self.run(self.db.close())
+            self.runner.close()
+
+    def look_back(self) -> None:
+        """The whole history once more from its beginning, and each execution as callers see it."""
+        replay = Replay()
+        replay.apply(self.run(self.db.history()))
+        self._compare_with(replay)
+        for known in self.model.records.values():
+            row = self.run(self.db.get_record(known.id))
+            assert row is not None
+            assert (row.success, row.outcome_unknown) == (known.success, known.unknown)
+            assert (row.result_data, row.worker) == (known.result, known.worker)

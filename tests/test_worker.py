@@ -1,0 +1,331 @@
+"""`run_worker`: claims what it has a handler for, and every start has its end in the ledger."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from operator_core.actions import ActionProposal, ActionRecord, ActionStatus, InvalidValue, NotOpen
+from operator_core.db import ActionDB
+from operator_core.worker import run_worker
+from tests.conftest import proposal
+
+PATIENCE: Final = 60.0
+
+S = ActionStatus
+
+TWO: Final = pytest.mark.parametrize("backend", ["file", "postgresql"], indirect=True)
+"""The loop is the same on all; these are the two that ledgers mostly are on."""
+
+
+async def validated(db: ActionDB, name: str = "restart", **fields: Any) -> int:
+    made = await db.create_proposal(proposal(name, status=S.VALIDATED, **fields))
+    assert made.id is not None
+    return made.id
+
+
+@asynccontextmanager
+async def working(
+    db: ActionDB, handlers: Mapping[str, Any], **options: Any
+) -> AsyncIterator["asyncio.Task[int]"]:
+    """A worker that works during the block, and is stopped at its end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_worker(db, handlers, worker="w-1", stop=stop, **options))
+    try:
+        yield task
+        stop.set()
+        await asyncio.wait_for(task, PATIENCE)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def ended(db: ActionDB, id: int) -> tuple[ActionProposal, ActionRecord]:
+    found = await db.wait_for(id, timeout=30)
+    return found, (await db.get_records_for_proposal(id))[-1]
+
+
+async def test_handlers_of_both_kinds_are_run_and_their_results_kept(db: ActionDB) -> None:
+    threads: list[threading.Thread] = []
+
+    async def restart(it: ActionProposal) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return {"restarted": it.parameters["host"]}
+
+    def drain(it: ActionProposal) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return {"drained": it.parameters["host"]}
+
+    def nothing(_: ActionProposal) -> None:
+        pass
+
+    async def late(it: ActionProposal) -> dict[str, Any]:
+        return {"late": it.id}
+
+    def call(function: Any, it: ActionProposal) -> Any:
+        return function(it)
+
+    handlers = {"restart": restart, "drain": drain, "nothing": nothing, "late": partial(call, late)}
+    ids = [await validated(db, name, parameters={"host": "web-1"}) for name in handlers]
+    async with working(db, handlers) as task:
+        results = [(await ended(db, id))[1] for id in ids]
+    assert await task == 4
+    assert [record.result_data for record in results] == [
+        {"restarted": "web-1"},
+        {"drained": "web-1"},
+        None,
+        {"late": ids[3]},
+    ]
+    assert {(record.success, record.worker) for record in results} == {(True, "w-1")}
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()
+
+
+@TWO
+async def test_what_a_handler_raises_is_the_failure(db: ActionDB) -> None:
+    async def restart(_: ActionProposal) -> None:
+        raise ConnectionError("web-1 does not answer")
+
+    def drain(_: ActionProposal) -> None:
+        raise KeyError
+
+    ids = [await validated(db, "restart"), await validated(db, "drain")]
+    async with working(db, {"restart": restart, "drain": drain}):
+        (first, record), (second, _) = [await ended(db, id) for id in ids]
+    assert (first.status, first.last_error) == (S.FAILED, "ConnectionError: web-1 does not answer")
+    assert (record.success, record.error_message) == (False, first.last_error)
+    assert (second.status, second.last_error) == (S.FAILED, "KeyError")
+
+
+@pytest.mark.parametrize("result", ["restarted", {"load": float("nan")}, {1: 2}])
+async def test_a_result_that_is_none_is_a_failure_too(result: Any) -> None:
+    async def restart(_: ActionProposal) -> Any:
+        return result
+
+    async with ActionDB(":memory:") as db:
+        id = await validated(db)
+        async with working(db, {"restart": restart}):
+            found = await db.wait_for(id, timeout=1)
+    assert found.status is S.FAILED
+    assert "result_data" in (found.last_error or "")
+
+
+@TWO
+async def test_what_may_be_run_again_is(db: ActionDB) -> None:
+    tries: list[int] = []
+
+    async def restart(it: ActionProposal) -> None:
+        tries.append(it.retry_count)
+        if len(tries) < 3:
+            raise ConnectionError
+
+    id = await validated(db, max_retries=5, retry_delay=0)
+    async with working(db, {"restart": restart}) as task:
+        assert (await ended(db, id))[0].status is S.COMPLETED
+    assert tries == [0, 1, 2]
+    assert await task == 3
+
+
+@TWO
+async def test_only_what_has_a_handler_is_claimed(db: ActionDB) -> None:
+    async def restart(_: ActionProposal) -> None:
+        pass
+
+    others = [await validated(db, name) for name in ("drain", "restar", "restart ", "RESTART")]
+    id = await validated(db)
+    async with working(db, {"restart": restart}, concurrency=4) as task:
+        await ended(db, id)
+    assert await task == 1
+    assert [each and each.status for each in [await db.get_proposal(id) for id in others]] == (
+        [S.VALIDATED] * 4
+    )
+
+
+@TWO
+async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
+    running, most = 0, 0
+    full = asyncio.Event()
+
+    async def restart(_: ActionProposal) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 3:
+            full.set()
+        # All three are there before the first goes.
+        await full.wait()
+        await asyncio.sleep(0.002)
+        running -= 1
+
+    ids = [await validated(db) for _ in range(12)]
+    async with working(db, {"restart": restart}, concurrency=3) as task:
+        await asyncio.wait_for(full.wait(), 30)
+        found = await db.count_proposals()
+        assert (found[S.EXECUTING], found[S.VALIDATED]) == (3, 9)
+        for id in ids:
+            await ended(db, id)
+    assert (most, await task) == (3, 12)
+
+
+@TWO
+async def test_a_lost_lease_cancels_the_handler_and_changes_nothing(db: ActionDB) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def restart(_: ActionProposal) -> dict[str, Any]:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return {}
+
+    id = await validated(db)
+    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)) as task:
+        await asyncio.wait_for(begun.wait(), 30)
+        # It is alive, and nevertheless somebody says how it ended.
+        (record,) = await db.get_records_for_proposal(id)
+        await db.fail(record.id, "ended by somebody else")
+        before = await db.history(id), await db.get_records_for_proposal(id)
+        await asyncio.wait_for(cancelled.wait(), 30)
+        # And the worker goes on.
+        begun.clear()
+        other = await validated(db)
+        await asyncio.wait_for(begun.wait(), 30)
+        assert (await db.history(id), await db.get_records_for_proposal(id)) == before
+        await db.update_proposal_status(other, S.CANCELLED)
+    assert await task == 2
+    assert (await db.history(id), await db.get_records_for_proposal(id)) == before
+    assert not task.cancelled()
+
+
+@TWO
+async def test_the_result_of_a_thread_whose_lease_is_lost_is_dropped(db: ActionDB) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def restart(_: ActionProposal) -> dict[str, Any]:
+        begun.set()
+        go_on.wait(30)
+        return {"too": "late"}
+
+    id = await validated(db)
+    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)) as task:
+        await asyncio.to_thread(begun.wait, 30)
+        (record,) = await db.get_records_for_proposal(id)
+        await db.fail(record.id, "ended by somebody else")
+        before = await db.history(id), await db.get_records_for_proposal(id)
+        await asyncio.sleep(0.2)
+        go_on.set()
+    assert await task == 1
+    assert (await db.history(id), await db.get_records_for_proposal(id)) == before
+
+
+@TWO
+async def test_a_long_execution_is_kept_alive(db: ActionDB) -> None:
+    async def restart(_: ActionProposal) -> dict[str, Any]:
+        # Three leases long, and anybody may look for what is silent.
+        for _ in range(6):
+            await asyncio.sleep(0.15)
+            assert await db.recover_expired() == []
+        return {"done": True}
+
+    id = await validated(db)
+    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)):
+        found, record = await ended(db, id)
+    assert (found.status, record.result_data) == (S.COMPLETED, {"done": True})
+
+
+@TWO
+async def test_it_stops_when_it_is_told_to_and_ends_what_runs(db: ActionDB) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def restart(_: ActionProposal) -> dict[str, Any]:
+        begun.set()
+        await go_on.wait()
+        return {"done": True}
+
+    first = await validated(db)
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_worker(db, {"restart": restart}, stop=stop))
+    await asyncio.wait_for(begun.wait(), 30)
+    stop.set()
+    second = await validated(db)
+    _, waiting = await asyncio.wait([task], timeout=0.1)
+    assert waiting
+    go_on.set()
+    assert await asyncio.wait_for(task, 30) == 1
+    assert (await ended(db, first))[1].result_data == {"done": True}
+    found = await db.get_proposal(second)
+    assert found is not None
+    assert found.status is S.VALIDATED
+    # One that was told before it began does nothing.
+    assert await run_worker(db, {"restart": restart}, stop=stop) == 0
+
+
+@TWO
+async def test_it_starts_soon_what_comes_while_it_is_idle(db: ActionDB) -> None:
+    async def restart(_: ActionProposal) -> None:
+        pass
+
+    async with working(db, {"restart": restart}):
+        await ended(db, await validated(db))
+        begun = time.monotonic()
+        for _ in range(5):
+            await ended(db, await validated(db))
+        # It asks once a second by itself.
+        assert time.monotonic() - begun < 2
+
+
+async def test_what_makes_no_sense_is_refused() -> None:
+    async def restart(_: ActionProposal) -> None:
+        pass
+
+    async with ActionDB(":memory:") as db:
+        for wrong in ({"concurrency": 0}, {"concurrency": 1001}, {"lease": timedelta(0)}):
+            with pytest.raises(InvalidValue):
+                await run_worker(db, {"restart": restart}, **wrong)  # type: ignore[arg-type]
+        with pytest.raises(InvalidValue, match="handlers"):
+            await run_worker(db, {})
+    with pytest.raises(NotOpen):
+        await run_worker(db, {"restart": restart})
+
+
+async def test_a_ledger_that_is_closed_ends_it() -> None:
+    async def restart(_: ActionProposal) -> None:
+        pass
+
+    async with ActionDB(":memory:") as db:
+        task = asyncio.create_task(run_worker(db, {"restart": restart}))
+        id = await validated(db)
+        await ended(db, id)
+    with pytest.raises(NotOpen):
+        await asyncio.wait_for(task, 5)
+
+
+@TWO
+async def test_what_it_says_names_ids_and_no_values(
+    db: ActionDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def restart(it: ActionProposal) -> dict[str, Any]:
+        return {"secret-result": it.parameters["key"]}
+
+    async def drain(it: ActionProposal) -> None:
+        raise ConnectionError(f"no answer to {it.parameters['key']}")
+
+    secrets = {"key": "secret-value"}
+    with caplog.at_level(logging.DEBUG, "operator_core"):
+        ids = [await validated(db, name, parameters=secrets) for name in ("restart", "drain")]
+        async with working(db, {"restart": restart, "drain": drain}):
+            records = [(await ended(db, id))[1] for id in ids]
+    said = [record for record in caplog.messages if record.startswith("w-1")]
+    for id, record, name in zip(ids, records, ("restart", "drain"), strict=True):
+        about = [line for line in said if f"proposal {id} ({name}), record {record.id}" in line]
+        assert len(about) == 2, said
+    assert "secret" not in caplog.text
