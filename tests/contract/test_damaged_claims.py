@@ -1,6 +1,7 @@
 """Rows that can't be read are never claimed, and block nobody who claims."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,20 @@ async def test_a_silent_workers_damaged_record_is_in_nobodys_way_either(
     assert ids(await db.claim("worker-2")) == [3]
     assert ids(await db.claim("worker-2")) == [4]
     assert await db.claim("worker-2") == []
+
+
+async def test_numbers_at_their_end_block_nobody(db: ActionDB, raw: RawSQL) -> None:
+    columns = "action_name, parameters, reason, status, proposed_at, priority"
+    values = "'a', '{}', 'r', 'validated', '2026-01-01 00:00:00.000000', 9"
+    await raw(
+        f"INSERT INTO action_proposals ({columns}, version) VALUES ({values}, 9223372036854775807)"
+    )
+    await raw(
+        f"INSERT INTO action_proposals ({columns}, max_retries, retry_delay, max_retry_delay) "
+        f"VALUES ({values}, 3, 1e300, 1e300)"
+    )
+    await db.create_proposal(ready())
+    assert ids(await db.claim("worker-1", lease=timedelta(milliseconds=1))) == [2]
+    while not await db.recover_expired():
+        pass
+    assert ids(await db.claim("worker-1", limit=5)) == [3]

@@ -25,7 +25,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.values import to_utc
+from operator_core.actions.values import MAX_DELAY, to_utc
 
 __all__ = [
     "BIGINT",
@@ -296,14 +296,21 @@ class after_jitter(FunctionElement[float]):  # noqa: N801
 @compiles(after_jitter)
 def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
     count, delay, most = (compiler.process(each, **options) for each in element.clauses)
-    return f"random() * least({most}, {delay} * power(2, least({count}, 60)))"
+    # Within what the ledger takes, whatever another tool wrote there.
+    return (
+        f"random() * least({most}, {MAX_DELAY}, "
+        f"least({delay}, {MAX_DELAY}) * power(2, least({count}, 60)))"
+    )
 
 
 @compiles(after_jitter, "sqlite")
 def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
     count, delay, most = (compiler.process(each, **options) for each in element.clauses)
     # SQLite's random() is any 64-bit integer, and its power() an option of how it was built.
-    return f"abs(random() % 1000000) / 1e6 * min({most}, {delay} * (1 << min({count}, 60)))"
+    return (
+        f"abs(random() % 1000000) / 1e6 * min({most}, {MAX_DELAY}, "
+        f"min({delay}, {MAX_DELAY}) * (1 << min({count}, 60)))"
+    )
 
 
 class readable(FunctionElement[bool]):  # noqa: N801

@@ -26,6 +26,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import ActionProposal, ActionStatus, ActionType, Claim
+from operator_core.actions.values import MAX_ID
 from operator_core.db.base import (
     from_now,
     readable,
@@ -73,6 +74,8 @@ def _claimable(*kinds: Any) -> list[Any]:
         or_(_PLANNED.is_(None), written_now() >= _PLANNED),
         or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
         readable(_P.parameters),
+        # One that another tool has set to the last can't move.
+        _P.version < literal_column(str(MAX_ID)),
         _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
         or_(_P.depends_on.is_(None), _finished()),
         *kinds,
