@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -74,7 +75,7 @@ async def test_it_shows_what_happens_and_gives_the_terminal_back(
             assert ["0", "1", "1", "1", "0", "0"] in [line.split() for line in shown.splitlines()]
             row = next(line for line in shown.splitlines() if line.startswith("  1  restart"))
             assert "worker-7" in row
-            assert row.rstrip().endswith(("4m59s", "4m58s", "4m57s"))
+            assert re.search(r" 4m\d\ds$", row.rstrip())
             await db.fail(claim.record.id, "store 2 is down")
         watcher.wait_for("nothing is being executed", "by worker-7: store 2 is down")
         watcher.press("x")
