@@ -32,9 +32,9 @@ ALTER TABLE action_events ALTER COLUMN transaction_id SET DEFAULT pg_current_xac
 
 CREATE INDEX idx_action_proposals_due ON action_proposals (priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
 
-CREATE INDEX idx_action_proposals_expires ON action_proposals (expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
+CREATE INDEX idx_action_proposals_expires ON action_proposals (status, expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
 
-CREATE INDEX idx_action_proposals_retry ON action_proposals (next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
+CREATE INDEX idx_action_proposals_retry ON action_proposals (status, next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
 
 CREATE INDEX idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
 

@@ -48,9 +48,9 @@ COLUMNS = {
 INDEXES = {
     "idx_action_proposals_due": "action_proposals (priority DESC, "
     "coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated'",
-    "idx_action_proposals_expires": "action_proposals (expires_at) "
+    "idx_action_proposals_expires": "action_proposals (status, expires_at) "
     "WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL",
-    "idx_action_proposals_retry": "action_proposals (next_retry_at) "
+    "idx_action_proposals_retry": "action_proposals (status, next_retry_at) "
     "WHERE status = 'failed' AND next_retry_at IS NOT NULL",
     "idx_action_records_lease": "action_records (lease_expires_at) "
     "WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL",

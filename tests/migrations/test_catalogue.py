@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from operator_core.db import ActionDB, migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from tests.migrations.tools import (
+    TABLES,
     VERSION_TABLE,
     alembic,
     alembic_here,
@@ -23,10 +24,7 @@ from tests.migrations.tools import (
 def test_a_fresh_catalogue_holds_what_was_promised(fresh: Path) -> None:
     names = {(kind, name) for kind, name, _, _ in catalogue(fresh)}
     assert {name for kind, name in names if kind == "table"} == {
-        "tickets",
-        "action_proposals",
-        "action_records",
-        "action_events",
+        *TABLES,
         VERSION_TABLE,
         "sqlite_sequence",
     }
@@ -36,6 +34,10 @@ def test_a_fresh_catalogue_holds_what_was_promised(fresh: Path) -> None:
         ("index", "idx_action_records_proposal"),
         ("index", "idx_tickets_open_violation"),
         ("index", "idx_tickets_violation_time"),
+        ("index", "idx_action_proposals_due"),
+        ("index", "idx_action_proposals_expires"),
+        ("index", "idx_action_proposals_retry"),
+        ("index", "idx_action_records_lease"),
         ("trigger", "action_proposals_updated_at"),
         ("trigger", "tickets_updated_at"),
     }

@@ -128,7 +128,7 @@ def test_the_offline_downgrade_undoes_the_offline_upgrade(tmp_path: Path) -> Non
     path = tmp_path / "offline.db"
     with opened(path) as connection:
         connection.executescript(alembic(None, "upgrade", "head", "--sql").stdout)
-        connection.executescript(alembic(None, "downgrade", "0002:base", "--sql").stdout)
+        connection.executescript(alembic(None, "downgrade", f"{migrate.HEAD}:base", "--sql").stdout)
     assert {row[2] for row in catalogue(path)} <= {
         "operator_core_alembic_version",
         "sqlite_sequence",

@@ -177,16 +177,22 @@ def test_neither_the_schema_nor_the_history_is_the_services_to_change(
         ),
         (
             "action_proposals_tell_changed",
-            "UPDATE ON mine FOR EACH ROW",
+            "UPDATE ON mine REFERENCING OLD TABLE AS before NEW TABLE AS changed",
             "id bigint, status text, status_changed_by text, status_reason text",
             "(1, 'completed', 'alice', 'forged')",
         ),
-        (
-            "action_records_tell",
-            "INSERT ON mine FOR EACH ROW",
-            "id bigint, proposal_id bigint, started_by text, completed_at timestamptz, success bool, "
-            "completed_by text, error_message text",
-            "(1, 1, 'alice', now(), true, 'alice', 'forged')",
+        *(
+            (
+                f"action_records_tell_{name}",
+                event,
+                "id bigint, proposal_id bigint, started_by text, completed_at timestamptz, success bool, "
+                "completed_by text, error_message text",
+                "(1, 1, 'alice', now(), true, 'alice', 'forged')",
+            )
+            for name, event in (
+                ("started", "INSERT ON mine REFERENCING NEW TABLE AS started"),
+                ("finished", "UPDATE ON mine REFERENCING NEW TABLE AS changed"),
+            )
         ),
     ],
     ids=lambda text: text[:30],

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     bindparam,
     literal_column,
@@ -41,27 +42,25 @@ _SILENCE: Final = "its lease ran out: whether it was done is not known"
 _TOO_LATE: Final = "it was not started before it expired"
 
 
-def _silent() -> tuple[Any, ...]:
-    return _R.completed_at.is_(None), _R.lease_expires_at <= written_now()
+def _silent() -> Select[tuple[int]]:
+    return select(_R.id).where(_R.completed_at.is_(None), _R.lease_expires_at <= written_now())
 
 
-def _expired() -> tuple[Any, ...]:
-    return any_of(PENDING_STATUSES), _P.expires_at <= written_now()
+def _expired() -> Select[tuple[int]]:
+    return select(_P.id).where(any_of(PENDING_STATUSES), _P.expires_at <= written_now())
 
 
-def _to_retry() -> tuple[Any, ...]:
-    return any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now()
+def _to_retry() -> Select[tuple[int]]:
+    return select(_P.id).where(any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now())
 
 
-def _some(column: Any, order: Any, *conditions: Any) -> ColumnElement[bool]:
-    """Whether a row is among the first of what fits, past what others hold.
+def _some(column: Any, order: Any, which: Select[tuple[int]]) -> ColumnElement[bool]:
+    """Whether a row is among the first of these, past what others hold.
 
     A CTE, as PostgreSQL may run a subquery with a LIMIT once for each row.
     """
     first = (
-        select(column)
-        .where(*conditions)
-        .order_by(order)
+        which.order_by(order)
         .limit(literal_column(str(_SWEEP)))
         .with_for_update(skip_locked=True)
         .cte("first")
@@ -71,7 +70,7 @@ def _some(column: Any, order: Any, *conditions: Any) -> ColumnElement[bool]:
 
 _END_SILENT = (
     update(RECORDS)
-    .where(_some(_R.id, _R.lease_expires_at, *_silent()))
+    .where(_some(_R.id, _R.lease_expires_at, _silent()))
     .values(
         outcome_unknown=true(),
         completed_at=utcnow(),
@@ -90,7 +89,7 @@ _FAIL_SILENT = (
 )
 _CANCEL_EXPIRED = (
     update(PROPOSALS)
-    .where(_some(_P.id, _P.expires_at, *_expired()))
+    .where(_some(_P.id, _P.expires_at, _expired()))
     .values(
         moved(
             ActionStatus.CANCELLED,
@@ -102,7 +101,7 @@ _CANCEL_EXPIRED = (
 )
 _RETRY = (
     update(PROPOSALS)
-    .where(_some(_P.id, _P.next_retry_at, *_to_retry()))
+    .where(_some(_P.id, _P.next_retry_at, _to_retry()))
     .values(
         moved(
             ActionStatus.VALIDATED,
@@ -119,10 +118,7 @@ _RETRY = (
 
 def overdue() -> Any:
     """Whether there is something for `sweep` to do."""
-    expired = select(_P.id).where(*_expired())
-    retries = select(_P.id).where(*_to_retry())
-    silent = select(_R.id).where(*_silent())
-    return or_(expired.exists(), retries.exists(), silent.exists())
+    return or_(_expired().exists(), _to_retry().exists(), _silent().exists())
 
 
 def recover(conn: Connection) -> list[ActionRecord]:

@@ -188,14 +188,17 @@ class ActionProposalRow(Base):
             "id",
             where="status = 'validated'",
         ),
-        # What a claim looks for besides: who was not started in time, and who is to be run again.
+        # What a claim looks for besides: who was not started in time, and who is to be run again. The status
+        # first, or without statistics SQLite would read the index of statuses, with all that has failed.
         _partial(
             "idx_action_proposals_expires",
+            "status",
             "expires_at",
             where="status IN ('proposed', 'validated') AND expires_at IS NOT NULL",
         ),
         _partial(
             "idx_action_proposals_retry",
+            "status",
             "next_retry_at",
             where="status = 'failed' AND next_retry_at IS NOT NULL",
         ),
