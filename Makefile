@@ -45,7 +45,7 @@ $(PEERS_VENV)/installed: benchmarks/peers/requirements.txt
 	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --requirement $<
 	@touch $@
 
-bench-peers: $(VENV)/installed $(PEERS_VENV)/installed ## measure on PostgreSQL against the job queues one would pick instead
+bench-peers: $(VENV)/installed $(PEERS_VENV)/installed ## measure workers and PostgreSQL against the job queues one would pick instead
 	$(BIN)/python -m benchmarks.peers --python $(PEERS_VENV)/bin/python
 
 schema: $(VENV)/installed ## write db/schema.py anew from the revisions

@@ -30,7 +30,7 @@ ALTER TABLE action_events ADD COLUMN transaction_id BIGINT NOT NULL DEFAULT 0;
 
 ALTER TABLE action_events ALTER COLUMN transaction_id SET DEFAULT pg_current_xact_id()::text::bigint;
 
-CREATE INDEX idx_action_proposals_due ON action_proposals (priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
+CREATE INDEX idx_action_proposals_due ON action_proposals (status, priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
 
 CREATE INDEX idx_action_proposals_expires ON action_proposals (status, expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
 

@@ -46,7 +46,7 @@ COLUMNS = {
 }
 
 INDEXES = {
-    "idx_action_proposals_due": "action_proposals (priority DESC, "
+    "idx_action_proposals_due": "action_proposals (status, priority DESC, "
     "coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated'",
     "idx_action_proposals_expires": "action_proposals (status, expires_at) "
     "WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL",

@@ -73,6 +73,10 @@ RARE = (
 )
 
 
+BY_ID = "USING INDEX idx_action_proposals_status (status=? AND id=?"
+"""One proposal of an id that is known: as good as the primary key."""
+
+
 # Which index it reads for what has failed and will be run again depends on SQLite's statistics: it is run
 # once, by whoever stops everything.
 @pytest.mark.parametrize("name", [name for name in QUERIES if name != "cancel all"])
@@ -86,6 +90,8 @@ async def test_workers_read_what_waits_on_sqlite(name: str, million_file: Path) 
             "pk_action_records": "SEARCH action_records USING INTEGER PRIMARY KEY (rowid=?)",
             "pk_action_proposals": "SEARCH action_proposals USING INTEGER PRIMARY KEY (rowid=?)",
         }
+        if index == "pk_action_proposals" and any(BY_ID in plan for plan in plans):
+            continue
         assert any(words.get(index, index) in plan for plan in plans), plans
     for plan in plans:
         for line in plan.splitlines():

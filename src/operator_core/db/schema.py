@@ -130,7 +130,7 @@ CREATE INDEX IF NOT EXISTS idx_action_events_proposal ON action_events (proposal
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
-CREATE INDEX IF NOT EXISTS idx_action_proposals_due ON action_proposals (priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
+CREATE INDEX IF NOT EXISTS idx_action_proposals_due ON action_proposals (status, priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_expires ON action_proposals (status, expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
 

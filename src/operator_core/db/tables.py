@@ -183,6 +183,7 @@ class ActionProposalRow(Base):
         # The order in which they are claimed.
         _partial(
             "idx_action_proposals_due",
+            "status",
             text("priority DESC"),
             text("coalesce(next_retry_at, scheduled_at, created_at)"),
             "id",
