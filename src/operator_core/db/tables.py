@@ -308,7 +308,12 @@ class ActionEventRow(Base):
             )
         ),
         Index("idx_action_events_proposal", "proposal_id", "id"),
-        Index("idx_action_events_order", "transaction_id", "id").ddl_if(dialect="postgresql"),
+        Index(
+            "idx_action_events_order",
+            "transaction_id",
+            "id",
+            info={"only on": "postgresql"},
+        ).ddl_if(dialect="postgresql"),
         _AUTOINCREMENT,
     )
 
