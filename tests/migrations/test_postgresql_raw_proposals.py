@@ -115,7 +115,10 @@ def with_id(id: int, time: str = "now()") -> str:
         ("WITH gone AS (DELETE FROM action_proposals RETURNING id) SELECT * FROM gone", "_deleted"),
         ("TRUNCATE action_proposals CASCADE", "action_proposals_not_deleted"),
         ("TRUNCATE tickets CASCADE", "action_proposals_not_deleted"),
-        ("TRUNCATE action_proposals, action_records, action_events, tickets", "_not_deleted"),
+        (
+            "TRUNCATE action_proposals, action_records, action_events, tickets, action_dependencies, workflows",
+            "_not_deleted",
+        ),
         (with_id(2), "pk_action_proposals"),
         (
             f"{with_id(2)} ON CONFLICT (id) DO UPDATE SET action_name = EXCLUDED.action_name",

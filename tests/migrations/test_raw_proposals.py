@@ -307,6 +307,7 @@ def test_the_version_is_nobodys_to_set(db: sqlite3.Connection) -> None:
     assert db.execute(VERSIONS).fetchall() == [(version + 1,), (1,), (1,)]
 
 
+@pytest.mark.usefixtures("_touched")
 def test_the_version_is_nobodys_to_set_in_a_triggers_name(db: sqlite3.Connection) -> None:
     db.execute(
         "UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = 'x', "
