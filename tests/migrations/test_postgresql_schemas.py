@@ -42,7 +42,6 @@ def as_in_public(url: str, schema: str) -> Rows:
     ]
 
 
-@pytest.mark.xfail(reason="alembic check reports differences in a schema of its own since 0006")
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
 async def test_a_ledger_lives_in_the_schema_that_the_url_names(
     postgres_url: str, driver: str, fresh: Rows
@@ -68,7 +67,6 @@ async def test_a_ledger_lives_in_the_schema_that_the_url_names(
     assert as_in_public(url, "ledger") == fresh
 
 
-@pytest.mark.xfail(reason="alembic check reports differences in a schema of its own since 0006")
 def test_alembic_goes_up_and_down_in_the_schema_that_the_url_names(
     postgres: Databases, fresh: Rows
 ) -> None:
