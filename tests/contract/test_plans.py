@@ -211,3 +211,19 @@ def test_every_new_field_says_what_it_is() -> None:
     described = {**ActionProposal.model_fields, **ActionRecord.model_fields}
     for name in (*PLAN, *KEPT, "worker", "lease_expires_at", "outcome_unknown"):
         assert described[name].description
+
+
+async def test_what_one_call_leaves_out_the_next_may_say(db: ActionDB) -> None:
+    """Calls of one ledger, one after another, so that none takes the statement of the one before."""
+    made = [
+        await db.create_proposal(proposal(**fields))
+        for fields in ({}, {}, {"priority": 5, "max_retries": 2}, {}, {"retry_delay": 7.0})
+    ]
+    assert [(each.priority, each.max_retries, each.retry_delay) for each in made] == [
+        (0, 0, 1.0),
+        (0, 0, 1.0),
+        (5, 2, 1.0),
+        (0, 0, 1.0),
+        (0, 0, 7.0),
+    ]
+    assert [await db.get_proposal(each.id) for each in made] == made

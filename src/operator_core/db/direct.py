@@ -38,14 +38,16 @@ class Direct:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        # Statements are built once in the life of the program, so these are few.
-        self._compiled: dict[Executable, _Compiled] = {}
+        # By the names of what is given too: an INSERT has a column for each. Statements are built once in
+        # the life of the program, so these are few.
+        self._compiled: dict[tuple[Executable, tuple[str, ...]], _Compiled] = {}
 
     async def run(self, connection: Any, plain: Plain[T]) -> T | Unanswered:
         """One round trip on `connection`, in autocommit; raises what asyncpg raises."""
-        compiled = self._compiled.get(plain.statement)
+        key = (plain.statement, tuple(plain.parameters))
+        compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = self._compiled[plain.statement] = self._compile(plain)
+            compiled = self._compiled[key] = self._compile(plain)
         given = plain.parameters
         arguments = [
             value
