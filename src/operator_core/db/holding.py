@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -20,6 +19,7 @@ from operator_core.actions.errors import (
 from operator_core.actions.types import Claim
 from operator_core.actions.values import MAX_TEXT
 from operator_core.db import checks
+from operator_core.db.backoff import pause
 from operator_core.db.finishing import finish
 from operator_core.db.records import get_record
 from operator_core.db.work import LEASE, Names, ResultData, Types, WorkVerbs
@@ -81,18 +81,14 @@ class HoldingVerbs(WorkVerbs):
         lost: list[LeaseLost] = []
         ended = asyncio.Event()
 
+        async def end(call: Callable[[], Awaitable[None]]) -> None:
+            await finish(self._surely(record_id, call, seconds))
+
         async def beat() -> None:
-            while not lost:
-                await asyncio.sleep(seconds / _BEATS)
-                try:
-                    await self.heartbeat(record_id, lease)
-                except LeaseLost as error:
-                    if not ended.is_set():
-                        lost.append(error)
-                        body.cancel()
-                    return
-                except ActionError as error:
-                    logger.warning("no heartbeat for record %s: %s", record_id, error)
+            error = await self._keep_alive(record_id, lease)
+            if not ended.is_set():
+                lost.append(error)
+                body.cancel()
 
         beating = asyncio.create_task(beat())
         try:
@@ -107,29 +103,34 @@ class HoldingVerbs(WorkVerbs):
                     raise
                 why, result = describe(error), execution.result_data
                 with suppress(LeaseLost):
-                    await finish(
-                        self._surely(record_id, lambda: self.fail(record_id, why, result), seconds)
-                    )
+                    await end(lambda: self.fail(record_id, why, result))
                 raise
             if lost:
                 # It was to be cancelled in the very turn in which it ended.
                 body.uncancel()
                 raise lost[0]
             try:
-                await finish(
-                    self._surely(
-                        record_id, lambda: self.complete(record_id, execution.result_data), seconds
-                    )
-                )
+                await end(lambda: self.complete(record_id, execution.result_data))
             except InvalidValue as error:
                 # It is done, and its result is none that can be kept.
                 why = describe(error)
-                await finish(self._surely(record_id, lambda: self.fail(record_id, why), seconds))
+                await end(lambda: self.fail(record_id, why))
                 raise
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
+
+    async def _keep_alive(self, record_id: int | None, lease: timedelta) -> LeaseLost:
+        """Sends heartbeats until the lease is lost."""
+        while True:
+            await asyncio.sleep(lease.total_seconds() / _BEATS)
+            try:
+                await self.heartbeat(record_id, lease)
+            except LeaseLost as error:
+                return error
+            except ActionError as error:
+                logger.warning("no heartbeat for record %s: %s", record_id, error)
 
     async def _surely(
         self, record_id: int | None, end: Callable[[], Awaitable[None]], seconds: float
@@ -152,7 +153,7 @@ class HoldingVerbs(WorkVerbs):
                 if unknown and await self._ended_by_itself(record_id):
                     break
                 raise
-            await asyncio.sleep(random.uniform(0, min(1.0, 0.05 * 2.0**attempt)))  # noqa: S311
+            await pause(attempt, first=0.05)
 
     async def _ended_by_itself(self, record_id: int | None) -> bool:
         known = checks.check_id(record_id, "record_id")

@@ -9,7 +9,6 @@ and triggers see what it really changes.
 
 import asyncio
 import os
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -20,6 +19,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from operator_core.actions.errors import OutcomeUnknown, WrongLoop
 from operator_core.db import migrate
+from operator_core.db.backoff import pause
 from operator_core.db.direct import Direct
 from operator_core.db.driver_errors import translate
 from operator_core.db.engine import Alike, Unit, check_outside, check_process, run_units
@@ -37,10 +37,6 @@ T = TypeVar("T")
 
 _MAX_CONFLICTS: Final = 8
 """How often a unit that lost to another transaction is run again."""
-
-# Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
-_FIRST_PAUSE: Final = 0.01
-_LONGEST_PAUSE: Final = 1.0
 
 
 class _Attempt:
@@ -115,11 +111,7 @@ class ServerRunner(EngineRunner):
         """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
         self._check_open()
         with self._call():
-            if isinstance(unit, Plain):
-                answer = await self._run_direct(cast(Plain[T], unit), writes=False)
-                if answer is not UNANSWERED:
-                    return answer
-            return await self._try(self._read, cast(Unit[T], unit))
+            return await self._run(unit, _plain(unit), self._read)
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` as one transaction, a `single` one as a statement on its own.
@@ -132,36 +124,33 @@ class ServerRunner(EngineRunner):
         with self._call():
             if single and isinstance(unit, Alike) and not unit.may_wait:
                 return await self._lanes.run(cast(Alike[Any, T], unit))
-            if isinstance(unit, Plain):
-                answer = await self._run_direct(cast(Plain[T], unit), writes=True)
-                if answer is not UNANSWERED:
-                    return answer
-            run = self._change if single else self._transact
-            return await self._try(run, cast(Unit[T], unit))
+            alone = cast(Unit[T], unit)
+            return await self._run(alone, _plain(alone), self._change if single else self._transact)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
         with self._translated():
             return await self._try(self._change, partial(run_units, units=units))
 
     async def _run_one(self, unit: Alike[Any, T]) -> T:
-        if unit.plain is not None:
-            answer = await self._run_direct(unit.plain, writes=True)
-            if answer is not UNANSWERED:
-                return answer
-        return await self._try(self._change, unit)
+        return await self._run(unit, unit.plain, self._change)
 
-    async def _run_direct(self, plain: Plain[T], *, writes: bool) -> T | Unanswered:
-        """Runs `plain` on the connection at hand; `UNANSWERED` if it is for SQLAlchemy to run its unit."""
-        conn = self._at_hand
-        if self._direct is None or conn is None or _is_listened_to(conn):
-            return UNANSWERED
-        self._at_hand = None
-        if is_stale(conn.connection.driver_connection):
-            conn.invalidate()
-            conn.close()
-            return UNANSWERED
-        # asyncpg sets a timeout of its own only where one is asked for.
-        return await finish_here(self._straight(self._direct, conn, plain, writes))
+    async def _run(
+        self, unit: Unit[T], plain: Plain[T] | None, run: Callable[[_Attempt, Unit[T]], T]
+    ) -> T:
+        """Runs `unit` by `run`, or what it says in one `plain` statement by the driver alone, if that can be."""
+        if plain is not None and self._direct is not None and not self._is_listened_to():
+            conn = self._alive_at_hand()
+            if conn is not None:
+                writes = run != self._read
+                # asyncpg sets a timeout of its own only where one is asked for.
+                answer = await finish_here(self._straight(self._direct, conn, plain, writes))
+                if answer is not UNANSWERED:
+                    return answer
+        return await self._try(run, unit)
+
+    def _is_listened_to(self) -> bool:
+        """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
+        return getattr(self._single, "_has_events", True)
 
     async def _straight(
         self, direct: Direct, conn: Connection, plain: Plain[T], writes: bool
@@ -170,8 +159,7 @@ class ServerRunner(EngineRunner):
             answer = await direct.run(conn.connection.driver_connection, plain)
         except Exception as error:
             if trouble(error) is Trouble.LOST:
-                conn.invalidate()
-                conn.close()
+                _throw_away(conn)
                 if writes:
                     raise _unknown(error) from error
                 return UNANSWERED
@@ -181,8 +169,7 @@ class ServerRunner(EngineRunner):
                 raise
             return UNANSWERED
         except BaseException:
-            conn.invalidate()
-            conn.close()
+            _throw_away(conn)
             raise
         await self._put_back(conn)
         return answer
@@ -220,7 +207,7 @@ class ServerRunner(EngineRunner):
                     raise
             attempt.begin()
             failures += 1
-            await _pause(failures)
+            await pause(failures)
 
     # ------ in the greenlet
 
@@ -247,13 +234,15 @@ class ServerRunner(EngineRunner):
         return result
 
     def _take(self) -> Connection:
+        return self._alive_at_hand() or self._connect(self._single)
+
+    def _alive_at_hand(self) -> Connection | None:
+        """The connection at hand, which is nobody else's from now on, unless the server has closed it."""
         conn, self._at_hand = self._at_hand, None
-        if conn is not None:
-            if not is_stale(conn.connection.driver_connection):
-                return conn
-            conn.invalidate()
-            conn.close()
-        return self._connect(self._single)
+        if conn is not None and is_stale(conn.connection.driver_connection):
+            _throw_away(conn)
+            return None
+        return conn
 
     def _let_go(self) -> None:
         conn, self._at_hand = self._at_hand, None
@@ -285,8 +274,7 @@ class ServerRunner(EngineRunner):
                 self._connecting -= 1
             if not is_stale(conn.connection.driver_connection):
                 return conn
-            conn.invalidate()
-            conn.close()
+            _throw_away(conn)
 
     # ------ what EngineRunner asks
 
@@ -306,7 +294,7 @@ class ServerRunner(EngineRunner):
                 if trouble(error) is not Trouble.LOST or clock() >= deadline:
                     raise
                 failures += 1
-                await _pause(failures)
+                await pause(failures)
                 continue
             finally:
                 self._connecting -= 1
@@ -331,14 +319,13 @@ class ServerRunner(EngineRunner):
             )
 
 
-def _is_listened_to(conn: Connection) -> bool:
-    """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
-    return getattr(conn.engine, "_has_events", True)
+def _plain(unit: Unit[T]) -> Plain[T] | None:
+    return cast(Plain[T], unit) if isinstance(unit, Plain) else None
 
 
-async def _pause(failures: int) -> None:
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
-    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+def _throw_away(conn: Connection) -> None:
+    conn.invalidate()
+    conn.close()
 
 
 def _again(kind: Trouble, failures: int, late: bool) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -10,14 +9,14 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
+from operator_core.db.backoff import pause
+
 __all__ = ["ServerChanges"]
 
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "operator_core_events"
 """What the trigger of the history notifies."""
-
-_LONGEST_PAUSE: Final = 5.0
 
 
 class ServerChanges:
@@ -52,8 +51,7 @@ class ServerChanges:
                 logger.warning("not listening for changes: %s", type(error).__name__)
             self._tried.set()
             self._ring()
-            pause = min(_LONGEST_PAUSE, 0.05 * 2.0**self._failures)
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            await pause(self._failures, first=0.05, longest=5.0)
 
     async def _listen(self) -> None:
         """Listens until the connection is lost."""

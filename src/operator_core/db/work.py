@@ -9,9 +9,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from pydantic import BaseModel
 
-from operator_core.actions.errors import (
-    ActionError,
-)
+from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionRecord, ActionStatus, ActionType, Claim
 from operator_core.db import checks, claims, endings, moves, recovery
 from operator_core.db.driver_errors import read_damaged

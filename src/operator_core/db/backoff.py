@@ -1,0 +1,15 @@
+"""How long to wait before what failed is tried again."""
+
+import asyncio
+import random
+
+__all__ = ["pause"]
+
+
+async def pause(failures: int, *, first: float = 0.01, longest: float = 1.0) -> None:
+    """Waits after so many failures, in seconds: exponential backoff with full jitter.
+
+    Anything from none to ``min(longest, first * 2 ** failures)`` (M. Brooker, "Exponential Backoff And
+    Jitter", AWS, 2015).
+    """
+    await asyncio.sleep(random.uniform(0, min(longest, first * 2.0**failures)))  # noqa: S311 - no secret
