@@ -5,15 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from tests.migrations.tools import Rows
-
-TIME = "2026-01-01 00:00:00.000000"
-INSERT = (
-    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
-    f"VALUES ('a', '{{}}', 'why', '{TIME}')"
-)
-EVENTS = "SELECT event_type, record_id, from_status, to_status, success, actor, reason FROM action_events"
+from tests.migrations.raw_tools import EVENTS, INSERT, SETTINGS, TIME, last_event, ledger, refused
 
 
 @pytest.fixture(autouse=True)
@@ -21,35 +13,15 @@ def _no_thread_left() -> None:
     """No thread is started here, and looking for one would cost more than the tests."""
 
 
-@pytest.fixture(params=["", "PRAGMA foreign_keys = ON", "PRAGMA recursive_triggers = ON"])
+@pytest.fixture(params=SETTINGS)
 def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
     """A ledger with one proposal and one record of it, which a worker holds."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-    connection.execute(request.param)
-    connection.execute(INSERT)
-    connection.execute(
+    with ledger(
+        request.param,
         "INSERT INTO action_records (proposal_id, started_at, worker, lease_expires_at) "
-        f"VALUES (1, '{TIME}', 'w1', '{TIME}')"
-    )
-    yield connection
-    connection.close()
-
-
-def everything(db: sqlite3.Connection) -> list[Rows]:
-    tables = ("action_proposals", "action_records", "action_events")
-    return [db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in tables]
-
-
-def refused(db: sqlite3.Connection, sql: str, by: str | None = None) -> None:
-    before = everything(db)
-    with pytest.raises(sqlite3.IntegrityError, match=by):
-        db.execute(sql)
-    assert everything(db) == before
-
-
-def last_event(db: sqlite3.Connection) -> tuple[object, ...]:
-    return db.execute(f"{EVENTS} ORDER BY id DESC LIMIT 1").fetchall()[0]
+        f"VALUES (1, '{TIME}', 'w1', '{TIME}')",
+    ) as connection:
+        yield connection
 
 
 def test_a_records_start_and_finish_are_told(db: sqlite3.Connection) -> None:

@@ -4,7 +4,7 @@ import getpass
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.types import ActionRecord, ActionType, Claim
+from operator_core.actions.values import MAX_DELAY
 from operator_core.cli.options import AsJson, DbPath, Place, Run, Url, choose, reported
 from operator_core.cli.overview import OverviewDB
 from operator_core.cli.standing import status_text
@@ -23,8 +24,6 @@ from operator_core.cli.views import CUT, new_table
 __all__ = ["app"]
 
 app = typer.Typer()
-
-_LONGEST_LEASE: Final = 7 * 86400
 
 RecordId = Annotated[
     int, typer.Argument(min=1, metavar="RECORD_ID", help="The record's id, as claim printed it.")
@@ -59,8 +58,8 @@ def claim_command(
     as_json: AsJson = False,
 ) -> None:
     """Take what is due, for this worker alone, and print it."""
-    if not 0.001 <= lease <= _LONGEST_LEASE:
-        problem = f"must be from 0.001 to {_LONGEST_LEASE:,} seconds"
+    if not 0.001 <= lease <= MAX_DELAY:
+        problem = f"must be from 0.001 to {MAX_DELAY:,} seconds"
         raise typer.BadParameter(problem, param_hint="--lease")
     place = choose(db_path, url)
     with _opened(place, _user()) as (run, db):

@@ -49,7 +49,6 @@ __all__ = ["Wanted", "claim"]
 logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
-_R = RECORDS.c
 
 _PLANNED = func.coalesce(_P.next_retry_at, _P.scheduled_at)
 # As the index says it.
@@ -65,6 +64,12 @@ class Wanted(NamedTuple):
     lease: float
     action_names: tuple[str, ...] | None
     action_types: tuple[str, ...] | None
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """What it asks of the kind, by the parameters of the statements."""
+        asked = {"names": self.action_names, "types": self.action_types}
+        return {name: list(values) for name, values in asked.items() if values is not None}
 
 
 def _claimable(*kinds: Any) -> list[Any]:
@@ -136,18 +141,18 @@ def _claim_on_server(limit: int, names: bool, types: bool) -> Select[Any]:
         .with_for_update(skip_locked=True)
         .cte("due")
     )
-    moved = (
+    begun = (
         update(PROPOSALS).where(_P.id == due.c.id).values(_start()).returning(*PROPOSAL_COLUMNS)
     ).cte("moved")
     started = _record(select(due.c.id)).cte("started")
     taken = (
         select(
-            *moved.c,
+            *begun.c,
             *(column.label(f"record_{column.name}") for column in started.c),
             due.c.due,
         )
-        .join_from(moved, started, started.c.proposal_id == moved.c.id)
-        .join(due, due.c.id == moved.c.id)
+        .join_from(begun, started, started.c.proposal_id == begun.c.id)
+        .join(due, due.c.id == begun.c.id)
         .subquery("taken")
     )
     one = select(overdue().label("overdue")).subquery("one")
@@ -203,13 +208,9 @@ _RECORD_LISTED = _record(select(_each("ids").c.value))
 
 def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
     """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
-    names, types = wanted.action_names, wanted.action_types
-    said: dict[str, Any] = {"who": wanted.worker, "lease": wanted.lease}
-    if names is not None:
-        said["names"] = list(names)
-    if types is not None:
-        said["types"] = list(types)
-    statement = _claim_on_server(wanted.limit, names is not None, types is not None)
+    kinds = wanted.kinds
+    said = {"who": wanted.worker, "lease": wanted.lease, **kinds}
+    statement = _claim_on_server(wanted.limit, "names" in kinds, "types" in kinds)
 
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
         if conn.dialect.name == "sqlite":
@@ -222,9 +223,9 @@ def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
 
 def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
     width = 1 + len(PROPOSAL_COLUMNS)
-    overdue, first, *_ = rows[0]
+    left, first, *_ = rows[0]
     if first is None:
-        return [], overdue
+        return [], left
     taken: list[Claim] = []
     for row in rows:
         values = tuple(row)
@@ -233,20 +234,17 @@ def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
         except CorruptRow as error:
             # What the server could not tell. The others must reach the worker; this lease runs out.
             logger.error("claimed and not readable: %s", error)
-    return taken, overdue
+    return taken, left
 
 
 def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
     found: list[ActionProposal] = []
-    names, types = wanted.action_names, wanted.action_types
-    said: dict[str, Any] = {"offset": 0}
-    if names is not None:
-        said["names"] = json.dumps(names)
-    if types is not None:
-        said["types"] = json.dumps(types)
+    kinds = {name: json.dumps(values) for name, values in wanted.kinds.items()}
+    candidates = _candidates("names" in kinds, "types" in kinds)
+    said: dict[str, Any] = {"offset": 0, **kinds}
     while len(found) < wanted.limit:
         said["limit"] = wanted.limit - len(found)
-        rows = conn.execute(_candidates(names is not None, types is not None), said).all()
+        rows = conn.execute(candidates, said).all()
         if not rows:
             break
         said["offset"] += len(rows)
@@ -260,6 +258,6 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
         return []
     ids = json.dumps([proposal.id for proposal in found])
     started = {"ids": ids, "who": wanted.worker, "lease": wanted.lease}
-    moved = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
+    begun = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
     records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, started)}
-    return [Claim(to_proposal(moved[each.id]), to_record(records[each.id])) for each in found]
+    return [Claim(to_proposal(begun[each.id]), to_record(records[each.id])) for each in found]

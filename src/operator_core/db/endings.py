@@ -38,13 +38,13 @@ from operator_core.db.plain import UNANSWERED, Plain, Unanswered
 from operator_core.db.rows import decode_time
 from operator_core.db.tables import PROPOSALS, RECORDS
 
-__all__ = ["Ending", "end", "executed_by", "failed", "heartbeat", "lost"]
+__all__ = ["Ending", "end", "end_proposal", "heartbeat", "lost"]
 
 _P = PROPOSALS.c
 _R = RECORDS.c
 
 
-def executed_by(record_id: Any) -> tuple[Any, ...]:
+def _executed_by(record_id: Any) -> tuple[Any, ...]:
     """Whether a proposal is being executed, and has no execution after this one.
 
     By the greatest id, which is one look into an index; for a NOT EXISTS PostgreSQL's planner may read
@@ -67,7 +67,7 @@ _HOLD = (
     .where(
         _R.id == bindparam("wanted"),
         _R.completed_at.is_(None),
-        select(_P.id).where(_P.id == _R.proposal_id, *executed_by(_R.id)).exists(),
+        select(_P.id).where(_P.id == _R.proposal_id, *_executed_by(_R.id)).exists(),
     )
     .values(lease_expires_at=from_now(bindparam("lease", type_=Double())))
     .returning(_R.lease_expires_at)
@@ -110,8 +110,10 @@ def _retry_at() -> Any:
     return case((_P.retry_count < _P.max_retries, from_now(pause)))
 
 
-def failed(by: Any, why: Any) -> dict[str, Any]:
-    """What an UPDATE sets for an execution that failed: when to try again, if it is to be."""
+def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
+    """What an UPDATE sets for an execution that ended: also when to try again, if it is to be."""
+    if success:
+        return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=None)
     return moved(
         ActionStatus.FAILED,
         status_changed_by=by,
@@ -119,12 +121,6 @@ def failed(by: Any, why: Any) -> dict[str, Any]:
         last_error=why,
         next_retry_at=_retry_at(),
     )
-
-
-def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
-    if success:
-        return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=None)
-    return failed(by, why)
 
 
 @cache
@@ -154,7 +150,7 @@ def _end_on_server(success: bool) -> Select[Any]:
     )
     moved = (
         update(PROPOSALS)
-        .where(_P.id == ended.c.proposal_id, *executed_by(ended.c.id))
+        .where(_P.id == ended.c.proposal_id, *_executed_by(ended.c.id))
         .values(_outcome(success, ended.c.completed_by, ended.c.error_message))
         .returning(_P.id)
         .cte("moved")
@@ -177,12 +173,13 @@ _END_RECORD = (
 
 
 @cache
-def _end_proposal(success: bool) -> Update:
+def end_proposal(*, success: bool) -> Update:
+    """Moves the proposal of a record that has ended, if it still executes that, as `by`, and if it failed `why`."""
     return (
         update(PROPOSALS)
         .where(
             _P.id == bindparam("proposal"),
-            *executed_by(bindparam("record", type_=BigInteger())),
+            *_executed_by(bindparam("record", type_=BigInteger())),
         )
         .values(_outcome(success, bindparam("by", type_=Text()), bindparam("why", type_=Text())))
     )
@@ -232,5 +229,5 @@ def _end_on_sqlite(conn: Connection, ending: Ending, *, success: bool, actor: st
     if row is None:
         return False
     said = {"proposal": row[0], "record": ending.record_id, "by": row[1]}
-    conn.execute(_end_proposal(success), said if success else {**said, "why": ending.error})
+    conn.execute(end_proposal(success=success), said if success else {**said, "why": ending.error})
     return True

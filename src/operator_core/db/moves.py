@@ -81,6 +81,11 @@ class Move(NamedTuple):
         return sources_of(self.status) if self.source is None else frozenset({self.source})
 
     @property
+    def statement(self) -> ReturningUpdate[tuple[int]]:
+        """What moves it, if it is where the move is allowed; it takes the `parameters`."""
+        return _move_one(self.status, self.sources, self.expected_version is not None)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Of the statement."""
         said = {"wanted": self.id, "status_changed_by": self.actor, "status_reason": self.reason}
@@ -96,13 +101,7 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
     forth so fast that no attempt finds it where it was.
     """
     for _ in range(_MOVES):
-        if (
-            conn.execute(
-                _move_one(move.status, move.sources, move.expected_version is not None),
-                move.parameters,
-            ).one_or_none()
-            is not None
-        ):
+        if conn.execute(move.statement, move.parameters).one_or_none() is not None:
             return
         found = conn.execute(_WHERE_IT_IS, {"wanted": move.id}).one_or_none()
         if found is None:
@@ -119,7 +118,7 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
 def plain_update(move: Move) -> Plain[None]:
     """How a proposal is moved by one statement, if it is where the move is allowed."""
     return Plain(
-        _move_one(move.status, move.sources, move.expected_version is not None),
+        move.statement,
         move.parameters,
         lambda rows: None if rows else UNANSWERED,
         lambda conn: update_proposal_status(conn, move),

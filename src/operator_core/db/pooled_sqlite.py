@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,13 +18,11 @@ from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, check_outside
 from operator_core.db.finishing import finish
 from operator_core.db.pooled import EngineRunner
+from operator_core.db.sqlite_changes import LOOKS_EVERY
 
 __all__ = ["SqliteEngineRunner"]
 
 T = TypeVar("T")
-
-_LOOKS_EVERY: Final = 0.02
-"""Seconds between two looks for what other connections have committed."""
 
 
 class SqliteEngineRunner(EngineRunner):
@@ -117,7 +115,7 @@ class _Looks:
     async def _look(self, connection: PoolProxiedConnection, seen: int) -> None:
         try:
             while True:
-                await asyncio.sleep(_LOOKS_EVERY)
+                await asyncio.sleep(LOOKS_EVERY)
                 version = await greenlet_spawn(_version, connection)
                 if version != seen:
                     seen = version

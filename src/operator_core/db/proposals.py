@@ -11,10 +11,10 @@ from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Boolean,
-    ColumnElement,
     Connection,
     Double,
     Integer,
+    Table,
     Text,
     bindparam,
     cast,
@@ -37,6 +37,7 @@ from operator_core.actions.types import ActionProposal
 from operator_core.db.base import encode_json, utcnow
 from operator_core.db.plain import Plain
 from operator_core.db.postgresql_errors import missing_key
+from operator_core.db.proposal_queries import get_proposal
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
     decode_time,
@@ -50,6 +51,7 @@ __all__ = [
     "create_once",
     "create_proposals",
     "plain_create",
+    "require",
 ]
 
 _ROW = PROPOSALS.c
@@ -57,7 +59,6 @@ _ROW = PROPOSALS.c
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
 _CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
 _INSERT_ONE = _INSERT.returning(*_CREATED)
-_BY_ID = select(*PROPOSAL_COLUMNS).where(_ROW.id == bindparam("id"))
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
@@ -171,7 +172,7 @@ def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[Ac
     values = [each for batch in batches for each in batch.values]
     if not values:
         return [[] for _ in batches]
-    with _known_tickets(conn, batches):
+    with _known(conn, batches):
         created = iter(_insert(conn, values))
     return [
         [
@@ -188,7 +189,7 @@ def _stored(
     created = _with_row(proposal, row, workflow_id)
     if proposal.depends_on:
         # What it depends on may have ended badly, and it with it.
-        return to_proposal(conn.execute(_BY_ID, {"id": created.id}).one())
+        return get_proposal(conn, created.id or 0) or created
     return created
 
 
@@ -212,7 +213,7 @@ def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
     `Conflict` if the one that is there has another content, `NotFound` for an unknown ticket.
     """
     (proposal,), (values,) = batch
-    with _known_tickets(conn, [batch]):
+    with _known(conn, [batch]):
         insert_ = _insert_once(conn.dialect.name)
         created = conn.execute(insert_, {**values, "idempotency_key": key}).one_or_none()
     if created is not None:
@@ -251,8 +252,8 @@ def _content(proposal: ActionProposal) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _known_tickets(conn: Connection, batches: Sequence[Batch]) -> Generator[None]:
-    """In the block, a reference to a ticket that is not there is `NotFound`."""
+def _known(conn: Connection, batches: Sequence[Batch]) -> Generator[None]:
+    """In the block, a reference to a ticket or a proposal that is not there is `NotFound`."""
     try:
         yield
     except IntegrityError as error:
@@ -265,8 +266,8 @@ def _known_tickets(conn: Connection, batches: Sequence[Batch]) -> Generator[None
             # An id that is not below the new one is nobody's yet.
             raise NotFound("proposal", max(needed)) from None
         if conn.dialect.name == "sqlite":
-            _require("ticket", TICKETS.c.id, conn, [each.ticket_id for each in proposals])
-            _require("proposal", _ROW.id, conn, needed)
+            require(conn, "ticket", TICKETS, [each.ticket_id for each in proposals])
+            require(conn, "proposal", PROPOSALS, needed)
         raise
 
 
@@ -336,9 +337,8 @@ def _with_row(
     )
 
 
-def _require(
-    kind: str, column: ColumnElement[int], conn: Connection, ids: Iterable[int | None]
-) -> None:
+def require(conn: Connection, kind: str, table: Table, ids: Iterable[int | None]) -> None:
+    """Raises `NotFound` for the first of the ids that no row of the table has."""
     for id_ in sorted({id_ for id_ in ids if id_ is not None}):
-        if conn.scalar(select(column).where(column == id_)) is None:
+        if conn.scalar(select(table.c.id).where(table.c.id == id_)) is None:
             raise NotFound(kind, id_) from None

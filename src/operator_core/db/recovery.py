@@ -6,12 +6,10 @@ A claim does them first, so that nothing else has to run for it.
 from typing import Any, Final, cast
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Select,
     Text,
-    bindparam,
     literal_column,
     or_,
     select,
@@ -22,7 +20,7 @@ from sqlalchemy import (
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db.base import utcnow, written_now
-from operator_core.db.endings import executed_by, failed
+from operator_core.db.endings import end_proposal
 from operator_core.db.moves import any_of, moved
 from operator_core.db.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.tables import PROPOSALS, RECORDS
@@ -79,14 +77,6 @@ _END_SILENT = (
     )
     .returning(*RECORD_COLUMNS)
 )
-_FAIL_SILENT = (
-    update(PROPOSALS)
-    .where(
-        _P.id == bindparam("proposal"),
-        *executed_by(bindparam("record", type_=BigInteger())),
-    )
-    .values(failed(_LEDGER, _SILENCE))
-)
 _CANCEL_EXPIRED = (
     update(PROPOSALS)
     .where(_some(_P.id, _P.expires_at, _expired()))
@@ -124,13 +114,13 @@ def overdue() -> Any:
 def recover(conn: Connection) -> list[ActionRecord]:
     """Ends executions whose lease ran out as unknown, in the order of their ids; their proposals fail.
 
-    A record that can't be read is ended too, logged, and left out of the answer.
-
-    Those that may be retried get a time for it.
+    Those that may be retried get a time for it. A record that can't be read is ended too, logged, and
+    left out of the answer.
     """
     rows = conn.execute(_END_SILENT).all()
     for row in rows:
-        conn.execute(_FAIL_SILENT, {"proposal": row.proposal_id, "record": row.id})
+        said = {"proposal": row.proposal_id, "record": row.id, "by": _LEDGER, "why": _SILENCE}
+        conn.execute(end_proposal(success=False), said)
     return sorted(to_listing(rows, to_record), key=lambda record: record.id or 0)
 
 

@@ -9,9 +9,9 @@ from typing import Final
 
 from operator_core.db.sqlite_connection import SqliteConnection
 
-__all__ = ["SqliteChanges"]
+__all__ = ["LOOKS_EVERY", "SqliteChanges"]
 
-_LOOKS_EVERY: Final = 0.02
+LOOKS_EVERY: Final = 0.02
 """Seconds between two looks at ``PRAGMA data_version``, some 10 microseconds each (SQLite manual, "PRAGMA data_version")."""
 
 
@@ -46,7 +46,7 @@ class SqliteChanges:
             self._started.set_exception(self._connection.translate(error))
             return
         self._started.set_result(None)
-        while not self._stop.wait(_LOOKS_EVERY):
+        while not self._stop.wait(LOOKS_EVERY):
             try:
                 version = self._version()
             except sqlite3.Error:

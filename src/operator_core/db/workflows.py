@@ -15,7 +15,7 @@ from operator_core.actions.types import (
     WorkflowStatus,
 )
 from operator_core.db.moves import cancel_pending
-from operator_core.db.proposals import Batch, create_proposals
+from operator_core.db.proposals import Batch, create_proposals, require
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
     WORKFLOW_COLUMNS,
@@ -105,10 +105,7 @@ def create_workflow(
 
 
 def _insert(conn: Connection, workflow: WorkflowProposal) -> Workflow:
-    if workflow.ticket_id is not None:
-        ticket = select(TICKETS.c.id).where(TICKETS.c.id == workflow.ticket_id)
-        if conn.scalar(ticket) is None:
-            raise NotFound("ticket", workflow.ticket_id)
+    require(conn, "ticket", TICKETS, [workflow.ticket_id])
     try:
         return to_workflow(conn.execute(_INSERT, workflow.__dict__).one())
     except IntegrityError:
@@ -124,13 +121,13 @@ def get_workflow(conn: Connection, id: int) -> Workflow | None:
 
 def list_workflow_actions(conn: Connection, id: int) -> Listing[ActionProposal]:
     """The proposals of a workflow, in the order of their ids; raises `NotFound`."""
-    _require(conn, id)
+    require(conn, "workflow", WORKFLOWS, [id])
     return to_listing(conn.execute(_ACTIONS, {"workflow": id}).all(), to_proposal)
 
 
 def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
     """How far a workflow is, as its actions tell; raises `NotFound`."""
-    _require(conn, id)
+    require(conn, "workflow", WORKFLOWS, [id])
     found: set[str] = set()
     for status, retried, _ in conn.execute(_COUNTS, {"workflow": id}):
         # What will be run again has not ended.
@@ -146,10 +143,5 @@ def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
 
 def cancel_workflow(conn: Connection, id: int, *, actor: str, reason: str | None) -> int:
     """Cancels what of a workflow nobody has started, and calls off its retries; how many. Raises `NotFound`."""
-    _require(conn, id)
+    require(conn, "workflow", WORKFLOWS, [id])
     return cancel_pending(conn, actor=actor, reason=reason, workflow_id=id)
-
-
-def _require(conn: Connection, id: int) -> None:
-    if conn.scalar(select(_W.id).where(_W.id == id)) is None:
-        raise NotFound("workflow", id)
