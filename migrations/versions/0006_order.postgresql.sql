@@ -91,6 +91,7 @@ BEGIN
     INSERT INTO %1$I.action_events (proposal_id, event_type, to_status, actor, reason, occurred_at)
     SELECT id, 'proposal_created', status, status_changed_by, reason, pg_catalog.clock_timestamp()
     FROM created ORDER BY id;
+    IF FOUND AND pg_catalog.pg_notify('operator_core_events', '') IS NULL THEN END IF;
     linked := ARRAY(SELECT id FROM created WHERE depends_on IS NOT NULL);
     IF pg_catalog.cardinality(linked) OPERATOR(pg_catalog.>) 0 THEN
         PERFORM %1$I.action_proposals_link(linked);

@@ -38,7 +38,7 @@ def test_a_fresh_catalogue_holds_what_was_promised(fresh: Rows) -> None:
     assert names >= {
         ("index", "idx_action_proposals_status"),
         ("index", "idx_action_events_proposal"),
-        ("trigger", "action_proposals.action_proposals_updated_at"),
+        ("trigger", "action_proposals.action_proposals_guard"),
         ("trigger", "action_events.action_events_not_deleted"),
         ("constraint", "action_proposals.ck_action_proposals_status"),
         ("function", "action_ledger_refuse"),

@@ -28,6 +28,10 @@ def declared(postgres: Databases) -> Rows:
     """What SQLAlchemy makes of the declared classes alone."""
     assert ActionProposalRow.metadata is Base.metadata
     url = postgres.new()
+    for name in ("action_type", "status"):
+        # What CHECKs call, the revisions make.
+        body = f"action_ledger_is_{name}(text) RETURNS boolean IMMUTABLE LANGUAGE sql RETURN true"
+        query(url, f"CREATE FUNCTION {body}")
     engine = create_engine(variant(url, drivername="postgresql+psycopg"))
     Base.metadata.create_all(engine)
     engine.dispose()
@@ -47,10 +51,11 @@ def test_what_is_declared_is_what_the_revisions_make(
 
 def test_the_comparison_has_something_to_compare(declared: Rows) -> None:
     found = {(kind, name): text for kind, name, text in declared}
-    assert {kind for kind, _ in found} == set(DECLARED)
+    assert {kind for kind, _ in found} - {"function"} == set(DECLARED)
     assert set(Base.metadata.tables) == set(TABLES)
     assert (
-        ",cancelled}'::text[]" in found["constraint", "action_proposals.ck_action_proposals_status"]
+        "depends_on_id < proposal_id"
+        in found["constraint", "action_dependencies.ck_action_dependencies_order"]
     )
     assert "WHERE (status <> 'resolved'" in found["index", "idx_tickets_open_violation"]
 

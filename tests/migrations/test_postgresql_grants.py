@@ -59,6 +59,8 @@ def ledger(
     query(url, f"ALTER DATABASE {database} SET search_path = {quoted}")
     with role(postgres, url, "owner") as owner, role(postgres, url, name) as service:
         query(url, f'CREATE SCHEMA {quoted} AUTHORIZATION "{name_of(owner)}"')
+        # As it is where functions are nobody's unless they are granted.
+        by(owner, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
         migrate.upgrade(owner)
         by(owner, PLAIN_ROWS.partition("DELETE FROM")[0])
         script = postgresql_schema.grants(schema, name_of(service), VERSION_TABLE)
@@ -107,6 +109,11 @@ async def test_everything_of_the_ledger_works(ledger: Ledger) -> None:
             "status_changed",
         ]
         assert len(await db.history(many[0].id)) == 2
+        await db.create_proposal(proposal("granted", status=ActionStatus.VALIDATED))
+        (claim,) = await db.claim("w", action_names=["granted"])
+        await db.heartbeat(claim.record.id)
+        await db.complete(claim.record.id, {"done": True})
+        assert (await db.wait_for(claim.proposal.id or 0)).status is ActionStatus.COMPLETED
 
 
 def test_raw_sql_of_the_service_is_told_too(ledger: Ledger) -> None:
@@ -141,9 +148,9 @@ EVENT = "(proposal_id, event_type, actor, occurred_at) VALUES (1, 'status_change
         "DROP TABLE action_events",
         "DROP TRIGGER action_events_not_updated ON action_events",
         "DROP FUNCTION action_ledger_refuse() CASCADE",
-        "ALTER FUNCTION action_proposals_touch() RESET ALL",
+        "ALTER FUNCTION action_proposals_guard() RESET ALL",
         "ALTER TABLE action_proposals DISABLE TRIGGER ALL",
-        "ALTER TABLE action_proposals DISABLE TRIGGER action_proposals_lifecycle",
+        "ALTER TABLE action_proposals DISABLE TRIGGER action_proposals_guard",
         "ALTER TABLE action_proposals DROP CONSTRAINT ck_action_proposals_status",
         "ALTER TABLE action_events ADD mine text",
         "ALTER TABLE action_events ENABLE ROW LEVEL SECURITY",

@@ -210,7 +210,8 @@ NUMBERED = "INSERT INTO action_events (id, proposal_id, event_type, actor, occur
 def test_the_history_is_append_only(db: DB, statement: str) -> None:
     if statement.startswith("MERGE") and db.info.server_version < 150000:
         pytest.skip("MERGE is of PostgreSQL 15 and later")
-    refused(db, statement, "the history is append-only")
+    # Who would insert is stopped before it comes to an update.
+    refused(db, statement, "the history is append-only|only the triggers write the history")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_the_history_is_append_only(db: DB, statement: str) -> None:
         (f"{NUMBERED} VALUES (-1, 1, 'record_started', 'eve', now())", psycopg.IntegrityError),
         (f"{EVENT} VALUES (77, 'record_started', 'eve', now())", psycopg.IntegrityError),
         (f"{EVENT} VALUES (1, 'made_up', 'eve', now())", psycopg.IntegrityError),
-        (f"{EVENT} VALUES (1, 'record_started', NULL, now())", NotNullViolation),
+        (f"{EVENT} VALUES (1, 'record_started', NULL, now())", psycopg.IntegrityError),
         (f"{EVENT} VALUES (1, 'record_started', 'eve', 'infinity')", psycopg.IntegrityError),
         (
             "INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at) "

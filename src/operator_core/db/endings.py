@@ -23,7 +23,6 @@ from sqlalchemy import (
     cast,
     false,
     func,
-    literal_column,
     select,
     true,
     update,
@@ -35,6 +34,7 @@ from operator_core.actions.types import ActionStatus
 from operator_core.db.base import after_jitter, from_now, utcnow
 from operator_core.db.moves import moved
 from operator_core.db.plain import UNANSWERED, Plain, Unanswered
+from operator_core.db.planning import few, few_in, nearly_all
 from operator_core.db.rows import decode_time
 from operator_core.db.tables import PROPOSALS, RECORDS
 
@@ -58,8 +58,7 @@ def _executed_by(record_id: Any) -> tuple[Any, ...]:
         .scalar_subquery()
     )
     # Not by the index of statuses either, which may hold many: whoever asks has the proposal's id.
-    executing = _P.status + literal_column("''", Text()) == ActionStatus.EXECUTING.value
-    return executing, newest == record_id
+    return few_in(_P.status, ActionStatus.EXECUTING.value), newest == record_id
 
 
 _HOLD = (
@@ -133,10 +132,9 @@ def _end_on_server(success: bool) -> Select[Any]:
     ended = (
         update(RECORDS)
         .where(
-            # Said twice, so that whatever the planner believes, it reads the primary key.
-            _R.id == func.any(bindparam("ids", type_=ARRAY(BigInteger()))),
             _R.id == given.c.id,
-            _R.completed_at.is_(None),
+            few(given.c.id),
+            nearly_all(_R.completed_at.is_(None)),
         )
         .values(
             success=true() if success else false(),
@@ -150,7 +148,7 @@ def _end_on_server(success: bool) -> Select[Any]:
     )
     moved = (
         update(PROPOSALS)
-        .where(_P.id == ended.c.proposal_id, *_executed_by(ended.c.id))
+        .where(_P.id == ended.c.proposal_id, nearly_all(*_executed_by(ended.c.id)))
         .values(_outcome(success, ended.c.completed_by, ended.c.error_message))
         .returning(_P.id)
         .cte("moved")

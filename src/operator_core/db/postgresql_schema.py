@@ -149,6 +149,9 @@ def grants(schema: str, role: str, version_table: str) -> str:
             f"{into}.workflows TO {to}",
             # A reference to a ticket reads it; who writes tickets is another service.
             f"GRANT SELECT ON {into}.tickets TO {to}",
+            # Everybody's, unless the database's owner has said otherwise.
+            f"GRANT EXECUTE ON FUNCTION {into}.action_ledger_is_action_type, "
+            f"{into}.action_ledger_is_status, {into}.action_ledger_readable TO {to}",
         )
     )
 
