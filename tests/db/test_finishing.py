@@ -93,3 +93,70 @@ async def test_a_failed_wait_is_the_works_to_handle(to_the_end: Finish) -> None:
     await asyncio.sleep(0)
     waiting.set_exception(OSError())
     assert await task == "handled"
+
+
+async def test_a_wait_that_its_owner_cancels_is_the_works_to_handle(to_the_end: Finish) -> None:
+    waiting = asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            return "handled"
+        return "not reached"
+
+    task = asyncio.ensure_future(to_the_end(work()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await task == "handled"
+    assert not task.cancelling()
+
+
+async def test_a_turn_of_the_loop_is_no_wait_for_anything(to_the_end: Finish) -> None:
+    turns = 0
+
+    async def work() -> str:
+        nonlocal turns
+        for _ in range(3):
+            await asyncio.sleep(0)
+            turns += 1
+        return "done"
+
+    task = asyncio.ensure_future(to_the_end(work()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert turns == 3
+
+
+async def test_a_timeout_of_the_caller_is_heard_at_the_end(to_the_end: Finish) -> None:
+    work = Work()
+
+    async def caller() -> None:
+        async with asyncio.timeout(0.01):
+            await to_the_end(work.run())
+
+    task = asyncio.ensure_future(caller())
+    while not task.cancelling():
+        await asyncio.sleep(0.001)
+    await work.let_go()
+    with pytest.raises(TimeoutError):
+        await task
+    assert work.reached == 2
+
+
+async def test_work_that_is_given_up_is_closed() -> None:
+    closed = False
+
+    async def work() -> None:
+        nonlocal closed
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed = True
+
+    given_up = finish_here(work())
+    given_up.send(None)
+    given_up.close()
+    assert closed

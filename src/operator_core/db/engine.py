@@ -64,12 +64,12 @@ def run_units(conn: Connection, units: Sequence[Unit[Any]]) -> list[Any]:
         if each is None:
             results.extend(unit(conn) for unit in some)
         else:
-            results.extend(each(conn, [cast(Alike[Any, Any], unit).argument for unit in some]))
+            results.extend(each(conn, [cast("Alike[Any, Any]", unit).argument for unit in some]))
     return results
 
 
 def _each(unit: Unit[Any]) -> Callable[[Connection, Sequence[Any]], list[Any]] | None:
-    return cast(Alike[Any, Any], unit).each if isinstance(unit, Alike) else None
+    return cast("Alike[Any, Any]", unit).each if isinstance(unit, Alike) else None
 
 
 class UnitRunner(Protocol):

@@ -3,7 +3,6 @@
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 __all__ = ["finish", "finish_here"]
@@ -44,41 +43,55 @@ async def finish(
 async def finish_here(work: Coroutine[Any, Any, T]) -> T:
     """As `finish`, for `work` that sets no timeouts: in the caller's task, which saves making one.
 
-    The caller waits for a future of its own beside the one that `work` waits for, so that a
-    cancellation does not reach it; then the rest of `work` goes to a task.
+    The task waits for what `work` waits for, so that nothing goes round the loop once more, but a
+    cancellation does not reach that: it is heard when the wait is over, and goes on its way at the end.
     """
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            waiting: asyncio.Future[Any] = work.send(None)
-        except StopIteration as done:
-            return done.value
-        # What a task does with a future that a coroutine gives it (PEP 3156, asyncio.tasks).
-        waiting._asyncio_future_blocking = False
-        beside = loop.create_future()
-        waiting.add_done_callback(lambda _, beside=beside: beside.done() or beside.set_result(None))
-        try:
-            await beside
-        except asyncio.CancelledError:
-            with suppress(BaseException):
-                await finish(_rest(work, waiting))
-            raise
+    return await _to_the_end(work)
 
 
-async def _rest(work: Coroutine[Any, Any, T], waiting: asyncio.Future[Any]) -> T:
-    return await _go_on(work, waiting)
+class _OutOfReach:
+    """A future as a task sees it (PEP 3156, asyncio.isfuture), which can't be cancelled by that task."""
+
+    __slots__ = ("_asyncio_future_blocking", "_future")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+        # What a coroutine says that gives a task a future to wait for, and has just said of this one.
+        future._asyncio_future_blocking = False
+        self._asyncio_future_blocking = True
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._future.get_loop()
+
+    def add_done_callback(
+        self, callback: Callable[[asyncio.Future[Any]], object], **said: Any
+    ) -> None:
+        self._future.add_done_callback(callback, **said)
+
+    def cancel(self, msg: object = None) -> bool:
+        # The task keeps it in mind, and raises it where it goes on.
+        return False
 
 
 @types.coroutine
-def _go_on(work: Coroutine[Any, Any, T], waiting: asyncio.Future[Any]) -> Generator[Any, Any, T]:
-    try:
-        while True:
-            waiting._asyncio_future_blocking = True
-            try:
-                yield waiting
-            except BaseException as error:
-                waiting = work.throw(error)
-            else:
-                waiting = work.send(None)
-    except StopIteration as done:
-        return done.value
+def _to_the_end(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            waiting: asyncio.Future[Any] | None = work.send(None)
+        except BaseException as error:
+            if cancelled is not None:
+                raise cancelled from None
+            if isinstance(error, StopIteration):
+                return error.value
+            raise
+        try:
+            yield None if waiting is None else _OutOfReach(waiting)
+        except asyncio.CancelledError as error:
+            if waiting is None or not waiting.cancelled():
+                cancelled = error
+        except GeneratorExit:
+            work.close()
+            raise
+        except BaseException:  # noqa: S110 - how the wait has failed, `work` hears from the future itself
+            pass

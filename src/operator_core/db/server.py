@@ -69,9 +69,9 @@ class ServerRunner(EngineRunner):
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = Lanes(self._run_together, self._run_one)
-        # The connection that was used last, for whoever comes next: half of what the pool and
-        # SQLAlchemy's own Connection cost a unit. It goes back to the pool as soon as one is asked for.
-        self._at_hand: Connection | None = None
+        # Connections that were used last, for whoever comes next: half of what the pool and
+        # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
+        self._at_hand: list[Connection] = []
         self._connecting = 0
         # For which a plain unit need not go through SQLAlchemy.
         self._direct = Direct(engine.dialect) if owned and engine.driver == "asyncpg" else None
@@ -123,8 +123,8 @@ class ServerRunner(EngineRunner):
         check_outside(self._use.under_way)
         with self._call():
             if single and isinstance(unit, Alike) and not unit.may_wait:
-                return await self._lanes.run(cast(Alike[Any, T], unit))
-            alone = cast(Unit[T], unit)
+                return await self._lanes.run(cast("Alike[Any, T]", unit))
+            alone = cast("Unit[T]", unit)
             return await self._run(alone, _plain(alone), self._change if single else self._transact)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
@@ -179,9 +179,9 @@ class ServerRunner(EngineRunner):
             await greenlet_spawn(conn.close)
 
     def _keep(self, conn: Connection) -> bool:
-        if not self._owned or self._at_hand is not None or self._connecting or self._closed:
+        if not self._owned or self._connecting or self._closed:
             return False
-        self._at_hand = conn
+        self._at_hand.append(conn)
         return True
 
     async def _try(self, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]) -> T:
@@ -237,17 +237,17 @@ class ServerRunner(EngineRunner):
         return self._alive_at_hand() or self._connect(self._single)
 
     def _alive_at_hand(self) -> Connection | None:
-        """The connection at hand, which is nobody else's from now on, unless the server has closed it."""
-        conn, self._at_hand = self._at_hand, None
-        if conn is not None and is_stale(conn.connection.driver_connection):
+        """A connection at hand, which is nobody else's from now on, and which the server has not closed."""
+        while self._at_hand:
+            conn = self._at_hand.pop()
+            if not is_stale(conn.connection.driver_connection):
+                return conn
             _throw_away(conn)
-            return None
-        return conn
+        return None
 
     def _let_go(self) -> None:
-        conn, self._at_hand = self._at_hand, None
-        if conn is not None:
-            conn.close()
+        while self._at_hand:
+            self._at_hand.pop().close()
 
     def _transact(self, attempt: _Attempt, unit: Unit[T]) -> T:
         self._let_go()
@@ -320,7 +320,7 @@ class ServerRunner(EngineRunner):
 
 
 def _plain(unit: Unit[T]) -> Plain[T] | None:
-    return cast(Plain[T], unit) if isinstance(unit, Plain) else None
+    return cast("Plain[T]", unit) if isinstance(unit, Plain) else None
 
 
 def _throw_away(conn: Connection) -> None:
