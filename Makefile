@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PEERS_VENV ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench bench-peers schema build clean
+.PHONY: help demo test coverage soak lint format bench bench-peers schema build clean
 
 help: ## show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -21,7 +21,10 @@ demo: $(VENV)/installed ## replay a dozen tool calls into a new ledger and show 
 	$(BIN)/operator-core actions replay examples/tool_calls.jsonl --db-path demo.db
 
 test: $(VENV)/installed ## run the tests, short forms of the soaks included
-	$(BIN)/python -m pytest -m "not soak" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --dist loadfile
+
+coverage: $(VENV)/installed ## run the tests and say which lines they don't reach; takes twice as long
+	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
 
 soak: $(VENV)/installed ## run the long tests: hundreds of kills, thousands of cancellations
 	$(BIN)/python -m pytest -m soak --timeout=3600 -s
