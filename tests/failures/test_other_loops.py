@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
@@ -88,8 +89,11 @@ async def test_several_event_loops_may_share_a_ledger(target: str, tmp_path: Pat
 
 @pytest.mark.usefixtures("hectic")
 async def test_several_event_loops_may_share_a_ledger_on_a_borrowed_engine(tmp_path: Path) -> None:
+    # SQLAlchemy's pools belong to one loop ("Using multiple asyncio event loops" in its manual).
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}", connect_args={"timeout": PATIENCE}
+        f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}",
+        connect_args={"timeout": PATIENCE},
+        poolclass=NullPool,
     )
     async with ActionDB(engine) as db:
 

@@ -147,9 +147,9 @@ def cancel_pending(
     if conn.dialect.name == "sqlite":
         # SQLite's triggers run row by row: what depends on others goes before them, by hand, or it would be
         # cancelled for their sake and not for the reason that was given.
-        waiting = _DEPENDANTS.where(*which).order_by(_ROW.id.desc())
+        # Sorted here: with an ORDER BY, SQLite may read all rows by their ids.
+        ids = sorted(conn.scalars(_DEPENDANTS.where(*which), said), reverse=True)
         one = statement.where(_ROW.id == bindparam("wanted"))
-        ids = conn.scalars(waiting, said).all()
         first = sum(conn.execute(one, {**said, "wanted": id_}).rowcount for id_ in ids)
     return first + conn.execute(statement, said).rowcount
 
