@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import growth
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import compare, growing, report
+from benchmarks.peers import compare, growing, report, waking
 from benchmarks.peers.databases import databases
 from benchmarks.peers.files import Files
 from benchmarks.peers.process import WorkerFailed, worker
@@ -172,3 +172,12 @@ async def test_growth_is_measured_on_the_server(
     assert set(costs) == {*growing.PROMISED}
     assert growth.CLAIM in costs
     assert all(len(each) == 2 and min(each) > 0 for each in costs.values())
+
+
+async def test_who_waits_is_woken_and_it_is_reported(server_ledger: str) -> None:
+    found = await waking.waking(server_ledger, 3)
+    assert len(found) == 3
+    # Nothing but the server's word wakes it: without that it would look after seconds.
+    assert 0 < max(found) < 2
+    assert waking.NAME in waking.waking_table(found)
+    assert waking.waking_table([1.0]).endswith("BEHIND")

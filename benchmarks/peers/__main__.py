@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks import growth
 from benchmarks.floors import floors as disk_floors
-from benchmarks.peers import compare, drivers, floors, growing
+from benchmarks.peers import compare, drivers, floors, growing, waking
 from benchmarks.peers.databases import Databases, databases
 from benchmarks.peers.files import Files
 from benchmarks.peers.process import Worker, WorkerFailed, worker
@@ -26,7 +27,7 @@ from benchmarks.peers.report import as_json, report, sqlite_report
 from benchmarks.report import SQLITE, machine
 from operator_core.db import migrate
 
-_ON_SERVER = ("compare", "growth", "drivers")
+_ON_SERVER = ("compare", "growth", "drivers", "waking")
 _PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 _MODULES = {
@@ -117,6 +118,16 @@ async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) ->
     return {"per_second": found}
 
 
+async def _waking(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    url = await made.new("waking")
+    await asyncio.to_thread(migrate.upgrade, url)
+    _told(waking.NAME)
+    seconds = await waking.waking(url, rounds if options.quick else rounds * 20)
+    print(f"\n{waking.waking_table(seconds)}", flush=True)
+    late = statistics.median(seconds) >= waking.PROMISED
+    return {"seconds": seconds, "behind": [waking.NAME] if late else []}
+
+
 async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
     with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=floors.PLACE) as folder:
@@ -135,7 +146,7 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
 async def _run_on_server(options: argparse.Namespace, rounds: int, url: str) -> dict[str, Any]:
     async with databases(url) as made:
         results: dict[str, Any] = {"server": await made.settings()}
-        measures = (_compare, _growth, _drivers)
+        measures = (_compare, _growth, _drivers, _waking)
         for part, measure in zip(_ON_SERVER, measures, strict=True):
             if options.only in (None, part):
                 results[part] = await measure(made, options, rounds)
@@ -159,7 +170,11 @@ def _behind(results: dict[str, Any]) -> list[str]:
     ]
     return [
         *(work["name"] for work in works if work["behind"]),
-        *results.get("growth", {}).get("behind", []),
+        *(
+            name
+            for part in ("growth", "waking")
+            for name in results.get(part, {}).get("behind", [])
+        ),
     ]
 
 

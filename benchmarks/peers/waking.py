@@ -1,0 +1,66 @@
+"""How soon somebody who waits for a proposal on one connection hears of a change that is made on another."""
+
+import asyncio
+import statistics
+import time
+from contextlib import suppress
+
+from benchmarks.peers.compare import jobs
+from benchmarks.report import table
+from operator_core.actions.types import ActionProposal, ActionStatus
+from operator_core.db import ActionDB
+
+__all__ = ["NAME", "PROMISED", "waking", "waking_table"]
+
+NAME = "NOTIFY to wake-up"
+PROMISED = 0.010
+"""Seconds in the median: from asking for the change, its commit and all, to who waits for it."""
+
+_SETTLED = 0.02
+"""Seconds after which who waits has looked once and listens; nothing else would wake it for five."""
+
+
+async def waking(url: str, times: int) -> list[float]:
+    """The seconds of each of so many changes, one after another."""
+    job = jobs(1)[0]
+    found: list[float] = []
+    async with ActionDB(url) as db, ActionDB(url) as other:
+
+        async def woken(id_: int) -> float:
+            await db.wait_for(id_)
+            return time.perf_counter()
+
+        async def follow() -> None:
+            async for _ in db.events(follow=True):
+                pass
+
+        # Keeps the connection that listens, as a service does.
+        following = asyncio.create_task(follow())
+        try:
+            async with asyncio.timeout(10 + times):
+                for _ in range(times):
+                    made = (await other.create_proposal(ActionProposal(**job))).id or 0
+                    waiting = asyncio.create_task(woken(made))
+                    await asyncio.sleep(_SETTLED)
+                    start = time.perf_counter()
+                    await other.update_proposal_status(made, ActionStatus.CANCELLED)
+                    found.append(await waiting - start)
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+    return found
+
+
+def waking_table(found: list[float]) -> str:
+    """What was found, for a person."""
+    median, slowest = statistics.median(found), max(found)
+    row = (
+        NAME,
+        f"{median * 1000:.1f}",
+        f"{slowest * 1000:.1f}",
+        f"{PROMISED * 1000:.0f}",
+        "ok" if median < PROMISED else "BEHIND",
+    )
+    head = ("from a change to who waits for it", "median, ms", "slowest, ms", "promised", "")
+    return f"Waking, {len(found)} times\n\n{table(head, [row])}"
