@@ -89,17 +89,13 @@ BEGIN
     WHERE id = NEW.id;
 END"""
 
-# The change that another trigger makes to say who acts is part of the change that it follows. In two steps, so
-# that neither calls for this trigger again where PRAGMA recursive_triggers is ON: the first is known by its
-# time, which no clock shows and which is before any, and to the second both have moved as they should.
+# The change that another trigger makes to say who acts is part of the change that it follows.
 TOUCH = f"""
 AFTER UPDATE ON action_proposals
 WHEN (NOT NEW.updated_at > OLD.updated_at OR NEW.version IS NOT OLD.version + 1)
-    AND NEW.updated_at IS NOT '!'
     AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
         AND NEW.status_changed_at IS NOT OLD.status_changed_at AND NEW.version IS OLD.version)
 BEGIN
-    UPDATE action_proposals SET updated_at = '!', version = OLD.version WHERE id = NEW.id;
     UPDATE action_proposals
     SET updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, {TOUCHED}),
         version = OLD.version + 1

@@ -53,10 +53,7 @@ def test_the_comparison_has_something_to_compare(declared: Rows) -> None:
     found = {(kind, name): text for kind, name, text in declared}
     assert {kind for kind, _ in found} - {"function"} == set(DECLARED)
     assert set(Base.metadata.tables) == set(TABLES)
-    assert (
-        "depends_on_id < proposal_id"
-        in found["constraint", "action_dependencies.ck_action_dependencies_order"]
-    )
+    assert "is_status(status)" in found["constraint", "action_proposals.ck_action_proposals_status"]
     assert "WHERE (status <> 'resolved'" in found["index", "idx_tickets_open_violation"]
 
 

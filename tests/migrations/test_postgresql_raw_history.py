@@ -211,7 +211,12 @@ def test_the_history_is_append_only(db: DB, statement: str) -> None:
     if statement.startswith("MERGE") and db.info.server_version < 150000:
         pytest.skip("MERGE is of PostgreSQL 15 and later")
     # Who would insert is stopped before it comes to an update.
-    refused(db, statement, "the history is append-only|only the triggers write the history")
+    inserts = "INSERT" in statement
+    refused(
+        db,
+        statement,
+        "only the triggers write the history" if inserts else "the history is append-only",
+    )
 
 
 @pytest.mark.parametrize(

@@ -282,11 +282,9 @@ END;
 CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
 AFTER UPDATE ON action_proposals
 WHEN (NOT NEW.updated_at > OLD.updated_at OR NEW.version IS NOT OLD.version + 1)
-    AND NEW.updated_at IS NOT '!'
     AND NOT (NEW.status_changed_by IS 'raw SQL' AND NEW.status IS OLD.status
         AND NEW.status_changed_at IS NOT OLD.status_changed_at AND NEW.version IS OLD.version)
 BEGIN
-    UPDATE action_proposals SET updated_at = '!', version = OLD.version WHERE id = NEW.id;
     UPDATE action_proposals
     SET updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))),
         version = OLD.version + 1
