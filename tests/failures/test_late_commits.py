@@ -20,6 +20,7 @@ from tests.failures.server_harness import DRIVERS, by
 
 EVENTS: Final = 10_000
 BATCH: Final = 20
+ROUNDS: Final = 10
 
 
 class Follower:
@@ -219,10 +220,10 @@ async def test_a_history_that_was_restored_from_another_server_is_told(server_le
         assert [event.id async for event in db.events(after=3)] == [4, 5]
 
 
-def processes(path: Path, count: int) -> list[Child]:
-    children = [start("event_writer.py", path, number, count) for number in range(2)]
-    let_go(children, "ready")
-    return children
+def take_turns(children: list[Child]) -> list[Any]:
+    for _ in range(ROUNDS):
+        let_go(children, "round")
+    return [finish(child) for child in children]
 
 
 @pytest.mark.parametrize(("target", "events"), [("file", EVENTS), ("engine", EVENTS // 4)])
@@ -234,9 +235,12 @@ async def test_two_processes_on_one_file_are_followed_without_a_gap(
     async with ActionDB(path if target == "file" else engine, busy_timeout=PATIENCE) as db:
         followers = [Follower(db), Follower(db, breaks_off_every=37)]
         tasks = [asyncio.create_task(each.follow(lambda: events)) for each in followers]
-        children = await asyncio.to_thread(processes, path, events // 2)
+        children = [
+            start("event_writer.py", path, number, ROUNDS, events // 2 // ROUNDS)
+            for number in range(2)
+        ]
         try:
-            told = [await asyncio.to_thread(finish, child) for child in children]
+            told = await asyncio.to_thread(take_turns, children)
             async with asyncio.timeout(10):
                 await asyncio.gather(*tasks)
         finally:
@@ -252,6 +256,6 @@ async def test_two_processes_on_one_file_are_followed_without_a_gap(
     names = [name for (name,) in rows(path, "SELECT action_name FROM action_proposals ORDER BY id")]
     turns = sum(after != before for before, after in pairwise(names))
     print(f"\n{target}: events={len(ids)} turns of the two processes={turns} {told}")
-    assert turns > 2, "the processes did not write side by side"
+    assert turns >= ROUNDS, "the processes did not write side by side"
     for follower in followers:
         assert follower.heard == ids
