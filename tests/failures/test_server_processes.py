@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import pytest
 
 from operator_core.actions.errors import NotOpen, WrongLoop
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
-from tests.databases import query
+from tests.databases import connected, query
 from tests.failures.cancelling import OPERATIONS, Bench
 from tests.failures.harness import PATIENCE, proposal, run, start
 from tests.failures.server_harness import (
@@ -218,6 +219,39 @@ async def test_closing_under_an_open_transaction_rolls_it_back_and_says_so(
     await behind
     await asyncio.to_thread(await_no_session, server_ledger)
     assert query(server_ledger, "SELECT status FROM action_proposals") == [("validated",)]
+
+
+_SLOW: Final = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON action_proposals FOR EACH ROW
+        WHEN (NEW.action_name = 'slow') EXECUTE FUNCTION wait();"""
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_closing_waits_for_what_a_cancelled_caller_has_left_under_way(
+    driver: str, server_ledger: str, postgres_copy: Callable[[str], str]
+) -> None:
+    ledger = postgres_copy(server_ledger)
+    db = ActionDB(by(driver, ledger))
+    await db.open()
+    with connected(ledger) as other:
+        other.execute(_SLOW)
+        other.execute("SELECT pg_advisory_lock(1)")
+        # The second one goes with whoever else may come, in nobody's own task.
+        quick = asyncio.create_task(db.create_proposal(proposal()))
+        slow = asyncio.create_task(db.create_proposal(proposal(action_name="slow")))
+        await quick
+        await asyncio.to_thread(await_waiting, ledger)
+        slow.cancel()
+        await asyncio.wait([slow])
+        closing = asyncio.create_task(db.close())
+        _, waiting = await asyncio.wait([closing], timeout=0.1)
+        assert waiting
+        other.execute("SELECT pg_advisory_unlock(1)")
+        await asyncio.wait_for(closing, PATIENCE)
+    await asyncio.to_thread(await_no_session, ledger)
+    assert query(ledger, "SELECT count(*) FROM action_proposals") == [(2,)]
 
 
 # ------ forked, and in another event loop

@@ -128,7 +128,8 @@ class ServerRunner(EngineRunner):
             return await self._run(alone, _plain(alone), self._change if single else self._transact)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
-        with self._translated():
+        # A call of its own: those who asked may have been cancelled, and closing waits for the connection.
+        with self._call():
             return await self._try(self._change, partial(run_units, units=units))
 
     async def _run_one(self, unit: Alike[Any, T]) -> T:
