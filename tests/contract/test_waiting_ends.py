@@ -1,6 +1,7 @@
 """Who begins to wait, and who stops: at whatever moment, nothing is missed and nothing left behind."""
 
 import asyncio
+import gc
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     NotOpen,
+    StorageError,
 )
 from operator_core.db import ActionDB
 from tests.contract.waiting import (
@@ -153,3 +155,19 @@ async def test_who_waits_when_it_is_closed_is_told_at_once(
         await db.wait_for(1)
     with pytest.raises(NotOpen):
         await anext(db.events(follow=True))
+
+
+@pytest.mark.parametrize("backend", ["file", "engine"], indirect=True)
+async def test_who_begins_to_listen_where_nothing_can_be_read_is_told_and_leaves_nothing_behind(
+    db: ActionDB, place: Path
+) -> None:
+    held = await hold(db, place)
+    for file in place.parent.glob(f"{place.name}-*"):
+        file.unlink()
+    place.unlink()
+    place.write_text("no database " * 1000)
+    with pytest.raises(StorageError):
+        async with db.changes():
+            pass
+    await held.check_given_back()
+    gc.collect()

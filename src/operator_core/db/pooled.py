@@ -163,7 +163,8 @@ class EngineRunner(ABC):
                 self._changes = changes, asyncio.ensure_future(changes.start())
             try:
                 # Shielded, as several may wait for it.
-                await asyncio.shield(self._changes[1])
+                with self._translated():
+                    await asyncio.shield(self._changes[1])
                 yield changed
             finally:
                 self._listeners -= 1

@@ -97,31 +97,35 @@ class _Looks:
     def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
         self._pool = engine.sync_engine.pool.recreate()
         self._ring = ring
+        self._connection: PoolProxiedConnection | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """From when it returns on, no change is missed."""
-        connection = await greenlet_spawn(self._pool.connect)
-        seen = await greenlet_spawn(_version, connection)
-        self._task = asyncio.create_task(self._look(connection, seen))
+        self._connection = await greenlet_spawn(self._pool.connect)
+        seen = await greenlet_spawn(_version, self._connection)
+        self._task = asyncio.create_task(self._look(self._connection, seen))
 
     async def stop(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, also if `start` failed."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._connection is not None:
+            await greenlet_spawn(self._connection.invalidate)
 
     async def _look(self, connection: PoolProxiedConnection, seen: int) -> None:
-        try:
-            while True:
-                await asyncio.sleep(LOOKS_EVERY)
+        while True:
+            await asyncio.sleep(LOOKS_EVERY)
+            try:
                 version = await greenlet_spawn(_version, connection)
-                if version != seen:
-                    seen = version
-                    self._ring()
-        finally:
-            await asyncio.shield(greenlet_spawn(connection.invalidate))
+            except Exception:
+                # Whoever listens looks for itself, and is told what is wrong.
+                version = -1
+            if version != seen:
+                seen = version
+                self._ring()
 
 
 def _version(connection: PoolProxiedConnection) -> int:
