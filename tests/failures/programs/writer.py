@@ -41,11 +41,11 @@ async def write(path: str) -> None:
 
 
 def write_early(path: str) -> None:
-    """The planted bug: acknowledges what it will commit later, a thousand at a time."""
+    """The planted bug: acknowledges what it will commit later, so late that it is killed before."""
     connection = sqlite3.connect(path, timeout=60, isolation_level=None)
     while True:
         connection.execute("BEGIN IMMEDIATE")
-        for _ in range(1000):
+        for _ in range(1_000_000):
             (number,) = connection.execute(
                 "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at)"
                 " VALUES ('naive', '{}', 'no', '2026-01-01 00:00:00.000000') RETURNING id"
