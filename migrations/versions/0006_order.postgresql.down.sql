@@ -12,13 +12,15 @@ SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO %1$I.action_events (proposal_id, event_type, to_status, actor, reason, occurred_at)
     SELECT id, 'proposal_created', status, status_changed_by, reason, pg_catalog.clock_timestamp()
-    FROM created ORDER BY id;
+    FROM created;
     IF FOUND AND pg_catalog.pg_notify('operator_core_events', '') IS NULL THEN END IF;
     RETURN NULL;
 END $$$function$, current_schema());
 END $do$;
 
-DROP FUNCTION action_proposals_cancel_dependants, action_proposals_link;
+DROP TRIGGER action_proposals_linked ON action_proposals;
+
+DROP FUNCTION action_proposals_cancel_dependants, action_proposals_link, action_proposals_note_link;
 
 DROP INDEX idx_action_proposals_workflow;
 
