@@ -80,18 +80,84 @@ END $$;
 
 REVOKE EXECUTE ON FUNCTION action_proposals_link FROM PUBLIC;
 
--- A look at all rows of a statement for those that depend on others costs each INSERT a thirtieth of its time,
--- and most statements have none: the first such row leaves word, in a setting that ends with the transaction.
-CREATE FUNCTION action_proposals_note_link() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A look at all rows of a statement for those that depend on others, or on which others may depend, costs a
+-- small one a thirtieth of its time or more, and most have none: the guard, which sees each row, leaves word of the
+-- first one, in a setting that ends with the transaction.
+CREATE OR REPLACE FUNCTION action_proposals_guard() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    broken pg_catalog.text;
 BEGIN
-    PERFORM pg_catalog.set_config('operator_core.linked', 'on', true);
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+        IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
+            IF ((OLD.status OPERATOR(pg_catalog.||) '>' OPERATOR(pg_catalog.||) NEW.status) OPERATOR(pg_catalog.=) ANY ('{proposed>validated,proposed>cancelled,validated>executing,validated>cancelled,executing>completed,executing>failed,executing>cancelled,failed>validated}'::pg_catalog.text[])) IS NOT TRUE THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'integrity_constraint_violation',
+                    MESSAGE = 'action_proposals_lifecycle: the lifecycle has no such step';
+            END IF;
+            -- Who moves the status and does not say who acts, or when, is recorded as what it is.
+            IF NEW.status_changed_by IS NULL OR NEW.status_changed_at IS NULL
+                OR NEW.status_changed_at OPERATOR(pg_catalog.=) OLD.status_changed_at THEN
+                NEW.status_changed_by := 'raw SQL';
+                NEW.status_reason := NULL;
+                NEW.status_changed_at := greatest(pg_catalog.clock_timestamp(), CASE WHEN OLD.status_changed_at OPERATOR(pg_catalog.<) '9998-01-01 00:00:00+00'
+                    THEN OLD.status_changed_at OPERATOR(pg_catalog.+) interval '1 microsecond' END);
+            END IF;
+        END IF;
+        IF NOT NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at THEN
+            NEW.updated_at := greatest(pg_catalog.clock_timestamp(), CASE WHEN OLD.updated_at OPERATOR(pg_catalog.<) '9998-01-01 00:00:00+00'
+                THEN OLD.updated_at OPERATOR(pg_catalog.+) interval '1 microsecond' END);
+        END IF;
+        NEW.version := OLD.version OPERATOR(pg_catalog.+) 1;
+        IF (NEW.status OPERATOR(pg_catalog.=) 'cancelled' OR NEW.status OPERATOR(pg_catalog.=) 'failed' AND NEW.next_retry_at IS NULL)
+            AND NOT (OLD.status OPERATOR(pg_catalog.=) 'cancelled' OR OLD.status OPERATOR(pg_catalog.=) 'failed' AND OLD.next_retry_at IS NULL) THEN
+            PERFORM pg_catalog.set_config('operator_core.ended_badly', 'on', true);
+        END IF;
+    ELSE
+        IF NEW.status_changed_by IS NULL THEN
+            NEW.status_changed_by := 'raw SQL';
+            NEW.status_changed_at := pg_catalog.clock_timestamp();
+        END IF;
+        IF NEW.depends_on IS NOT NULL THEN
+            PERFORM pg_catalog.set_config('operator_core.linked', 'on', true);
+        END IF;
+    END IF;
+    broken := CASE
+        WHEN NOT NEW.id OPERATOR(pg_catalog.>) 0 THEN 'id'
+        WHEN NOT least(NEW.proposed_at, NEW.validated_at, NEW.cancelled_at, NEW.created_at, NEW.updated_at, NEW.status_changed_at, NEW.scheduled_at, NEW.expires_at, NEW.next_retry_at) OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'
+            OR NOT greatest(NEW.proposed_at, NEW.validated_at, NEW.cancelled_at, NEW.created_at, NEW.updated_at, NEW.status_changed_at, NEW.scheduled_at, NEW.expires_at, NEW.next_retry_at) OPERATOR(pg_catalog.<) '9999-01-01 00:00:00+00' THEN 'times'
+    END;
+    IF broken IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
+            CONSTRAINT = 'ck_action_proposals_' OPERATOR(pg_catalog.||) broken,
+            MESSAGE = 'new row for relation "action_proposals" violates check constraint "ck_action_proposals_' OPERATOR(pg_catalog.||) broken OPERATOR(pg_catalog.||) '"';
+    END IF;
     RETURN NEW;
 END $$;
 
-CREATE TRIGGER action_proposals_linked
-BEFORE INSERT ON action_proposals FOR EACH ROW
-WHEN (NEW.depends_on IS NOT NULL)
-EXECUTE FUNCTION action_proposals_note_link();
+-- Called with the ids of proposals that have just ended badly. Cancelling what depends on them comes here again, for
+-- what depends on that.
+CREATE FUNCTION action_proposals_cancel_dependants(ids bigint[]) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE action_proposals
+    SET status = 'cancelled',
+        status_reason = 'proposal ' || cause.id || ', which it depends on, '
+            || CASE cause.status WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
+        status_changed_by = 'ledger', cancelled_at = clock_timestamp(),
+        status_changed_at = greatest(clock_timestamp(),
+            CASE WHEN status_changed_at < '9998-01-01 00:00:00+00' THEN status_changed_at + interval '1 microsecond' END)
+    FROM (
+        SELECT DISTINCT ON (proposal_id) proposal_id, needed.id, needed.status
+        FROM action_dependencies JOIN action_proposals needed ON needed.id = depends_on_id
+        WHERE depends_on_id = ANY (ids)
+        ORDER BY proposal_id, depends_on_id
+    ) AS cause
+    WHERE action_proposals.id = cause.proposal_id
+        AND NOT wait_on_failure AND action_proposals.status IN ('proposed', 'validated');
+END $$;
+
+REVOKE EXECUTE ON FUNCTION action_proposals_cancel_dependants FROM PUBLIC;
 
 DO $do$
 BEGIN
@@ -113,31 +179,31 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$$function$, current_schema());
-END $do$;
-
--- Cancelling one of them cancels what depends on it in turn.
-CREATE FUNCTION action_proposals_cancel_dependants() RETURNS trigger LANGUAGE plpgsql
-SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    EXECUTE format($function$
+CREATE OR REPLACE FUNCTION action_proposals_tell_changed() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER AS $$
+DECLARE
+    ended bigint[];
 BEGIN
-    UPDATE action_proposals
-    SET status = 'cancelled',
-        status_reason = 'proposal ' || NEW.id || ', which it depends on, '
-            || CASE NEW.status WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
-        status_changed_by = 'ledger', cancelled_at = clock_timestamp(),
-        status_changed_at = greatest(clock_timestamp(),
-            CASE WHEN status_changed_at < '9998-01-01 00:00:00+00' THEN status_changed_at + interval '1 microsecond' END)
-    WHERE id IN (SELECT proposal_id FROM action_dependencies WHERE depends_on_id = NEW.id)
-        AND NOT wait_on_failure AND status IN ('proposed', 'validated');
+    INSERT INTO %1$I.action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
+    SELECT changed.id, 'status_changed', before.status, changed.status, changed.status_changed_by,
+        changed.status_reason, pg_catalog.clock_timestamp()
+    FROM changed JOIN before ON before.id OPERATOR(pg_catalog.=) changed.id
+    WHERE changed.status OPERATOR(pg_catalog.<>) before.status;
+    IF FOUND AND pg_catalog.pg_notify('operator_core_events', '') IS NULL THEN END IF;
+    IF pg_catalog.current_setting('operator_core.ended_badly', true) OPERATOR(pg_catalog.=) 'on' THEN
+        ended := ARRAY(
+            SELECT changed.id FROM changed JOIN before ON before.id OPERATOR(pg_catalog.=) changed.id
+            WHERE (changed.status OPERATOR(pg_catalog.=) 'cancelled' OR changed.status OPERATOR(pg_catalog.=) 'failed' AND changed.next_retry_at IS NULL)
+                AND NOT (before.status OPERATOR(pg_catalog.=) 'cancelled' OR before.status OPERATOR(pg_catalog.=) 'failed' AND before.next_retry_at IS NULL)
+        );
+        IF pg_catalog.cardinality(ended) OPERATOR(pg_catalog.>) 0 THEN
+            PERFORM %1$I.action_proposals_cancel_dependants(ended);
+        END IF;
+    END IF;
     RETURN NULL;
-END $$;
-
-REVOKE EXECUTE ON FUNCTION action_proposals_cancel_dependants FROM PUBLIC;
-
-CREATE TRIGGER action_proposals_cascade
-AFTER UPDATE OF status, next_retry_at ON action_proposals FOR EACH ROW
-WHEN ((NEW.status = 'cancelled' OR NEW.status = 'failed' AND NEW.next_retry_at IS NULL)
-    AND NOT (OLD.status = 'cancelled' OR OLD.status = 'failed' AND OLD.next_retry_at IS NULL))
-EXECUTE FUNCTION action_proposals_cancel_dependants();
+END $$$function$, current_schema());
+END $do$;
 
 DROP TRIGGER action_proposals_immutable ON action_proposals;
 
