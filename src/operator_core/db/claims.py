@@ -25,7 +25,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from operator_core.actions.errors import CorruptRow
-from operator_core.actions.types import ActionProposal, ActionStatus, ActionType, Claim
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    ActionType,
+    Claim,
+)
 from operator_core.actions.values import MAX_ID
 from operator_core.db.base import (
     from_now,
@@ -39,9 +45,8 @@ from operator_core.db.planning import any_number, few, few_in, nearly_all
 from operator_core.db.recovery import overdue, sweep
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
-    RECORD_COLUMNS,
+    decode_time,
     to_proposal,
-    to_record,
 )
 from operator_core.db.tables import DEPENDENCIES, PROPOSALS, RECORDS
 
@@ -154,17 +159,12 @@ def _claim_on_server(names: bool, types: bool) -> Select[Any]:
         update(PROPOSALS)
         .where(_P.id == due.c.id, few(due.c.id))
         .values(_start())
-        .returning(*PROPOSAL_COLUMNS)
+        .returning(*PROPOSAL_COLUMNS, due.c.due)
     ).cte("moved")
     started = _record(select(due.c.id)).cte("started")
     taken = (
-        select(
-            *begun.c,
-            *(column.label(f"record_{column.name}") for column in started.c),
-            due.c.due,
-        )
+        select(*begun.c, *(column.label(f"record_{column.name}") for column in started.c))
         .join_from(begun, started, started.c.proposal_id == begun.c.id)
-        .join(due, due.c.id == begun.c.id)
         .subquery("taken")
     )
     one = select(overdue().label("overdue")).subquery("one")
@@ -175,6 +175,28 @@ def _start() -> dict[str, Any]:
     worker = bindparam("who", type_=Text())
     return moved(
         ActionStatus.EXECUTING, status_changed_by=worker, status_reason=None, next_retry_at=None
+    )
+
+
+# What the database gives to a record that begins; the rest of it is known.
+_BEGUN = tuple(RECORDS.c[name] for name in ("id", "proposal_id", "started_at", "lease_expires_at"))
+
+
+def _begun(row: Sequence[Any], worker: str) -> ActionRecord:
+    id_, proposal_id, started_at, lease_expires_at = row
+    return ActionRecord.from_stored(
+        {
+            "id": id_,
+            "proposal_id": proposal_id,
+            "started_at": decode_time(started_at),
+            "completed_at": None,
+            "success": None,
+            "error_message": None,
+            "result_data": None,
+            "worker": worker,
+            "lease_expires_at": decode_time(lease_expires_at),
+            "outcome_unknown": False,
+        }
     )
 
 
@@ -189,7 +211,7 @@ def _record(ids: Select[Any]) -> Any:
             ["proposal_id", "started_at", "started_by", "worker", "lease_expires_at"],
             select(id_, utcnow(), worker, worker, lease),
         )
-        .returning(*RECORD_COLUMNS)
+        .returning(*_BEGUN)
     )
 
 
@@ -223,13 +245,15 @@ def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
         if conn.dialect.name == "sqlite":
             sweep(conn)
             return _claim_on_sqlite(conn, wanted), False
-        return _claimed(conn.execute(statement, said).all())
+        return answer(conn.execute(statement, said).all())
 
-    return Plain(statement, said, _claimed, unit)
+    def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
+        return _claimed(rows, wanted.worker)
+
+    return Plain(statement, said, answer, unit)
 
 
-def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
-    width = 1 + len(PROPOSAL_COLUMNS)
+def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
     left, first, *_ = rows[0]
     if first is None:
         return [], left
@@ -238,7 +262,8 @@ def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
     found: list[tuple[Any, ...]] = [tuple(row) for row in rows]
     for values in sorted(found, key=_in_order):
         try:
-            taken.append(Claim(to_proposal(values[1:width]), to_record(values[width:-1])))
+            proposal = to_proposal(values[1:_DUE_AT])
+            taken.append(Claim(proposal, _begun(values[_DUE_AT + 1 :], worker)))
         except CorruptRow as error:
             # What the server could not tell. The others must reach the worker; this lease runs out.
             logger.error("claimed and not readable: %s", error)
@@ -246,10 +271,11 @@ def _claimed(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
 
 
 _PRIORITY = 1 + tuple(ActionProposal.model_fields).index("priority")
+_DUE_AT = 1 + len(PROPOSAL_COLUMNS)
 
 
 def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return -row[_PRIORITY], row[-1], row[1]
+    return -row[_PRIORITY], row[_DUE_AT], row[1]
 
 
 def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
@@ -275,4 +301,7 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
     started = {"ids": ids, "who": wanted.worker, "lease": wanted.lease}
     begun = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
     records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, started)}
-    return [Claim(to_proposal(begun[each.id]), to_record(records[each.id])) for each in found]
+    return [
+        Claim(to_proposal(begun[each.id]), _begun(records[each.id], wanted.worker))
+        for each in found
+    ]
