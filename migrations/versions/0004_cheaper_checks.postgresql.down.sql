@@ -25,6 +25,10 @@ ALTER TABLE action_events
     DROP CONSTRAINT ck_action_events_event_type,
     ADD CONSTRAINT ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'record_started', 'record_finished'));
 
+DROP INDEX idx_action_proposals_ticket;
+
+CREATE INDEX idx_action_proposals_ticket ON action_proposals (ticket_id, id);
+
 DROP TRIGGER action_proposals_guard ON action_proposals;
 
 DROP TRIGGER action_proposals_not_renumbered ON action_proposals;

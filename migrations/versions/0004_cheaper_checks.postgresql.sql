@@ -28,6 +28,11 @@ ALTER TABLE action_events
     DROP CONSTRAINT ck_action_events_event_type,
     ADD CONSTRAINT ck_action_events_event_type CHECK (event_type = ANY ('{proposal_created,status_changed,record_started,record_finished}'::text[]));
 
+-- Most proposals have no ticket, and each change of a row writes an entry to each of its indexes.
+DROP INDEX idx_action_proposals_ticket;
+
+CREATE INDEX idx_action_proposals_ticket ON action_proposals (ticket_id, id) WHERE ticket_id IS NOT NULL;
+
 DROP TRIGGER action_proposals_lifecycle ON action_proposals;
 
 DROP TRIGGER action_proposals_unsaid ON action_proposals;

@@ -161,7 +161,12 @@ class ActionProposalRow(Base):
         _one_of_known("status"),
         # With id behind, so that the newest of each are read in order, without sorting.
         Index("idx_action_proposals_status", "status", "id"),
-        Index("idx_action_proposals_ticket", "ticket_id", "id"),
+        Index(
+            "idx_action_proposals_ticket",
+            "ticket_id",
+            "id",
+            postgresql_where=text("ticket_id IS NOT NULL"),
+        ),
         Index("idx_action_proposals_action_name", "action_name", "id"),
         Index("idx_action_proposals_proposed_by", "proposed_by", "id"),
         Index(
