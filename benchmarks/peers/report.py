@@ -11,8 +11,8 @@ __all__ = ["as_json", "report", "sqlite_report"]
 _NOTES = """\
 Each answers when its commit is on the disk. Each turn has a new database, a copy of what the side's own installation
 made, after a checkpoint, and connections that are warm. What a caller passes (proposals, dicts, encoded bytes) is made
-before the clock starts. All run on asyncio's own event loop. To drain, ours and pgqueuer's QueueManager take batches of
-that size and take the next one while the last one ends; procrastinate's worker takes one at a time, 20 at once."""
+before the clock starts. All run on asyncio's own event loop. To drain, four tasks of ours take batches of that size, and
+pgqueuer's QueueManager; procrastinate's worker takes one at a time, 20 at once."""
 
 _SQLITE_NOTES = """\
 DBOS's call starts and ends a workflow of one step, and answers its result: it writes down what is to be done, too,
