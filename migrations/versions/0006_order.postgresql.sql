@@ -136,19 +136,23 @@ BEGIN
 END $$;
 
 -- Called with the ids of proposals that have just ended badly. Cancelling what depends on them comes here again, for
--- what depends on that.
+-- what depends on that: not all at once, as one that somebody is just starting is not cancelled, and what depends on it
+-- must not be either.
 CREATE FUNCTION action_proposals_cancel_dependants(ids bigint[]) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE action_proposals
     SET status = 'cancelled',
-        status_reason = 'proposal ' || cause.id || ', which it depends on, '
-            || CASE cause.status WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
+        -- All of a chain name its beginning.
+        status_reason = CASE
+            WHEN cause.status_changed_by = 'ledger' AND cause.status_reason LIKE 'proposal %, which it depends on, %' THEN cause.status_reason
+            ELSE 'proposal ' || cause.id || ', which it depends on, ' || CASE cause.status WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END
+        END,
         status_changed_by = 'ledger', cancelled_at = clock_timestamp(),
         status_changed_at = greatest(clock_timestamp(),
             CASE WHEN status_changed_at < '9998-01-01 00:00:00+00' THEN status_changed_at + interval '1 microsecond' END)
     FROM (
-        SELECT DISTINCT ON (proposal_id) proposal_id, needed.id, needed.status
+        SELECT DISTINCT ON (proposal_id) proposal_id, needed.id, needed.status, needed.status_changed_by, needed.status_reason
         FROM action_dependencies JOIN action_proposals needed ON needed.id = depends_on_id
         WHERE depends_on_id = ANY (ids)
         ORDER BY proposal_id, depends_on_id

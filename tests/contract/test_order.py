@@ -78,10 +78,11 @@ async def test_what_depends_on_it_is_cancelled_and_so_on(db: ActionDB, ended: Ac
     for each in (*middle, leaf, proposed.id or 0):
         assert await status(db, each) is ActionStatus.CANCELLED
     assert await status(db, other) is ActionStatus.EXECUTING
-    last = (await db.history(middle[0]))[-1]
     verb = "failed" if ended is ActionStatus.FAILED else "was cancelled"
-    assert last.reason == f"proposal {root}, which it depends on, {verb}"
-    assert (last.actor, last.to_status) == ("ledger", ActionStatus.CANCELLED)
+    for each in (*middle, leaf, proposed.id or 0):
+        last = (await db.history(each))[-1]
+        assert last.reason == f"proposal {root}, which it depends on, {verb}"
+        assert (last.actor, last.to_status) == ("ledger", ActionStatus.CANCELLED)
     found = await db.get_proposal(leaf)
     assert found is not None
     assert found.cancelled_at is not None
