@@ -101,6 +101,28 @@ BEGIN
         SELECT id FROM behind);
 END"""
 
+UNSAID = (
+    "(NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at "
+    "OR NEW.status_changed_by IS NULL)"
+)
+
+# As it was. SQLite runs the trigger that was made last first, and the history has the end of a proposal before that
+# of what depends on it.
+CHANGED = f"""
+AFTER UPDATE OF status ON action_proposals
+WHEN NEW.status IS NOT OLD.status
+BEGIN
+    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
+    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status,
+        iif({UNSAID}, 'raw SQL', NEW.status_changed_by),
+        iif({UNSAID}, NULL, NEW.status_reason),
+        {NOW});
+    UPDATE action_proposals
+    SET status_changed_by = 'raw SQL', status_reason = NULL,
+        status_changed_at = coalesce(max({NOW}, strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), {NOW})
+    WHERE {UNSAID} AND id = NEW.id;
+END"""
+
 TRIGGERS = {
     "action_proposals_workflow_exists": """
 BEFORE INSERT ON action_proposals
@@ -204,6 +226,7 @@ def upgrade() -> None:
         op.execute(f"CREATE TRIGGER {name}{definition}")
     _replace("action_proposals_created", f"{CREATED}{LINKED}END")
     _replace("action_proposals_immutable", _immutable(PROPOSED + tuple(COLUMNS)))
+    _replace("action_proposals_status_changed", CHANGED)
 
 
 def downgrade() -> None:

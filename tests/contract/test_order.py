@@ -83,6 +83,11 @@ async def test_what_depends_on_it_is_cancelled_and_so_on(db: ActionDB, ended: Ac
         last = (await db.history(each))[-1]
         assert last.reason == f"proposal {root}, which it depends on, {verb}"
         assert (last.actor, last.to_status) == ("ledger", ActionStatus.CANCELLED)
+    # Whoever reads along reads of the cause first.
+    ends = [
+        each.proposal_id async for each in db.events() if each.to_status in ("failed", "cancelled")
+    ]
+    assert ends[0] == root
     found = await db.get_proposal(leaf)
     assert found is not None
     assert found.cancelled_at is not None

@@ -194,21 +194,6 @@ BEGIN
     SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step');
 END;
 
-CREATE TRIGGER IF NOT EXISTS action_proposals_status_changed
-AFTER UPDATE OF status ON action_proposals
-WHEN NEW.status IS NOT OLD.status
-BEGIN
-    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
-    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status,
-        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
-        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
-        strftime('%Y-%m-%d %H:%M:%f000', 'now'));
-    UPDATE action_proposals
-    SET status_changed_by = 'raw SQL', status_reason = NULL,
-        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
-    WHERE (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) AND id = NEW.id;
-END;
-
 CREATE TRIGGER IF NOT EXISTS action_records_proposal_exists
 BEFORE INSERT ON action_records
 WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
@@ -430,6 +415,21 @@ WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.wait_on_failure IS NOT OLD.wait_on_failure
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_status_changed
+AFTER UPDATE OF status ON action_proposals
+WHEN NEW.status IS NOT OLD.status
+BEGIN
+    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at)
+    VALUES (NEW.id, 'status_changed', OLD.status, NEW.status,
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
+        strftime('%Y-%m-%d %H:%M:%f000', 'now'));
+    UPDATE action_proposals
+    SET status_changed_by = 'raw SQL', status_reason = NULL,
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+    WHERE (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) AND id = NEW.id;
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""
