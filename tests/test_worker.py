@@ -291,6 +291,11 @@ async def test_what_makes_no_sense_is_refused() -> None:
         for wrong in ({"concurrency": 0}, {"concurrency": 1001}, {"lease": timedelta(0)}):
             with pytest.raises(InvalidValue):
                 await run_worker(db, {"restart": restart}, **wrong)  # type: ignore[arg-type]
+        for handlers in ({"": print}, {5: print}, {"restart": 5}):
+            with pytest.raises(InvalidValue, match="handlers"):
+                await run_worker(db, handlers)  # type: ignore[arg-type]
+        with pytest.raises(InvalidValue, match="worker"):
+            await run_worker(db, {"restart": print}, worker="")
         with pytest.raises(InvalidValue, match="handlers"):
             await run_worker(db, {})
     with pytest.raises(NotOpen):

@@ -55,9 +55,12 @@ async def run_worker(
     checks.check_lease(lease)
     if not handlers:
         raise InvalidValue("handlers", "must have at least one")
-    loop = _Loop(
-        db, handlers, worker or f"{socket.gethostname()}:{os.getpid()}", concurrency, lease
-    )
+    checks.check_names(handlers, "handlers")
+    for name, handler in handlers.items():
+        if not callable(handler):
+            raise InvalidValue("handlers", f"must have a function for {name}")
+    name = f"{socket.gethostname()}:{os.getpid()}" if worker is None else worker
+    loop = _Loop(db, handlers, checks.check_actor(name, "worker"), concurrency, lease)
     stop = asyncio.Event() if stop is None else stop
     with _stopped_by_signals(stop):
         return await loop.run(stop)
@@ -136,7 +139,7 @@ class _Loop:
         logger.info("%s starts %s", self._worker, what)
         handled = False
         try:
-            async with self._db.holding(claim, lease=self._lease) as execution:
+            async with self._db._held(claim, self._lease) as execution:  # pyright: ignore[reportPrivateUsage]
                 handler = self._handlers[claim.proposal.action_name]
                 execution.result_data = await _call(handler, claim.proposal)
                 handled = True

@@ -11,6 +11,7 @@ from operator_core.db import ActionDB
 from operator_core.db.migrate import HEAD, VERSION_TABLE
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from tests.cli.conftest import Invoke, Program, change, digest, findings
+from tests.databases import Databases
 
 
 def test_upgrade_makes_a_ledger_and_current_names_its_revision(program: Program) -> None:
@@ -94,3 +95,20 @@ def test_sql_is_a_script_that_makes_the_schema(program: Program) -> None:
         return result
 
     assert catalogue(printed.stdout) == catalogue(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+
+
+def test_grants_are_printed_for_a_ledger_that_is_current(
+    invoke: Invoke, postgres: Databases
+) -> None:
+    url = postgres.new()
+    assert invoke("db", "upgrade", "--url", url, "--revision", "0003").exit_code == 0
+    # What is not there yet can't be granted.
+    behind = invoke("db", "grants", "service", "--url", url)
+    assert (behind.exit_code, behind.stdout) == (1, "")
+    assert "operator-core db upgrade" in behind.stderr
+    assert invoke("db", "upgrade", "--url", url).exit_code == 0
+    printed = invoke("db", "grants", "service", "--url", url)
+    assert printed.exit_code == 0
+    assert printed.stdout.startswith('GRANT USAGE ON SCHEMA "public" TO "service";')
+    assert invoke("db", "grants", "", "--url", url).exit_code == 2
+    assert invoke("db", "grants", "service", "--url", "sqlite:///x.db").exit_code == 1

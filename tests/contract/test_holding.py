@@ -190,3 +190,17 @@ async def test_nobody_beats_for_a_block_that_is_over(db: ActionDB) -> None:
     async with db.claimed("worker-1") as execution:
         await hold(execution)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("how", ["completed", "cancelled"])
+async def test_a_claim_that_is_lost_already_runs_no_block(db: ActionDB, how: str) -> None:
+    (claim,) = await db.claim("worker-1")
+    if how == "completed":
+        await db.complete(claim.record.id)
+    else:
+        await db.update_proposal_status(claim.proposal.id, S.CANCELLED)
+    before = await db.history()
+    with pytest.raises(LeaseLost):
+        async with db.holding(claim):
+            raise AssertionError("the block was run")
+    assert await db.history() == before

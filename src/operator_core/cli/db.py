@@ -139,6 +139,8 @@ def grants(
     url: Url = None,
 ) -> None:
     """Print the GRANTs that a service needs on PostgreSQL: no DDL, no change to the history."""
+    if not role:
+        raise typer.BadParameter("must not be empty", param_hint="ROLE")
     place = choose(None, url)
     if not place.on_server:
         fail(f"{place.name}: is SQLite, where nobody is granted anything")
@@ -150,4 +152,6 @@ def grants(
 def _schema_of(conn: Connection) -> str:
     if migrate.current_revision(conn) is None:
         raise UnmanagedSchema(["there is no ledger in the database's search_path"])
+    # What is not there yet can't be granted.
+    migrate.check_current(conn)
     return str(conn.exec_driver_sql("SELECT current_schema()").scalar())

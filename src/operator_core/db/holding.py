@@ -61,7 +61,7 @@ class HoldingVerbs(WorkVerbs):
         if not taken:
             yield None
             return
-        async with self.holding(taken[0], lease=lease) as execution:
+        async with self._held(taken[0], lease) as execution:
             yield execution
 
     @asynccontextmanager
@@ -71,8 +71,15 @@ class HoldingVerbs(WorkVerbs):
         At its end the execution is completed with what the block has set as `result_data`; an
         exception, and a cancellation too, fails it and goes on. If the lease is lost the block is
         cancelled, and `LeaseLost` raised. If the ledger can't be reached the block goes on as long as
-        the lease does.
+        the lease does. A claim that has been lost already raises `LeaseLost`, and the block is not run.
         """
+        await self.heartbeat(claim.record.id, lease)
+        async with self._held(claim, lease) as execution:
+            yield execution
+
+    @asynccontextmanager
+    async def _held(self, claim: Claim, lease: timedelta) -> AsyncGenerator[Execution]:
+        """As `holding`, for a claim that was made a moment ago."""
         seconds = checks.check_lease(lease)
         record_id = claim.record.id
         execution = Execution(claim)
