@@ -59,8 +59,9 @@ async def run_worker(
     for name, handler in handlers.items():
         if not callable(handler):
             raise InvalidValue("handlers", f"must have a function for {name}")
-    name = f"{socket.gethostname()}:{os.getpid()}" if worker is None else worker
-    loop = _Loop(db, handlers, checks.check_actor(name, "worker"), concurrency, lease)
+    if worker is None:
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+    loop = _Loop(db, handlers, checks.check_actor(worker, "worker"), concurrency, lease)
     stop = asyncio.Event() if stop is None else stop
     with _stopped_by_signals(stop):
         return await loop.run(stop)
