@@ -129,6 +129,21 @@ async def test_what_is_rolled_back_is_told_to_nobody(db: ActionDB, other: Action
     assert [each and each.action_name for each in names] == ["one", "two"]
 
 
+async def test_inside_a_transaction_nothing_of_others_is_skipped(
+    db: ActionDB, backend: str
+) -> None:
+    await made(db, 2)
+    async with db.transaction() as tx:
+        await tx.create_proposal(proposal())
+        events = await all_events(tx)
+        # On a server its own place in the order is not known before its commit.
+        assert ids(events) == ([1, 2] if backend in ON_SERVER else [1, 2, 3])
+        assert ids(await all_events(tx, after=1)) == ids(events)[1:]
+        assert await tx.newest_event_id() == len(events)
+        assert len(await tx.history()) == 3
+    assert ids(await all_events(db)) == [1, 2, 3]
+
+
 async def test_each_follower_has_its_own_place(
     db: ActionDB, other: ActionDB, place: str | Path, backend: str
 ) -> None:

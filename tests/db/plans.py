@@ -20,8 +20,10 @@ def listening(conn: Connection) -> Iterator[list[Statement]]:
     """What is run on a connection, with its parameters."""
     said: list[Statement] = []
 
-    def note(_c: Any, _cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
-        said.append((sql, parameters))
+    def note(_c: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, many: bool) -> None:
+        # Those of a savepoint have no plan.
+        if "SAVEPOINT" not in sql and sql != "RELEASE unit":
+            said.append((sql, parameters[0] if many else parameters))
 
     event.listen(conn, "before_cursor_execute", note)
     try:

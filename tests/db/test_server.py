@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,6 +326,52 @@ async def test_a_proposal_is_part_of_the_services_own_transaction(server_ledger:
         async with ActionDB(server_ledger) as db:
             assert len(await db.list_proposals()) == (2 if keep else 0)
     await engine.dispose()
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_session_that_does_not_see_a_dependant_can_not_forget_it(
+    server_ledger: str, level: str
+) -> None:
+    engine = create_async_engine(asyncpg(server_ledger), isolation_level=level)
+    async with ActionDB(server_ledger) as others:
+        await others.create_proposals([proposal(), proposal(status=S.VALIDATED)])
+        async with AsyncSession(engine) as session, ActionDB(session) as db:
+            assert len(await db.list_proposals()) == 2
+            await others.create_proposal(proposal(depends_on=(1,)))
+            with pytest.raises(ConstraintViolation, match="at READ COMMITTED only"):
+                await db.update_proposal_status(1, S.CANCELLED)
+            # What ends nothing is as good there as anywhere.
+            await db.update_proposal_status(1, S.VALIDATED)
+            (claim,) = await db.claim("worker-1")
+            await db.complete(claim.record.id)
+            await session.commit()
+        statuses = [each.status for each in await others.list_proposals()]
+        assert sorted(statuses) == [S.COMPLETED, S.PROPOSED, S.VALIDATED]
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+async def test_a_database_with_another_level_by_default_is_as_good(
+    server_ledger: str, postgres_copy: Callable[[str | Path], str], scheme: str
+) -> None:
+    url = postgres_copy(server_ledger)
+    engine = create_async_engine(asyncpg(url))
+    async with engine.begin() as conn:
+        name = await conn.scalar(text("SELECT current_database()"))
+        await conn.execute(
+            text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+        )
+    await engine.dispose()
+    async with ActionDB(url.replace("postgresql", scheme, 1)) as db:
+        await db.create_proposals(proposal(status=S.VALIDATED) for _ in range(40))
+        await asyncio.gather(*(db.create_proposal(proposal(depends_on=(1,))) for _ in range(8)))
+        shares = await asyncio.gather(*(db.claim(f"worker-{n}", limit=5) for n in range(8)))
+        taken = [claim for share in shares for claim in share]
+        assert len({claim.proposal.id for claim in taken}) == len(taken) == 40
+        await asyncio.gather(*(db.fail(claim.record.id, "boom") for claim in taken))
+        assert await db.count_proposals() == {
+            **dict.fromkeys(S, 0), S.FAILED: 40, S.CANCELLED: 8
+        }  # fmt: skip
 
 
 async def test_opening_what_is_no_ledger_leaves_a_session_as_it_was(postgres_url: str) -> None:

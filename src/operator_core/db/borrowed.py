@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from operator_core.db.driver_errors import translate
 from operator_core.db.engine import Unit
+from operator_core.db.savepoint import in_transaction, savepoint
 
 __all__ = ["begin", "in_savepoint", "translated"]
 
@@ -23,35 +24,24 @@ def begin(conn: Connection) -> None:
     if not conn.in_transaction():
         # A service's engine may begin one of its own here.
         conn.begin()
-    if conn.dialect.name == "sqlite" and not _in_transaction(conn):
+    if conn.dialect.name == "sqlite" and not in_transaction(conn):
         conn.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _in_transaction(conn: Connection) -> bool:
-    driver_connection: Any = conn.connection.driver_connection
-    return driver_connection.in_transaction
 
 
 def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
     """Runs `unit` so that the transaction is as it was before if it fails."""
-    if conn.dialect.name != "sqlite":
-        with conn.begin_nested():
-            return unit(conn)
-    begin(conn)
-    conn.exec_driver_sql("SAVEPOINT unit")
+    sqlite = conn.dialect.name == "sqlite"
+    if sqlite:
+        begin(conn)
     try:
-        result = unit(conn)
+        with savepoint(conn):
+            return unit(conn)
     except BaseException:
-        if _in_transaction(conn):
-            conn.exec_driver_sql("ROLLBACK TO unit")
-            conn.exec_driver_sql("RELEASE unit")
-        else:
+        if sqlite and not in_transaction(conn):
             # A full disk ends the whole transaction. As after a lost connection, SQLAlchemy then
             # refuses all but a rollback; the next statement would begin a transaction of its own.
             conn.invalidate()
         raise
-    conn.exec_driver_sql("RELEASE unit")
-    return result
 
 
 @contextmanager

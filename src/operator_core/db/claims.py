@@ -1,8 +1,7 @@
 """Units of work by which workers take what is due, each proposal exactly one worker's."""
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,8 +20,6 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.sql.selectable import TableValuedAlias
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import (
@@ -39,6 +36,7 @@ from operator_core.db.base import (
     utcnow,
     written_now,
 )
+from operator_core.db.listed import each, listed
 from operator_core.db.moves import any_of, moved
 from operator_core.db.plain import Plain
 from operator_core.db.planning import any_number, few, few_in, nearly_all
@@ -117,23 +115,9 @@ def _finished() -> Any:
     )
 
 
-def _among(column: Any, name: str) -> Any:
-    """Whether the column is one of an array."""
-    return column == func.any(bindparam(name, type_=ARRAY(Text())))
-
-
-def _listed(column: Any, name: str) -> Any:
-    """The same on SQLite, where arrays are JSON."""
-    return column.in_(select(_each(name).c.value))
-
-
-def _each(name: str) -> TableValuedAlias:
-    return func.json_each(bindparam(name, type_=Text())).table_valued("value", name=f"each_{name}")
-
-
-def _kinds(names: bool, types: bool, among: Callable[[Any, str], Any]) -> list[Any]:
+def _kinds(names: bool, types: bool) -> list[Any]:
     asked = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
-    return [among(column, name) for given, column, name in asked if given]
+    return [listed(column, name) for given, column, name in asked if given]
 
 
 @cache
@@ -148,7 +132,7 @@ def _claim_on_server(names: bool, types: bool) -> Select[Any]:
             _VALIDATED,
             # As the index says it.
             few_in(_P.status, ActionStatus.VALIDATED.value),
-            nearly_all(*_claimable(*_kinds(names, types, _among))),
+            nearly_all(*_claimable(*_kinds(names, types))),
         )
         .order_by(*_ORDER)
         .limit(any_number(bindparam("limit", type_=BigInteger())))
@@ -219,7 +203,7 @@ def _record(ids: Select[Any]) -> Any:
 def _candidates(names: bool, types: bool) -> Select[Any]:
     return (
         select(*PROPOSAL_COLUMNS)
-        .where(_VALIDATED, *_claimable(*_kinds(names, types, _listed)))
+        .where(_VALIDATED, *_claimable(*_kinds(names, types)))
         .order_by(*_ORDER)
         .limit(bindparam("limit", type_=BigInteger()))
         .offset(bindparam("offset", type_=BigInteger()))
@@ -228,11 +212,11 @@ def _candidates(names: bool, types: bool) -> Select[Any]:
 
 _START_LISTED = (
     update(PROPOSALS)
-    .where(_P.id.in_(select(_each("ids").c.value)), _VALIDATED)
+    .where(listed(_P.id, "ids"), _VALIDATED)
     .values(_start())
     .returning(*PROPOSAL_COLUMNS)
 )
-_RECORD_LISTED = _record(select(_each("ids").c.value))
+_RECORD_LISTED = _record(select(each("ids").c.value))
 
 
 def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
@@ -280,7 +264,7 @@ def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
     found: list[ActionProposal] = []
-    kinds = {name: json.dumps(values) for name, values in wanted.kinds.items()}
+    kinds = wanted.kinds
     candidates = _candidates("names" in kinds, "types" in kinds)
     said: dict[str, Any] = {"offset": 0, **kinds}
     while len(found) < wanted.limit:
@@ -297,11 +281,10 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
                 logger.warning("not claimable: %s", error)
     if not found:
         return []
-    ids = json.dumps([proposal.id for proposal in found])
-    started = {"ids": ids, "who": wanted.worker, "lease": wanted.lease}
-    begun = {row[0]: row for row in conn.execute(_START_LISTED, {"ids": ids, "who": wanted.worker})}
-    records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, started)}
+    begin = {"ids": [proposal.id for proposal in found], "who": wanted.worker}
+    begun = {row[0]: row for row in conn.execute(_START_LISTED, begin)}
+    start = {**begin, "lease": wanted.lease}
+    records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, start)}
     return [
-        Claim(to_proposal(begun[each.id]), _begun(records[each.id], wanted.worker))
-        for each in found
+        Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found
     ]

@@ -18,9 +18,9 @@ from operator_core.actions.errors import (
     StorageReadOnly,
     StorageUnavailable,
 )
-from operator_core.db.postgresql_errors import from_postgresql, scrub, unreachable
+from operator_core.db.postgresql_errors import from_postgresql, is_refused, scrub, unreachable
 
-__all__ = ["read_damaged", "text_or_bytes", "translate"]
+__all__ = ["is_refusal", "read_damaged", "text_or_bytes", "translate"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,13 @@ def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionErro
         # The units know the constraints that callers can run into; what is left names itself.
         return ConstraintViolation(str(error))
     return StorageUnavailable(f"SQLite could not do it: {error} ({error.sqlite_errorname})")
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """Whether the database has refused this one change, by a constraint or a lock, and would take others."""
+    if isinstance(error.orig, sqlite3.Error):
+        return isinstance(error.orig, sqlite3.IntegrityError)
+    return is_refused(error)
 
 
 def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:

@@ -57,7 +57,7 @@ class Page(NamedTuple):
 # PostgreSQL gives ids when a row is written and shows it when it is committed, in any order. What was
 # written by a transaction older than all that are under way is complete; in the order of transactions
 # nothing can come before it any more (PostgreSQL manual, 9.27, pg_snapshot_xmin). On SQLite writers
-# take turns, so the order of ids is that of commits.
+# take turns, so the order of ids is that of commits, of one's own open transaction too.
 _HORIZON = literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", BigInteger())
 _BEHIND = tuple_(_ROW.transaction_id, _ROW.id) > tuple_(
     bindparam("transaction_id", type_=BigInteger()), bindparam("id", type_=BigInteger())
@@ -72,11 +72,15 @@ _NEXT_ON_SQLITE = (
     _NEXT.where(_ROW.id > bindparam("id", type_=BigInteger())).order_by(_ROW.id).limit(_LIMIT)
 )
 _HELD_BACK = select(select(_ROW.id).where(_BEHIND, _ROW.transaction_id >= _HORIZON).exists())
+# Of one's own that is still open there may be some, which are no mistake.
 _FOREIGN = select(
     select(_ROW.id)
     .where(
         _ROW.transaction_id
-        >= literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", BigInteger())
+        >= literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", BigInteger()),
+        _ROW.transaction_id.is_distinct_from(
+            literal_column("pg_current_xact_id_if_assigned()::text::bigint", BigInteger())
+        ),
     )
     .exists()
 )

@@ -59,7 +59,8 @@ class FollowVerbs(Verbs):
         With `follow` it never ends, and gives each event within some 50 ms of its commit. None is
         skipped, however late its transaction commits, and none comes twice: to go on later, pass the
         id of the last one. So it may come later: on a server an event waits for all transactions that
-        were open when it was written. Raises `NotFound` for an `after` that is no event.
+        were open when it was written, and what one's own transaction() has written comes after its
+        commit (`history` has it before). Raises `NotFound` for an `after` that is no event.
         """
         known = checks.check_position(after, "after") or 0
         position = await self._units.read(lambda conn: position_of(conn, known))

@@ -57,7 +57,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
 
 HEAD: Final = REVISIONS[-1]

@@ -26,6 +26,7 @@ from operator_core.actions.errors import (
 __all__ = [
     "Trouble",
     "from_postgresql",
+    "is_refused",
     "missing_key",
     "scrub",
     "sqlstate",
@@ -97,6 +98,12 @@ def trouble(error: BaseException) -> Trouble:
         lost = isinstance(error, OSError) or _is_drivers(error)
     invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
     return Trouble.LOST if lost or invalidated else Trouble.REFUSED
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether it is about the rows that a statement was to change: its values, a lock, or what a trigger says."""
+    # Data exceptions, constraints, program limits, locks that were not to be had, and triggers' own.
+    return (sqlstate(error) or "")[:2] in ("22", "23", "54", "55", "P0")
 
 
 def from_postgresql(error: BaseException, timeout: float | None) -> ActionError | None:

@@ -3,35 +3,49 @@
 A claim does them first, so that nothing else has to run for it.
 """
 
-from typing import Any, Final, cast
+import logging
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
+    Row,
     Select,
     Text,
+    bindparam,
+    func,
     literal_column,
     or_,
     select,
     true,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db.base import utcnow, written_now
+from operator_core.db.driver_errors import is_refusal, translate
 from operator_core.db.endings import end_proposal
+from operator_core.db.listed import listed
 from operator_core.db.moves import any_of, moved
 from operator_core.db.rows import RECORD_COLUMNS, to_listing, to_record
+from operator_core.db.savepoint import savepoint
 from operator_core.db.tables import PROPOSALS, RECORDS
 
 __all__ = ["overdue", "recover", "sweep"]
+
+logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
 _R = RECORDS.c
 
 _SWEEP: Final = 100
 """How many proposals or records of a kind one sweep ends at the most: a claim does not wait for thousands."""
+
+_PATIENCE: Final = "50ms"
+"""How long a sweep waits for a row that is to be cancelled along with another, on a server."""
 
 _LEDGER: Final = "ledger"
 """Who acts where no worker and no person does."""
@@ -40,35 +54,40 @@ _SILENCE: Final = "its lease ran out: whether it was done is not known"
 _TOO_LATE: Final = "it was not started before it expired"
 
 
-def _silent() -> Select[tuple[int]]:
+# Which they are, as a query and as the rows that a sweep takes of it.
+
+
+def _silent() -> Select[Any]:
     return select(_R.id).where(_R.completed_at.is_(None), _R.lease_expires_at <= written_now())
 
 
-def _expired() -> Select[tuple[int]]:
+def _expired() -> Select[Any]:
     return select(_P.id).where(any_of(PENDING_STATUSES), _P.expires_at <= written_now())
 
 
-def _to_retry() -> Select[tuple[int]]:
+def _to_retry() -> Select[Any]:
     return select(_P.id).where(any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now())
 
 
-def _some(column: Any, order: Any, which: Select[tuple[int]]) -> ColumnElement[bool]:
-    """Whether a row is among the first of these, past what others hold.
-
-    A CTE, as PostgreSQL may run a subquery with a LIMIT once for each row.
-    """
-    first = (
+def _taken(which: Select[Any], order: Any) -> Select[Any]:
+    """The first of these, locked, past what others hold: a sweep waits for nobody's transaction."""
+    return (
         which.order_by(order)
         .limit(literal_column(str(_SWEEP)))
-        .with_for_update(skip_locked=True)
-        .cte("first")
+        .with_for_update(skip_locked=True, key_share=True)
     )
-    return column.in_(select(cast(Any, first.c)[column.name]))
 
+
+# With their proposals, which are to be moved too.
+_SILENT = _taken(
+    _silent().join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id), _R.lease_expires_at
+)
+_EXPIRED = _taken(_expired(), _P.expires_at)
+_TO_RETRY = _taken(_to_retry(), _P.next_retry_at)
 
 _END_SILENT = (
     update(RECORDS)
-    .where(_some(_R.id, _R.lease_expires_at, _silent()))
+    .where(listed(_R.id, "ids"))
     .values(
         outcome_unknown=true(),
         completed_at=utcnow(),
@@ -79,7 +98,7 @@ _END_SILENT = (
 )
 _CANCEL_EXPIRED = (
     update(PROPOSALS)
-    .where(_some(_P.id, _P.expires_at, _expired()))
+    .where(listed(_P.id, "ids"))
     .values(
         moved(
             ActionStatus.CANCELLED,
@@ -91,7 +110,7 @@ _CANCEL_EXPIRED = (
 )
 _RETRY = (
     update(PROPOSALS)
-    .where(_some(_P.id, _P.next_retry_at, _to_retry()))
+    .where(listed(_P.id, "ids"))
     .values(
         moved(
             ActionStatus.VALIDATED,
@@ -117,15 +136,78 @@ def recover(conn: Connection) -> list[ActionRecord]:
     Those that may be retried get a time for it. A record that can't be read is ended too, logged, and
     left out of the answer.
     """
-    rows = conn.execute(_END_SILENT).all()
-    for row in rows:
-        said = {"proposal": row.proposal_id, "record": row.id, "by": _LEDGER, "why": _SILENCE}
-        conn.execute(end_proposal(success=False), said)
+    rows = _end_all(conn, _SILENT, _end_silent)
     return sorted(to_listing(rows, to_record), key=lambda record: record.id or 0)
 
 
 def sweep(conn: Connection) -> None:
-    """Recovers what is silent, cancels what has expired, and puts back what is to be run again."""
-    recover(conn)
-    conn.execute(_CANCEL_EXPIRED)
-    conn.execute(_RETRY)
+    """Recovers what is silent, cancels what has expired, and puts back what is to be run again.
+
+    What somebody else holds at the moment stays as it is, and so does, with an error in the log, what
+    the database refuses to change.
+    """
+    _end_all(conn, _SILENT, _end_silent)
+    _end_all(conn, _EXPIRED, _cancel_expired)
+    _end_all(conn, _TO_RETRY, _put_back)
+
+
+_End: TypeAlias = Callable[[Connection, Sequence[int]], Sequence[Row[Any]]]
+
+
+def _end_silent(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    rows = conn.execute(_END_SILENT, {"ids": ids}).all()
+    said = {"by": _LEDGER, "why": _SILENCE}
+    proposals = [{"proposal": row.proposal_id, "record": row.id, **said} for row in rows]
+    conn.execute(end_proposal(success=False), proposals)
+    return rows
+
+
+def _cancel_expired(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    conn.execute(_CANCEL_EXPIRED, {"ids": ids})
+    return ()
+
+
+def _put_back(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    conn.execute(_RETRY, {"ids": ids})
+    return ()
+
+
+def _end_all(conn: Connection, which: Select[Any], end: _End) -> Sequence[Row[Any]]:
+    """Ends what there is of `which` that can be ended; what can't is in nobody's way."""
+    ids = conn.scalars(which).all()
+    if not ids:
+        return ()
+    with _impatient(conn):
+        return _end_some(conn, ids, end)
+
+
+def _end_some(conn: Connection, ids: Sequence[int], end: _End) -> Sequence[Row[Any]]:
+    try:
+        with savepoint(conn):
+            return end(conn, ids)
+    except DBAPIError as error:
+        if not is_refusal(error):
+            raise
+        if len(ids) == 1:
+            logger.error("%s %d: %s", end.__name__.strip("_"), ids[0], translate(error))
+            return ()
+    half = len(ids) // 2
+    return [*_end_some(conn, ids[:half], end), *_end_some(conn, ids[half:], end)]
+
+
+@contextmanager
+def _impatient(conn: Connection) -> Generator[None]:
+    """A block that hardly waits for a lock: what is cancelled along with another may be held by somebody."""
+    if conn.dialect.name == "sqlite":
+        yield
+        return
+    before = conn.scalar(select(func.current_setting("lock_timeout")))
+    conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _PATIENCE})
+    yield
+    # If the block fails, so does the transaction, or the part of it that this is in.
+    conn.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
+
+
+_SET_LOCK_TIMEOUT = select(
+    func.set_config("lock_timeout", bindparam("timeout", type_=Text()), true())
+)

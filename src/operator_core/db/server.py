@@ -68,6 +68,8 @@ class ServerRunner(EngineRunner):
             engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
+        # What a statement on its own is run at is the database's default, which may be another level.
+        self._alone_suffices = True
         self._lanes = Lanes(self._run_together, self._run_one)
         # Connections that were used last, for whoever comes next: half of what the pool and
         # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
@@ -95,6 +97,8 @@ class ServerRunner(EngineRunner):
     def _look(self) -> None:
         with self._connect(self._single) as conn:
             migrate.check_current(conn, alone=True)
+            level = conn.exec_driver_sql("SHOW default_transaction_isolation").scalar_one()
+            self._alone_suffices = level == "read committed"
 
     async def close(self) -> None:
         """Refuses new calls, waits for those under way, and closes the connections that are its own."""
@@ -121,11 +125,14 @@ class ServerRunner(EngineRunner):
         """
         self._check_open()
         check_outside(self._use.under_way)
+        single = single and self._alone_suffices
         with self._call():
             if single and isinstance(unit, Alike) and not unit.may_wait:
                 return await self._lanes.run(cast("Alike[Any, T]", unit))
             alone = cast("Unit[T]", unit)
-            return await self._run(alone, _plain(alone), self._change if single else self._transact)
+            if single:
+                return await self._run(alone, _plain(alone), self._change)
+            return await self._try(self._transact, alone)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
         # A call of its own: those who asked may have been cancelled, and closing waits for the connection.

@@ -1,0 +1,34 @@
+"""A part of a transaction that can be undone without the rest."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection
+
+__all__ = ["in_transaction", "savepoint"]
+
+
+@contextmanager
+def savepoint(conn: Connection) -> Generator[None]:
+    """A block inside a transaction, which is as it was before if the block fails."""
+    if conn.dialect.name != "sqlite":
+        with conn.begin_nested():
+            yield
+        return
+    conn.exec_driver_sql("SAVEPOINT unit")
+    try:
+        yield
+    except BaseException:
+        # A full disk ends the whole transaction.
+        if in_transaction(conn):
+            conn.exec_driver_sql("ROLLBACK TO unit")
+            conn.exec_driver_sql("RELEASE unit")
+        raise
+    conn.exec_driver_sql("RELEASE unit")
+
+
+def in_transaction(conn: Connection) -> bool:
+    """Whether SQLite has begun a transaction, whatever SQLAlchemy believes."""
+    driver_connection: Any = conn.connection.driver_connection
+    return driver_connection.in_transaction

@@ -1,0 +1,179 @@
+"""Nothing that is overdue keeps a claim from what can be done: no long chain, no bad row, nobody's lock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operator_core.actions import ActionStatus
+from operator_core.db import ActionDB
+from tests.conftest import ON_SERVER, RawSQL, proposal
+from tests.contract.test_recovery import LONG_AGO, PAST, RUN_OUT, SILENCE, get, ready
+
+S = ActionStatus
+
+LINKS = 1500
+
+OpenLedger = Callable[..., Awaitable[ActionDB]]
+
+
+async def chain(db: ActionDB, first: int) -> list[int | None]:
+    """Proposals that depend each on the one before, the first of them on `first`."""
+    made = await db.create_proposals(ready(depends_on=(n,)) for n in range(first, first + LINKS))
+    return [each.id for each in made]
+
+
+@pytest.mark.parametrize("way", ["failed", "cancelled", "silent"])
+async def test_a_long_chain_ends_with_its_beginning(db: ActionDB, raw: RawSQL, way: str) -> None:
+    await db.create_proposal(ready())
+    links = await chain(db, 1)
+    if way == "cancelled":
+        await db.update_proposal_status(1, S.CANCELLED, reason="not today")
+    else:
+        (claim,) = await db.claim("worker-1")
+        if way == "failed":
+            await db.fail(claim.record.id, "boom")
+        else:
+            await raw(RUN_OUT)
+            assert await db.claim("worker-2") == []
+    assert (await db.count_proposals())[S.CANCELLED] == LINKS + (way == "cancelled")
+    last = await get(db, links[-1])
+    assert last.status is S.CANCELLED
+    event = (await db.history(last.id))[-1]
+    how = "was cancelled" if way == "cancelled" else "failed"
+    assert event.reason == f"proposal 1, which it depends on, {how}"
+    ended = [e.proposal_id for e in await db.history() if e.to_status in (S.CANCELLED, S.FAILED)]
+    assert ended == [1, *links]
+
+
+@pytest.fixture
+def place(
+    request: pytest.FixtureRequest,
+    place: str | Path,
+    backend: str,
+    postgres_copy: Callable[[str | Path], str],
+) -> str | Path:
+    """A database that is thrown away where a test leaves it changed."""
+    keeps = "of_its_own" not in request.node.name
+    return place if keeps or backend not in ON_SERVER else postgres_copy(place)
+
+
+def _sqlite(db: ActionDB) -> bool:
+    return "sqlite" in type(db._units).__name__.lower()
+
+
+async def refuse(db: ActionDB, raw: RawSQL, id: int) -> None:
+    """A trigger of another's, which lets nobody change one proposal."""
+    if _sqlite(db):
+        await raw(
+            f"CREATE TRIGGER mine BEFORE UPDATE ON action_proposals WHEN NEW.id = {id} "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+        return
+    await raw(
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE EXCEPTION 'not this one'; END$$"
+    )
+    await raw(
+        "CREATE TRIGGER mine BEFORE UPDATE ON action_proposals FOR EACH ROW "
+        f"WHEN (NEW.id = {id}) EXECUTE FUNCTION mine()"
+    )
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_a_chain_is_linked_and_ended_whatever_the_planner_believes_on_a_database_of_its_own(
+    db: ActionDB, open_ledger: OpenLedger, raw: RawSQL
+) -> None:
+    await db.create_proposal(ready())
+    await chain(db, 1)
+    async with db.transaction() as tx:
+        for sql in (
+            "SET LOCAL session_replication_role = replica",
+            "DELETE FROM action_dependencies",
+            "DELETE FROM action_events",
+            "DELETE FROM action_proposals",
+        ):
+            await tx._units.read(lambda conn, sql=sql: conn.exec_driver_sql(sql))
+    # It finds pages of nothing but dead rows, and makes of them that these tables have none for long.
+    await raw("ANALYZE")
+    other = await open_ledger()
+    first = await other.create_proposal(ready())
+    links = await chain(other, first.id or 0)
+    await other.update_proposal_status(first.id, S.CANCELLED)
+    assert (await other.count_proposals())[S.CANCELLED] == len(links) + 1
+
+
+async def test_what_can_not_be_ended_is_in_nobodys_way_on_a_database_of_its_own(
+    db: ActionDB, raw: RawSQL, caplog: pytest.LogCaptureFixture
+) -> None:
+    await db.create_proposals(ready() for _ in range(7))
+    await db.claim("worker-1", limit=7)
+    await db.create_proposals(
+        [proposal(expires_at=LONG_AGO), ready(max_retries=1, retry_delay=0), ready(priority=-1)]
+    )
+    (again,) = await db.claim("worker-1")
+    await raw(RUN_OUT + f" AND id < {again.record.id}")
+    await db.fail(again.record.id, "boom")
+    await refuse(db, raw, 3)
+    taken = await db.claim("worker-2", limit=9)
+    assert sorted(claim.proposal.id or 0 for claim in taken) == [9, 10]
+    for id in (1, 2, 4, 5, 6, 7):
+        assert ((await get(db, id)).status, (await get(db, id)).last_error) == (S.FAILED, SILENCE)
+    assert (await get(db, 8)).status is S.CANCELLED
+    # Neither half: its record is open as long as its proposal is executing.
+    (record,) = await db.get_records_for_proposal(3)
+    assert ((await get(db, 3)).status, record.completed_at) == (S.EXECUTING, None)
+    assert "not this one" in caplog.text
+    assert await db.recover_expired() == []
+    await raw("DROP TRIGGER mine" + (" ON action_proposals" if not _sqlite(db) else ""))
+    assert [each.id for each in await db.recover_expired()] == [record.id]
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+@pytest.mark.parametrize("held", ["the silent one", "what depends on it", "its record"])
+async def test_a_claim_waits_for_nobody_who_holds_what_is_overdue(
+    db: ActionDB, open_ledger: OpenLedger, raw: RawSQL, held: str
+) -> None:
+    other = await open_ledger()
+    await db.create_proposals([ready(), ready()])
+    await db.claim("worker-1", limit=2)
+    await db.create_proposals([ready(depends_on=(1,)), ready()])
+    await raw(RUN_OUT)
+    lock: dict[str, Any] = {
+        "the silent one": "SELECT 1 FROM action_proposals WHERE id = 1 FOR UPDATE",
+        "what depends on it": "SELECT 1 FROM action_proposals WHERE id = 3 FOR UPDATE",
+        "its record": "SELECT 1 FROM action_records WHERE id = 1 FOR UPDATE",
+    }
+    async with other.transaction() as tx:
+        await tx._units.read(lambda conn: conn.exec_driver_sql(lock[held]).all())
+        async with asyncio.timeout(20):
+            (taken,) = await db.claim("worker-2")
+        assert taken.proposal.id == 4
+        assert (await get(db, 1)).status is S.EXECUTING
+        assert (await get(db, 2)).status is S.FAILED
+        assert await raw("SHOW lock_timeout") == [("0",)]
+    assert await db.claim("worker-2") == []
+    assert [(await get(db, id)).status for id in (1, 3)] == [S.FAILED, S.CANCELLED]
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+async def test_a_sweep_leaves_the_callers_transaction_as_it_was(db: ActionDB, raw: RawSQL) -> None:
+    await db.create_proposal(proposal(expires_at=LONG_AGO))
+    async with db.transaction() as tx:
+        await tx._units.read(lambda conn: conn.exec_driver_sql("SET LOCAL lock_timeout = '7s'"))
+        await tx.claim("worker-1")
+        found = await tx._units.read(lambda c: c.exec_driver_sql("SHOW lock_timeout").scalar())
+        assert found == "7s"
+        assert (await get(tx)).status is S.CANCELLED
+
+
+async def test_a_count_at_its_end_blocks_nobody(db: ActionDB, raw: RawSQL) -> None:
+    await db.create_proposals(ready(max_retries=1, retry_delay=0) for _ in range(3))
+    for claim in await db.claim("worker-1", limit=3):
+        await db.fail(claim.record.id, "boom")
+    await raw("UPDATE action_proposals SET retry_count = 2147483647 WHERE id = 2")
+    await raw(f"UPDATE action_proposals SET next_retry_at = {PAST} WHERE status = 'failed'")
+    taken = await db.claim("worker-2", limit=9)
+    assert {1, 3} <= {claim.proposal.id for claim in taken}
