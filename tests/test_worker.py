@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -225,6 +227,63 @@ async def test_the_result_of_a_thread_whose_lease_is_lost_is_dropped(db: ActionD
         go_on.set()
     assert await task == 1
     assert (await db.history(id), await db.get_records_for_proposal(id)) == before
+
+
+async def test_as_many_threads_run_at_once_as_were_asked_for() -> None:
+    # More than asyncio has by default, on machines of up to 60 cores.
+    many = 65
+    together = threading.Barrier(many)
+
+    def restart(_: ActionProposal) -> None:
+        together.wait(30)
+
+    async with ActionDB(":memory:") as db:
+        ids = [await validated(db) for _ in range(many)]
+        async with working(db, {"restart": restart}, concurrency=many):
+            for id in ids:
+                assert (await ended(db, id))[0].status is S.COMPLETED
+
+
+@TWO
+async def test_one_that_is_cancelled_carries_out_what_it_has_taken(db: ActionDB) -> None:
+    async def restart(_: ActionProposal) -> dict[str, bool]:
+        return {"done": True}
+
+    for turn in range(60):
+        id = await validated(db)
+        task = asyncio.create_task(run_worker(db, {"restart": restart}, stop=asyncio.Event()))
+        await asyncio.sleep(turn / 10_000)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        found = await db.get_proposal(id)
+        assert found is not None
+        assert found.status in (S.VALIDATED, S.COMPLETED)
+        if found.status is S.VALIDATED:
+            await db.update_proposal_status(id, S.CANCELLED)
+
+
+@pytest.mark.skipif("threading.current_thread() is not threading.main_thread()")
+async def test_signals_mean_afterwards_what_they_meant_before() -> None:
+    def mine(*_: object) -> None:
+        raise AssertionError("nobody sent it")
+
+    was = signal.signal(signal.SIGTERM, mine)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        async with ActionDB(":memory:") as db:
+            ran = [asyncio.create_task(run_worker(db, {"restart": print})) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            assert signal.getsignal(signal.SIGTERM) is not mine
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(30):
+                assert await asyncio.gather(*ran) == [0, 0]
+            assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+            # Who says when to stop says what signals do.
+            async with working(db, {"restart": print}):
+                assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, was)
 
 
 @TWO

@@ -4,13 +4,15 @@ It is optional. Whoever has a loop of their own calls `ActionDB.claim`, `complet
 """
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -47,9 +49,10 @@ async def run_worker(
 
     Each handler gets the proposal and gives back the result, or None. What it raises fails the
     execution; if its lease is lost it is cancelled (a thread can't be, and its result is dropped).
-    Ends when `stop` is set, or on SIGTERM or SIGINT when run in the main thread: it claims nothing
-    more and waits for what is running, as it does when it is cancelled. Returns how many it has run. `worker` is its name in the
-    history, by default the machine's and the process's.
+    Ends when `stop` is set: it claims nothing more and waits for what is running, as it does when it
+    is cancelled. Without a `stop`, and in the main thread, that is what SIGTERM and SIGINT do, for all
+    that run in the process; whoever gives one handles signals too. Returns how many it has run.
+    `worker` is its name in the history, by default the machine's and the process's.
     """
     checks.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
     checks.check_lease(lease)
@@ -62,9 +65,10 @@ async def run_worker(
     if worker is None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
     loop = _Loop(db, handlers, checks.check_actor(worker, "worker"), concurrency, lease)
-    stop = asyncio.Event() if stop is None else stop
-    with _stopped_by_signals(stop):
+    if stop is not None:
         return await loop.run(stop)
+    with _stopped_by_signals() as stopped:
+        return await loop.run(stopped)
 
 
 class _Loop:
@@ -83,6 +87,11 @@ class _Loop:
         self._lease = lease
         self._running: set[asyncio.Task[None]] = set()
         self._count = 0
+        # A thread for each execution that runs one: made when none is idle, so that one which goes on
+        # after its lease was lost is in nobody's way.
+        self._threads = ThreadPoolExecutor(
+            MAX_CONCURRENCY, thread_name_prefix="operator-core-worker"
+        )
 
     async def run(self, stop: asyncio.Event) -> int:
         stopping = asyncio.create_task(stop.wait())
@@ -99,27 +108,39 @@ class _Loop:
             stopping.cancel()
             # Also when it is cancelled: what is running hears of it by itself.
             await asyncio.gather(*self._running, return_exceptions=True)
+            self._threads.shutdown(wait=False)
         return self._count
 
     async def _fill(self) -> int:
         free = self._concurrency - len(self._running)
         if not free:
             return 0
+        asked = asyncio.get_running_loop().time()
+        claiming = asyncio.create_task(
+            self._db.claim(self._worker, limit=free, lease=self._lease, action_names=self._handlers)
+        )
         try:
-            taken = await self._db.claim(
-                self._worker, limit=free, lease=self._lease, action_names=self._handlers
-            )
+            await asyncio.wait({claiming})
+        except asyncio.CancelledError:
+            # What it takes is carried out all the same.
+            self._start(await claiming, asked)
+            raise
+        try:
+            taken = claiming.result()
         except NotOpen:
             raise
         except ActionError as error:
             logger.warning("%s could not claim: %s", self._worker, error)
             return 0
+        self._start(taken, asked)
+        return len(taken)
+
+    def _start(self, taken: Sequence[Claim], asked: float) -> None:
         for claim in taken:
-            task = asyncio.create_task(self._execute(claim))
+            task = asyncio.create_task(self._execute(claim, asked))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         self._count += len(taken)
-        return len(taken)
 
     async def _wait(self, stopping: asyncio.Task[Any], changed: asyncio.Event) -> None:
         """Until something is committed, something running ends, it is to stop, or some time has passed."""
@@ -133,16 +154,16 @@ class _Loop:
         finally:
             change.cancel()
 
-    async def _execute(self, claim: Claim) -> None:
+    async def _execute(self, claim: Claim, asked: float) -> None:
         what = (
             f"proposal {claim.proposal.id} ({claim.proposal.action_name}), record {claim.record.id}"
         )
         logger.info("%s starts %s", self._worker, what)
         handled = False
         try:
-            async with self._db._held(claim, self._lease) as execution:  # pyright: ignore[reportPrivateUsage]
+            async with self._db.holding(claim, lease=self._lease, since=asked) as execution:
                 handler = self._handlers[claim.proposal.action_name]
-                execution.result_data = await _call(handler, claim.proposal)
+                execution.result_data = await self._call(handler, claim.proposal)
                 handled = True
         except LeaseLost:
             logger.warning("%s lost %s", self._worker, what)
@@ -155,27 +176,48 @@ class _Loop:
         else:
             logger.info("%s completed %s", self._worker, what)
 
+    async def _call(self, handler: Handler, proposal: ActionProposal) -> ResultData:
+        if inspect.iscoroutinefunction(handler):
+            return await cast(Awaitable[ResultData], handler(proposal))
+        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._threads, lambda: context.run(handler, proposal))
+        if inspect.isawaitable(result):
+            return await result
+        return result
 
-async def _call(handler: Handler, proposal: ActionProposal) -> ResultData:
-    if inspect.iscoroutinefunction(handler):
-        return await cast(Awaitable[ResultData], handler(proposal))
-    result = await asyncio.to_thread(handler, proposal)
-    if inspect.isawaitable(result):
-        return await result
-    return result
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+# A process has one handler for each signal, and may run several workers.
+_stops: Final[set[asyncio.Event]] = set()
+_before: Final[dict[signal.Signals, Any]] = {}
 
 
 @contextmanager
-def _stopped_by_signals(stop: asyncio.Event) -> Generator[None]:
+def _stopped_by_signals() -> Generator[asyncio.Event]:
+    """An event that the signals set while the block runs; afterwards they mean what they meant before."""
+    stop = asyncio.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for each in signals:
-        loop.add_signal_handler(each, stop.set)
+    if not _stops:
+        for each in _SIGNALS:
+            _before[each] = signal.getsignal(each)
+            loop.add_signal_handler(each, _stop_all)
+    _stops.add(stop)
     try:
-        yield
+        yield stop
     finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
+        _stops.discard(stop)
+        if not _stops:
+            for each in _SIGNALS:
+                loop.remove_signal_handler(each)
+                # Where the loop had one of the service's own, only the loop knew it: this is asyncio's stand-in.
+                if getattr(_before[each], "__name__", None) != "_sighandler_noop":
+                    signal.signal(each, _before[each])
+
+
+def _stop_all() -> None:
+    for stop in _stops:
+        stop.set()

@@ -219,8 +219,8 @@ async def test_without_a_terminal_each_event_is_a_line(ledger: Path, end: signal
             await db.complete(claim.record.id)
         seen = [process.stdout.readline() for _ in range(4)]
         assert [line.split(" UTC  ")[-1] for line in seen] == [
-            "1 executing  restart by worker-7\n",
             "1 execution 1 started  restart by worker-7\n",
+            "1 executing  restart by worker-7\n",
             "1 execution 1 ended, succeeded  restart by worker-7\n",
             "1 completed  restart by worker-7\n",
         ]

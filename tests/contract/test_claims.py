@@ -1,6 +1,7 @@
 """Claiming: who gets what, in which order, and never what another has, the same on every backend."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -227,3 +228,74 @@ async def test_the_longest_and_the_shortest_are_taken(db: ActionDB) -> None:
         assert claim.record.lease_expires_at is not None
         given = claim.record.lease_expires_at - claim.record.started_at
         assert abs(given - lease) < timedelta(seconds=1)
+
+
+async def test_the_history_has_it_in_the_same_order_on_all(db: ActionDB) -> None:
+    await db.create_proposals(ready() for _ in range(3))
+    claims = await db.claim("worker-1", limit=3)
+    await db.complete_many([claim.record.id for claim in claims[:2]])
+    await db.fail(claims[2].record.id, "boom")
+    kinds = EventType
+    told = [event.event_type for event in await db.history()]
+    assert told == [
+        *(kinds.PROPOSAL_CREATED,) * 3,
+        *(kinds.RECORD_STARTED,) * 3,
+        *(kinds.STATUS_CHANGED,) * 3,
+        *(kinds.RECORD_FINISHED,) * 2,
+        *(kinds.STATUS_CHANGED,) * 2,
+        kinds.RECORD_FINISHED,
+        kinds.STATUS_CHANGED,
+    ]
+
+
+async def test_what_a_cancelled_claim_has_taken_is_given_back(db: ActionDB) -> None:
+    begun = time.perf_counter()
+    await db.create_proposals(ready(max_retries=1) for _ in range(2))
+    for _ in range(2):
+        await db.claim("worker-1")
+    most = (time.perf_counter() - begun) / 2
+    given_back = turn = 0
+    # It is a matter of chance when the cancellation comes, until it has come at the moment in question.
+    while turn < 100 or not given_back:
+        turn += 1
+        (made,) = await db.create_proposals([ready()])
+        claiming = asyncio.create_task(db.claim("worker-2"))
+        await asyncio.sleep(most * (turn % 100) / 100)
+        claiming.cancel()
+        # Taken whole, or cancelled whole.
+        (done,) = await asyncio.gather(claiming, return_exceptions=True)
+        found = await db.get_proposal(made.id)
+        assert found is not None
+        if isinstance(done, asyncio.CancelledError):
+            assert found.status in (S.VALIDATED, S.FAILED)
+            if found.status is S.FAILED:
+                (record,) = await db.get_records_for_proposal(made.id)
+                assert record.error_message == "the claim was cancelled: it was not begun"
+                given_back += 1
+            else:
+                await db.update_proposal_status(made.id, S.CANCELLED)
+        else:
+            assert found.status is S.EXECUTING
+
+
+async def test_a_claim_that_is_cancelled_twice_gives_back_too(
+    db: ActionDB, backend: str, open_ledger: Callable[..., Awaitable[ActionDB]]
+) -> None:
+    other = db if backend == "memory" else await open_ledger()
+    await db.create_proposal(ready())
+    asked = asyncio.Event()
+
+    async def claim() -> list[Claim]:
+        await asked.wait()
+        return await db.claim("worker-1")
+
+    claiming = asyncio.create_task(claim())
+    async with other.transaction() as tx:
+        await tx.create_proposal(ready(priority=-1))
+        asked.set()
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            claiming.cancel()
+    (done,) = await asyncio.gather(claiming, return_exceptions=True)
+    assert isinstance(done, asyncio.CancelledError)
+    assert (await db.count_proposals())[S.EXECUTING] == 0

@@ -1,6 +1,8 @@
 """Holding a claim for the time of a block, the same on every backend."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -178,6 +180,83 @@ async def test_heartbeats_keep_a_short_lease_alive(db: ActionDB) -> None:
                 await asyncio.sleep(0.02)
     ended, record = await outcome(db)
     assert (ended.status, record.success) == (S.COMPLETED, True)
+
+
+OpenLedger = Callable[..., Awaitable[ActionDB]]
+
+
+@asynccontextmanager
+async def held_up(db: ActionDB, record_id: int | None) -> AsyncIterator[None]:
+    """While the block runs nobody else can change the record."""
+    async with db.transaction() as tx:
+        await tx.heartbeat(record_id)
+        yield
+
+
+@pytest.mark.parametrize("entered", ["claimed", "holding"])
+async def test_a_block_whose_heartbeats_do_not_arrive_runs_no_longer_than_its_lease(
+    db: ActionDB, backend: str, open_ledger: OpenLedger, entered: str
+) -> None:
+    other = db if backend == "memory" else await open_ledger()
+    lease = timedelta(seconds=0.5)
+    begun, ended = asyncio.Event(), asyncio.Event()
+    clock = asyncio.get_running_loop().time
+    times: list[float] = []
+
+    async def block() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            times.append(clock())
+            ended.set()
+
+    async def work() -> None:
+        with pytest.raises(LeaseLost, match="no heartbeat has reached the ledger"):
+            if entered == "claimed":
+                async with db.claimed("worker-1", lease=lease):
+                    await block()
+            else:
+                (claim,) = await db.claim("worker-1")
+                async with db.holding(claim, lease=lease):
+                    await block()
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    async with held_up(other, 1):
+        since = clock()
+        await asyncio.wait_for(ended.wait(), 30)
+        # A heartbeat may have been answered just before.
+        assert times[0] - since < lease.total_seconds() * 1.5
+    await asyncio.wait_for(task, 30)
+    found, record = await outcome(db)
+    assert (found.status, record.completed_at) == (S.EXECUTING, None)
+
+
+@pytest.mark.parametrize("backend", ["file", "postgresql", "psycopg"], indirect=True)
+async def test_a_passing_outage_does_not_give_the_claim_up(
+    open_ledger: OpenLedger, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = await open_ledger(busy_timeout=0.02, pool_size=1)
+    other = await open_ledger() if backend == "file" else db
+    (claim,) = await db.claim("worker-1")
+    away = asyncio.Event()
+
+    async def work() -> None:
+        await away.wait()
+        async with db.holding(claim):
+            pass
+
+    task = asyncio.create_task(work())
+    # It has the lock on SQLite, and on a server the only connection.
+    async with other.transaction() as tx:
+        away.set()
+        async with asyncio.timeout(30):
+            while "no heartbeat" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert await tx.get_record(1) == claim.record
+    await task
+    assert (await outcome(db))[0].status is S.COMPLETED
 
 
 async def test_nobody_beats_for_a_block_that_is_over(db: ActionDB) -> None:

@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 
 from operator_core.actions import (
+    ActionError,
     ActionProposal,
     ActionStatus,
     InvalidValue,
     NotFound,
 )
 from operator_core.db import ActionDB
-from tests.conftest import proposal
+from tests.conftest import RawSQL, proposal
 
 
 async def validated(db: ActionDB, **fields: object) -> int:
@@ -191,3 +192,16 @@ async def test_an_idempotency_key_covers_it(db: ActionDB) -> None:
     again = await db.create_proposal(wanted, idempotency_key="k")
     assert again.replayed
     assert (again.id, again.depends_on) == (made.id, (root,))
+
+
+@pytest.mark.parametrize("needed", ['["1"]', "[1.5]", "[null]", "[true]", "[[1]]"])
+async def test_another_tool_can_not_name_what_is_no_id(
+    db: ActionDB, raw: RawSQL, needed: str
+) -> None:
+    await validated(db)
+    with pytest.raises(ActionError):
+        await raw(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, depends_on) "
+            f"VALUES ('a', '{{}}', 'r', '2026-01-01 00:00:00.000000', '{needed}')"
+        )
+    assert len(await db.list_proposals()) == 1

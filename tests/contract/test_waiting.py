@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from operator_core.actions import (
     ActionError,
@@ -48,6 +49,26 @@ async def test_what_is_finished_already_is_given_at_once(db: ActionDB) -> None:
         ended = await db.wait_for(id, timeout=SOON)
         assert (ended.id, ended.status) == (id, status)
         assert ended == await db.get_proposal(id)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_ledgers_on_one_engine_in_memory_hear_of_each_other(together: bool) -> None:
+    engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
+    async with ActionDB(engine) as db, ActionDB(engine) as other:
+        id, record = await started(other)
+        waiting = asyncio.create_task(db.wait_for(id, timeout=30))
+        async with cancelled_at_the_end(waiting):
+            await await_waiting(db)
+            begun = time.monotonic()
+            if together:
+                async with other.transaction() as tx:
+                    await tx.complete(record)
+            else:
+                await other.complete(record)
+            assert (await waiting).status is S.COMPLETED
+            # It looks by itself every five seconds.
+            assert time.monotonic() - begun < 2
+    await engine.dispose()
 
 
 async def test_what_another_ledger_finishes_is_told_soon(db: ActionDB, other: ActionDB) -> None:

@@ -8,7 +8,7 @@
     ├── InvalidValue (ValueError)     a value that the ledger can't keep
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
-    ├── LeaseLost                     the execution was ended meanwhile, and is no longer the caller's
+    ├── LeaseLost                     the execution is no longer the caller's: it was ended, or its lease ran out
     ├── ConstraintViolation           the database refused a change that breaks a promise
     ├── Busy                          a lock or a connection was not to be had; nothing happened
     ├── OutcomeUnknown                the connection was lost while a change was being committed
@@ -126,13 +126,13 @@ class VersionConflict(Conflict):
 
 
 class LeaseLost(ActionError):
-    """Record `record_id` was ended by somebody else, as its lease ran out; nothing was changed.
+    """Record `record_id` was ended by somebody else, or its lease ran out; nothing was changed.
 
     The proposal may be another worker's by now: whoever gets this stops what it does.
     """
 
-    def __init__(self, record_id: int) -> None:
-        super().__init__(f"the lease of record {record_id} is lost: its execution has ended")
+    def __init__(self, record_id: int, why: str = "its execution has ended") -> None:
+        super().__init__(f"the lease of record {record_id} is lost: {why}")
         self.record_id = record_id
 
 

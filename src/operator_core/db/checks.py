@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionStatus, ActionType, to_invalid_value
+from operator_core.actions.types import ActionStatus, ActionType, Claim, to_invalid_value
 from operator_core.actions.values import (
     MAX_DELAY,
     MAX_ID,
@@ -20,6 +20,7 @@ from operator_core.actions.values import (
 
 __all__ = [
     "check_actor",
+    "check_claim",
     "check_count",
     "check_error",
     "check_flag",
@@ -152,6 +153,13 @@ def check_json(value: object, path: str) -> dict[str, Any] | None:
         return to_json_object(value)
     except InvalidValue as error:
         raise InvalidValue(join_paths(path, error.path), error.problem) from None
+
+
+def check_claim(value: object) -> Claim:
+    """What `claim` has given."""
+    if not isinstance(value, Claim):
+        raise InvalidValue("claim", f"must be a Claim, not {type(value).__name__}")
+    return value
 
 
 def check_model(value: object, model: type[BaseModel], path: str) -> None:

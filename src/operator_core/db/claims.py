@@ -282,9 +282,10 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
     if not found:
         return []
     begin = {"ids": [proposal.id for proposal in found], "who": wanted.worker}
-    begun = {row[0]: row for row in conn.execute(_START_LISTED, begin)}
     start = {**begin, "lease": wanted.lease}
+    # First, so that the history is as on a server.
     records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, start)}
+    begun = {row[0]: row for row in conn.execute(_START_LISTED, begin)}
     return [
         Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found
     ]

@@ -199,11 +199,7 @@ def end(endings: Sequence[Ending], *, success: bool, actor: str) -> Plain[set[in
 
     def unit(conn: Connection) -> set[int]:
         if conn.dialect.name == "sqlite":
-            return {
-                each.record_id
-                for each in endings
-                if _end_on_sqlite(conn, each, success=success, actor=actor)
-            }
+            return _end_on_sqlite(conn, endings, success=success, actor=actor)
         return _ids(conn.execute(statement, said).all())
 
     return Plain(statement, said, _ids, unit)
@@ -213,19 +209,28 @@ def _ids(rows: Sequence[Any]) -> set[int]:
     return {row[0] for row in rows}
 
 
-def _end_on_sqlite(conn: Connection, ending: Ending, *, success: bool, actor: str) -> bool:
-    row = conn.execute(
-        _END_RECORD,
-        {
-            "wanted": ending.record_id,
-            "succeeded": success,
-            "result": ending.result,
-            "error": ending.error,
-            "actor": actor,
-        },
-    ).one_or_none()
-    if row is None:
-        return False
-    said = {"proposal": row[0], "record": ending.record_id, "by": row[1]}
-    conn.execute(end_proposal(success=success), said if success else {**said, "why": ending.error})
-    return True
+def _end_on_sqlite(
+    conn: Connection, endings: Sequence[Ending], *, success: bool, actor: str
+) -> set[int]:
+    ended: set[int] = set()
+    proposals: list[dict[str, Any]] = []
+    for each in endings:
+        row = conn.execute(
+            _END_RECORD,
+            {
+                "wanted": each.record_id,
+                "succeeded": success,
+                "result": each.result,
+                "error": each.error,
+                "actor": actor,
+            },
+        ).one_or_none()
+        if row is not None:
+            ended.add(each.record_id)
+            proposals.append(
+                {"proposal": row[0], "record": each.record_id, "by": row[1], "why": each.error}
+            )
+    # After all records, as on a server.
+    for said in proposals:
+        conn.execute(end_proposal(success=success), said)
+    return ended

@@ -5,7 +5,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-__all__ = ["finish", "finish_here"]
+__all__ = ["finish", "finish_here", "finish_or_give_back"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,24 @@ async def finish(
             task.exception()
         raise cancelled
     return task.result()
+
+
+async def finish_or_give_back(
+    work: Coroutine[Any, Any, T], give_back: Callable[[T], Coroutine[Any, Any, None]]
+) -> T:
+    """As `finish`; what comes of `work` when its caller is gone is given back, before the cancellation goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+
+        async def end() -> None:
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                await give_back(task.result())
+
+        await finish(end())
+        raise
 
 
 async def finish_here(work: Coroutine[Any, Any, T]) -> T:

@@ -13,6 +13,7 @@ from operator_core.actions.errors import (
     Busy,
     InvalidValue,
     LeaseLost,
+    NotFound,
     OutcomeUnknown,
     StorageUnavailable,
 )
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 _BEATS: Final = 3
 """How many heartbeats are sent in the time of a lease: two may be late."""
+
+_AGAIN: Final = 1.0
+"""Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
+
+_PASSING: Final = (Busy, OutcomeUnknown, StorageUnavailable)
 
 
 class Execution:
@@ -55,49 +61,63 @@ class HoldingVerbs(WorkVerbs):
         action_types: Types = None,
     ) -> AsyncGenerator[Execution | None]:
         """Claims one proposal for the block, or gives None if none is due; as `holding` from there."""
+        asked = asyncio.get_running_loop().time()
         taken = await self.claim(
             worker, lease=lease, action_names=action_names, action_types=action_types
         )
         if not taken:
             yield None
             return
-        async with self._held(taken[0], lease) as execution:
+        async with self.holding(taken[0], lease=lease, since=asked) as execution:
             yield execution
 
     @asynccontextmanager
-    async def holding(self, claim: Claim, *, lease: timedelta = LEASE) -> AsyncGenerator[Execution]:
+    async def holding(
+        self, claim: Claim, *, lease: timedelta = LEASE, since: float | None = None
+    ) -> AsyncGenerator[Execution]:
         """Keeps a claim alive while the block runs, and ends it with the block.
 
         At its end the execution is completed with what the block has set as `result_data`; an
         exception, and a cancellation too, fails it and goes on. If the lease is lost the block is
-        cancelled, and `LeaseLost` raised. If the ledger can't be reached the block goes on as long as
-        the lease does. A claim that has been lost already raises `LeaseLost`, and the block is not run.
+        cancelled, and `LeaseLost` raised; so it is if no heartbeat has reached the ledger for the time
+        of the lease, by the clock of the event loop.
+
+        It begins with a heartbeat: a claim that has been lost already raises `LeaseLost`, and one that
+        the ledger can't be asked about for the time of a lease what is in the way; the block is not run.
+        Whoever has just claimed it saves that by saying `since` when, by the loop's `time()` before the
+        call.
         """
-        await self.heartbeat(claim.record.id, lease)
-        async with self._held(claim, lease) as execution:
+        seconds = checks.check_lease(lease)
+        record_id = checks.check_id(checks.check_claim(claim).record.id, "record_id")
+        clock = asyncio.get_running_loop().time
+        if since is None or clock() - since > seconds / _BEATS:
+            try:
+                since = await self._confirmed(record_id, seconds)
+            except asyncio.CancelledError:
+                await finish(self._give_back([claim]))
+                raise
+        async with self._held(claim, record_id, seconds, since) as execution:
             yield execution
 
     @asynccontextmanager
-    async def _held(self, claim: Claim, lease: timedelta) -> AsyncGenerator[Execution]:
-        """As `holding`, for a claim that was made a moment ago."""
-        seconds = checks.check_lease(lease)
-        record_id = claim.record.id
-        execution = Execution(claim)
+    async def _held(
+        self, claim: Claim, record_id: int, seconds: float, since: float
+    ) -> AsyncGenerator[Execution]:
         body = asyncio.current_task()
         assert body is not None
-        lost: list[LeaseLost] = []
+        lost: list[ActionError] = []
         ended = asyncio.Event()
+        execution = Execution(claim)
 
         async def end(call: Callable[[], Awaitable[None]]) -> None:
             await finish(self._surely(record_id, call, seconds))
 
-        async def beat() -> None:
-            error = await self._keep_alive(record_id, lease)
+        def lose(error: ActionError) -> None:
             if not ended.is_set():
                 lost.append(error)
                 body.cancel()
 
-        beating = asyncio.create_task(beat())
+        beating = asyncio.create_task(self._keep_alive(record_id, seconds, since, lose))
         try:
             try:
                 yield execution
@@ -128,19 +148,57 @@ class HoldingVerbs(WorkVerbs):
             with suppress(asyncio.CancelledError):
                 await beating
 
-    async def _keep_alive(self, record_id: int | None, lease: timedelta) -> LeaseLost:
-        """Sends heartbeats until the lease is lost."""
+    async def _confirmed(self, record_id: int, seconds: float) -> float:
+        """Sends a heartbeat, again and again for the time of a lease if the ledger can't be reached; when."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        lease = timedelta(seconds=seconds)
+        attempt = 0
         while True:
-            await asyncio.sleep(lease.total_seconds() / _BEATS)
+            attempt += 1
+            sent = clock()
             try:
                 await self.heartbeat(record_id, lease)
-            except LeaseLost as error:
-                return error
-            except ActionError as error:
+                return sent
+            except _PASSING as error:
+                if clock() > deadline:
+                    raise
                 logger.warning("no heartbeat for record %s: %s", record_id, error)
+            await pause(attempt, first=0.05)
+
+    async def _keep_alive(
+        self, record_id: int, seconds: float, since: float, lose: Callable[[ActionError], None]
+    ) -> None:
+        """Sends heartbeats until the lease is lost, or has run out with none that arrived; says so at once."""
+        clock = asyncio.get_running_loop().time
+        lease = timedelta(seconds=seconds)
+        until, rest = since + seconds, seconds / _BEATS
+        beat: asyncio.Task[object] | None = None
+        try:
+            while (left := until - clock()) > 0:
+                await asyncio.sleep(min(rest, left))
+                sent = clock()
+                beat = asyncio.create_task(self.heartbeat(record_id, lease))
+                await asyncio.wait({beat}, timeout=max(0, until - sent))
+                if not beat.done():
+                    break
+                try:
+                    beat.result()
+                    until, rest = sent + seconds, seconds / _BEATS
+                except (LeaseLost, NotFound) as error:
+                    lose(error)
+                    return
+                except ActionError as error:
+                    logger.warning("no heartbeat for record %s: %s", record_id, error)
+                    rest = min(rest, _AGAIN)
+            lose(LeaseLost(record_id, "it ran out, and no heartbeat has reached the ledger"))
+        finally:
+            if beat is not None:
+                beat.cancel()
+                await asyncio.wait({beat})
 
     async def _surely(
-        self, record_id: int | None, end: Callable[[], Awaitable[None]], seconds: float
+        self, record_id: int, end: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
         """Ends an execution, again and again for the time of a lease if the ledger can't be reached."""
         clock = asyncio.get_running_loop().time
@@ -150,7 +208,7 @@ class HoldingVerbs(WorkVerbs):
             try:
                 await end()
                 break
-            except (Busy, OutcomeUnknown, StorageUnavailable) as error:
+            except _PASSING as error:
                 if clock() > deadline:
                     raise
                 logger.warning("record %s is not ended yet: %s", record_id, error)
@@ -162,9 +220,8 @@ class HoldingVerbs(WorkVerbs):
                 raise
             await pause(attempt, first=0.05)
 
-    async def _ended_by_itself(self, record_id: int | None) -> bool:
-        known = checks.check_id(record_id, "record_id")
-        record = await self._units.read(lambda conn: get_record(conn, known))
+    async def _ended_by_itself(self, record_id: int) -> bool:
+        record = await self._units.read(lambda conn: get_record(conn, record_id))
         return record is not None and not record.outcome_unknown
 
 

@@ -43,6 +43,8 @@ class _Use:
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.under_way: set[_ConnectionRunner] = set()
+        # On a connection that all share nobody's commit is a change of somebody else's.
+        self.doorbell = Doorbell()
 
 
 _USES: Final[WeakKeyDictionary[AsyncEngine, _Use]] = WeakKeyDictionary()
@@ -72,7 +74,7 @@ class EngineRunner(ABC):
         self._transactions_open: set[_ConnectionRunner] = set()
         self._under_way = 0
         self._none_under_way: asyncio.Event | None = None
-        self._doorbell = Doorbell()
+        self._doorbell = self._use.doorbell
         self._changes: tuple[Changes, asyncio.Future[None]] | None = None
         self._listeners = 0
 
@@ -146,6 +148,7 @@ class EngineRunner(ABC):
                 with inside(units):
                     yield units
                 await units.commit()
+                self._doorbell.ring()
             finally:
                 self._use.under_way.discard(units)
                 self._transactions_open.discard(units)

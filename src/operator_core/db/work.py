@@ -13,6 +13,7 @@ from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionRecord, ActionStatus, ActionType, Claim
 from operator_core.db import checks, claims, endings, moves, recovery
 from operator_core.db.driver_errors import read_damaged
+from operator_core.db.finishing import finish_or_give_back
 from operator_core.db.plain import Plain
 from operator_core.db.records import prepare_result
 from operator_core.db.verbs import Verbs
@@ -25,6 +26,8 @@ LEASE: Final = timedelta(minutes=5)
 """How long a worker is believed to be alive without a word from it, unless it says otherwise."""
 
 MAX_CLAIMS: Final = 1000
+
+_UNBEGUN: Final = "the claim was cancelled: it was not begun"
 
 Names: TypeAlias = str | Iterable[str] | None
 Types: TypeAlias = ActionType | Iterable[ActionType] | None
@@ -49,6 +52,9 @@ class WorkVerbs(Verbs):
         executing afterwards, with an open record, and the worker is believed in for the time of the
         `lease` (1 ms to 7 days). What can't be read is passed over. Whatever is overdue in the ledger
         is seen to in the same call: see `recover_expired`, `expires_at` and `max_retries`.
+
+        If the caller is cancelled meanwhile, what was taken fails before the cancellation goes on: it
+        was not begun, and is run again if it may be.
         """
         checks.check_count(limit, "limit", MAX_CLAIMS)
         wanted = claims.Wanted(
@@ -58,12 +64,15 @@ class WorkVerbs(Verbs):
             checks.check_names(action_names, "action_names"),
             checks.check_types(action_types, "action_types"),
         )
+        return await finish_or_give_back(self._claim(wanted), self._give_back)
+
+    async def _claim(self, wanted: claims.Wanted) -> list[Claim]:
         taken, overdue = await self._units.write(_claim(wanted), single=True)
         if overdue:
             try:
                 await self._units.write(recovery.sweep)
-                if len(taken) < limit:
-                    rest = wanted._replace(limit=limit - len(taken))
+                if len(taken) < wanted.limit:
+                    rest = wanted._replace(limit=wanted.limit - len(taken))
                     more, _ = await self._units.write(_claim(rest), single=True)
                     taken += more
             except ActionError as error:
@@ -72,6 +81,13 @@ class WorkVerbs(Verbs):
                 # What is taken must reach the worker; the next claim sees to the rest.
                 logger.warning("what is overdue has to wait: %s", error)
         return taken
+
+    async def _give_back(self, taken: Sequence[Claim]) -> None:
+        """Fails what nobody will carry out, which is better known than found out when its lease has ended."""
+        try:
+            await self.fail_many({known.record.id: _UNBEGUN for known in taken if known.record.id})
+        except ActionError as error:
+            logger.warning("what a cancelled claim took is left to its lease: %s", error)
 
     async def heartbeat(self, record_id: int | None, lease: timedelta = LEASE) -> datetime:
         """Says that the worker is alive: the lease ends so long from now, at the time that it returns.
