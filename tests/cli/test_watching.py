@@ -22,6 +22,7 @@ from operator_core.cli import overview
 from operator_core.db import ActionDB
 from tests.cli.conftest import PROGRAM, Invoke, change
 from tests.cli.watcher import LEAVE, Watcher, plain
+from tests.failures.server_harness import make_ledger, own_server
 
 HINT = "q or Ctrl-C ends this"
 
@@ -79,6 +80,8 @@ async def test_it_shows_what_happens_and_gives_the_terminal_back(
             await db.fail(claim.record.id, "store 2 is down")
         watcher.wait_for("nothing is being executed", "by worker-7: store 2 is down")
         watcher.press("x")
+        # It has been read when it is drawn again: else it may be echoed when the terminal is given back.
+        next_frame(watcher)
         end(watcher)
         assert watcher.wait() == 0
         assert watcher.is_given_back()
@@ -261,6 +264,59 @@ def test_on_a_server_it_is_the_same(invoke: Invoke, server_ledger: str) -> None:
     assert "1 execution 1 started  restart by worker-7" in done.stdout
     assert "at worker-7 for" in invoke("actions", "list", *at).stdout
     assert "worker-7" in invoke("actions", "show", "1", *at).stdout
+
+
+async def test_a_server_that_goes_away_is_waited_for() -> None:
+    with own_server(durable=False) as server:
+        url = make_ledger(server)
+        async with ActionDB(url) as db:
+            await propose(db, "restart", ActionStatus.VALIDATED)
+        piped = subprocess.Popen(
+            [PROGRAM, "actions", "watch", "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with Watcher("actions", "watch", "--url", url) as watcher, piped:
+            watcher.wait_for("nothing is being executed")
+            assert piped.stdout is not None
+            assert "1 validated" in piped.stdout.readline()
+            await asyncio.to_thread(server.stop, "immediate")
+            watcher.wait_for("the ledger does not answer")
+            # By and by it is known why.
+            shown = plain(watcher.wait_for("reached"))
+            assert re.search(r"as it was \d+s ago: .*can't be reached", shown)
+            assert "nothing is being executed" in shown
+            assert piped.stderr is not None
+            said = await asyncio.to_thread(piped.stderr.readline)
+            assert said.startswith("warning: ")
+            assert said.endswith("; waiting for it\n")
+            await asyncio.to_thread(server.start)
+            async with ActionDB(url) as db:
+                await db.claim("worker-7")
+            before = len(watcher.frames())
+            watcher.wait_for("worker-7", "1 execution 1 started", after=before - 1)
+            assert "1 execution 1 started" in piped.stdout.readline()
+            assert "1 executing" in piped.stdout.readline()
+            watcher.press("q")
+            assert watcher.wait() == 0
+            piped.terminate()
+            out, errors = piped.communicate(timeout=30)
+            assert (piped.returncode, out, errors) == (0, "", "")
+
+
+async def test_a_reader_that_has_enough_is_the_end(ledger: Path) -> None:
+    with subprocess.Popen(
+        [PROGRAM, "actions", "watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        async with ActionDB(ledger) as db:
+            await db.claim("worker-7")
+        assert await asyncio.to_thread(process.stderr.read) == ""
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("statement", [overview._LEASED, overview._WITHOUT_LEASE])

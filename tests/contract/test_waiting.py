@@ -151,6 +151,17 @@ async def test_what_makes_no_sense_is_refused(db: ActionDB) -> None:
             await db.wait_for(id, timeout=timeout)  # type: ignore[arg-type]
 
 
+async def test_who_has_waited_too_long_is_told_for_what(db: ActionDB) -> None:
+    (proposed,) = await made(db, 1)
+    with pytest.raises(TimeoutError, match=f"proposal {proposed.id} is not finished after 0.05 s"):
+        await db.wait_for(proposed.id, timeout=0.05)
+    # A limit of the caller's own is its own.
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.05):
+            await db.wait_for(proposed.id, timeout=30)
+    assert str(caught.value) == ""
+
+
 async def test_many_wait_on_one_connection_and_each_gets_its_own(
     db: ActionDB, other: ActionDB, place: str | Path, backend: str
 ) -> None:

@@ -1,5 +1,7 @@
 """Workflows: actions that belong together, written in one unit, told apart by none."""
 
+from typing import Any
+
 import pytest
 
 from operator_core.actions import (
@@ -116,10 +118,12 @@ async def test_cancelling_stops_what_has_not_started(db: ActionDB) -> None:
         ({0: 3}, "positions from 0 to 2"),
         ({-1: 0}, "positions from 0 to 2"),
         ({True: [0]}, "positions from 0 to 2"),
+        ({1: None}, "must be a collection, not NoneType"),
+        ([(1, 0)], "must be a mapping, not list"),
     ],
 )
 async def test_a_circle_and_what_is_not_there_are_refused(
-    db: ActionDB, after: dict[int, int | list[int]], said: str
+    db: ActionDB, after: Any, said: str
 ) -> None:
     with pytest.raises(InvalidValue, match=said) as caught:
         await db.create_workflow(NAME, [proposal() for _ in range(3)], after=after)
@@ -134,9 +138,13 @@ async def test_nothing_of_one_that_fails_is_kept(db: ActionDB) -> None:
         await db.create_workflow(WorkflowProposal(name="n", ticket_id=99), [proposal()])
     with pytest.raises(InvalidValue, match="proposals"):
         await db.create_workflow(NAME, [])
-    with pytest.raises(InvalidValue, match="workflow_id"):
-        made = ActionProposal(action_name="a", reason="r", workflow_id=1)
+    with pytest.raises(InvalidValue) as caught:
+        made = ActionProposal(action_name="a", reason="r", workflow_id=1, retry_count=2)
         await db.create_proposal(made)
+    assert caught.value.problems == (
+        ("retry_count", "must be 0: the ledger keeps it"),
+        ("workflow_id", "must be None: the ledger keeps it"),
+    )
     assert await db.list_proposals() == []
     assert await db.get_workflow(1) is None
 

@@ -225,7 +225,7 @@ class SchemaOutdated(SchemaError):
     def __init__(self, found: str | None, wanted: str) -> None:
         super().__init__(
             f"the ledger's schema is at {found or 'no revision'}, this code needs {wanted}: "
-            "run `alembic upgrade head` (or `operator-core db upgrade`)"
+            "run `operator-core db upgrade`, or in a deploy `alembic upgrade head`"
         )
         self.found = found
         self.wanted = wanted

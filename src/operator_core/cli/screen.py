@@ -39,8 +39,12 @@ def screen(
     now: datetime,
     width: int,
     height: int | None = None,
+    notice: str = "",
 ) -> RenderableType:
-    """All of it for a terminal of this size; without a height, as a page of its own."""
+    """All of it for a terminal of this size; without a height, as a page of its own.
+
+    A `notice`, of what is in the way, stands under the title.
+    """
     executions, events = overview.executions, latest.events[-10:]
     if height is not None:
         room = max(height - _ALWAYS, 2)
@@ -52,7 +56,8 @@ def screen(
     title.add_column(**CUT)
     title.add_column(justify="right", no_wrap=True)
     title.add_row(Text(one_line(place), "bold"), Text(when(now), "dim"))
-    parts: list[RenderableType] = [title, Text(), _counts(overview.counts, width), Text()]
+    told = Text(one_line(notice), "bold red", no_wrap=True, overflow="ellipsis")
+    parts: list[RenderableType] = [title, told, _counts(overview.counts, width), Text()]
     parts += _executing(executions, overview, now)
     parts += [Text(), Text("latest events", "bold")]
     parts += [

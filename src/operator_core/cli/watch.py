@@ -2,27 +2,32 @@
 
 import asyncio
 import signal
+import sqlite3
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
 
+from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
 from operator_core.actions.types import ActionEvent
-from operator_core.cli.options import DbPath, Url, choose, reported
+from operator_core.cli.options import DbPath, Url, choose, complain, reported
 from operator_core.cli.overview import Overview, OverviewDB
 from operator_core.cli.screen import EVENTS, Events, event_line, screen
 from operator_core.cli.terminal import on_signals, taken
-from operator_core.cli.text import when
+from operator_core.cli.text import span, when
+from operator_core.db.postgresql_errors import Trouble, trouble
 
 __all__ = ["app"]
 
 app = typer.Typer()
+
+T = TypeVar("T")
 
 _TICK: Final = 1.0
 """Seconds after which it is drawn again though nothing happened: what is left of a lease grows less."""
@@ -48,11 +53,12 @@ def watch_command(
 
     On a terminal it is shown until q or Ctrl-C, anew whenever something happens. Where standard
     output is no terminal, the last ten events are printed, a line each, and then each further one
-    as it happens, until Ctrl-C or SIGTERM. The exit status is 0 in any case.
+    as it happens, until Ctrl-C or SIGTERM. The exit status is 0 in any case. If the server goes away
+    it says so, and goes on when it is back.
     """
     place = choose(db_path, url)
     place.require_existing()
-    console = Console()
+    console = _Console()
     with reported(place), place.opened() as (run, db):
         if once:
             overview, latest = run(_looked_at(db))
@@ -64,6 +70,17 @@ def watch_command(
             run(_until_told(_Watch(db, place.name, console).run()))
         else:
             run(_until_told(_print_events(db, console)))
+
+
+class _Console(Console):
+    """One for which a reader that has gone, such as `head`, is the end and no error."""
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            # Inside a task that would be the end of the loop, without a chance to close the ledger.
+            raise asyncio.CancelledError from None
 
 
 async def _looked_at(db: OverviewDB) -> tuple[Overview, Events]:
@@ -93,29 +110,80 @@ async def _until_told(work: Coroutine[Any, Any, None]) -> None:
         running.result()
 
 
+Lost: TypeAlias = Callable[[ActionError], None]
+"""Is told what is in the way, before it is tried again."""
+
+
+async def _patiently(call: Callable[[], Coroutine[Any, Any, T]], lost: Lost) -> T:
+    """What a call gives when the server is there, however long that takes."""
+    while True:
+        try:
+            return await call()
+        except (Busy, StorageUnavailable) as error:
+            if not _passes(error):
+                raise
+            lost(error)
+        await asyncio.sleep(_TICK)
+
+
+def _passes(error: ActionError) -> bool:
+    """Whether it is that the server is away, or all its connections are in use."""
+    cause = error.__cause__
+    if isinstance(error, Busy) or cause is None:
+        return isinstance(error, Busy)
+    return not isinstance(getattr(cause, "orig", cause), sqlite3.Error) and (
+        trouble(cause) is Trouble.LOST
+    )
+
+
 async def _new_events(
-    db: OverviewDB, known: Iterable[ActionEvent], newest: int
+    db: OverviewDB, known: Iterable[ActionEvent], newest: int, lost: Lost
 ) -> AsyncGenerator[ActionEvent]:
     shown = {event.id for event in known}
-    async with aclosing(db.events(after=newest, follow=True)) as events:
-        async for event in events:
-            # On a server, whose order is that of transactions, some may have been read already.
-            if event.id not in shown:
-                yield event
+    position = newest
+
+    async def follow() -> AsyncGenerator[ActionEvent]:
+        nonlocal position
+        async with aclosing(db.events(after=position, follow=True)) as events:
+            async for event in events:
+                position = event.id or position
+                # On a server, whose order is that of transactions, some may have been read already.
+                if event.id not in shown:
+                    yield event
+
+    while True:
+        try:
+            async with aclosing(follow()) as events:
+                async for event in events:
+                    yield event
+        except (Busy, StorageUnavailable) as error:
+            if not _passes(error):
+                raise
+            lost(error)
+        await asyncio.sleep(_TICK)
 
 
 async def _print_events(db: OverviewDB, console: Console) -> None:
     """Prints the last few events, and then each further one."""
+    told = False
+
+    def lost(error: ActionError) -> None:
+        nonlocal told
+        if not told:
+            complain(f"{error}; waiting for it", mark="warning:")
+        told = True
+
     known, newest = await _latest_events(db)
     for event in known[-_LAST:]:
-        await _print_event(db, console, event)
-    async with aclosing(_new_events(db, known, newest)) as events:
+        await _print_event(db, console, event, lost)
+    async with aclosing(_new_events(db, known, newest, lost)) as events:
         async for event in events:
-            await _print_event(db, console, event)
+            await _print_event(db, console, event, lost)
+            told = False
 
 
-async def _print_event(db: OverviewDB, console: Console, event: ActionEvent) -> None:
-    names = await db.action_names([event.proposal_id])
+async def _print_event(db: OverviewDB, console: Console, event: ActionEvent, lost: Lost) -> None:
+    names = await _patiently(lambda: db.action_names([event.proposal_id]), lost)
     line = event_line(event, names, when(event.occurred_at, exact=True))
     console.print(line, soft_wrap=True)
 
@@ -129,6 +197,7 @@ class _Watch:
         self._console = console
         self._events: deque[ActionEvent] = deque(maxlen=EVENTS)
         self._news = asyncio.Event()
+        self._notice = ""
 
     async def run(self) -> None:
         """Shows it until it is cancelled, or q is pressed."""
@@ -154,10 +223,13 @@ class _Watch:
 
     async def _follow(self, newest: int) -> None:
         known = list(self._events)
-        async with aclosing(_new_events(self._db, known, newest)) as events:
+        async with aclosing(_new_events(self._db, known, newest, self._lose)) as events:
             async for event in events:
                 self._events.append(event)
                 self._news.set()
+
+    def _lose(self, error: ActionError) -> None:
+        self._notice = str(error)
 
     async def _show(
         self, changed: asyncio.Event, following: asyncio.Task[None], redraw: Callable[[], None]
@@ -168,7 +240,7 @@ class _Watch:
             # What is committed while it is read is read again.
             changed.clear()
             self._news.clear()
-            await self._look()
+            await self._look_patiently(redraw)
             redraw()
             await asyncio.sleep(self._rest)
         else:
@@ -184,6 +256,24 @@ class _Watch:
         if following.done():
             following.result()
 
+    async def _look_patiently(self, redraw: Callable[[], None]) -> None:
+        """Looks; while there is no answer, what was seen last is shown as what it is."""
+
+        def lose(error: ActionError) -> None:
+            self._lose(error)
+            redraw()
+
+        looking = asyncio.create_task(_patiently(self._look, lose))
+        try:
+            while not (await asyncio.wait({looking}, timeout=_LOOK_EVERY))[0]:
+                self._notice = self._notice or "the ledger does not answer"
+                redraw()
+            looking.result()
+            self._notice = ""
+        finally:
+            looking.cancel()
+            await asyncio.wait({looking})
+
     async def _look(self) -> None:
         started = time.monotonic()
         self._overview = await self._db.overview()
@@ -194,8 +284,14 @@ class _Watch:
 
     def _draw(self) -> RenderableType:
         """As of this moment, by the database's clock, which was read when it was looked at."""
-        now = self._overview.now + timedelta(seconds=time.monotonic() - self._looked)
+        age = timedelta(seconds=time.monotonic() - self._looked)
         width, height = self._console.size
         return screen(
-            self._place, self._overview, self._latest, now=now, width=width, height=height
+            self._place,
+            self._overview,
+            self._latest,
+            now=self._overview.now + age,
+            width=width,
+            height=height,
+            notice=self._notice and f"as it was {span(age)} ago: {self._notice}",
         )

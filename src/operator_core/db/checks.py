@@ -1,6 +1,6 @@
 """Arguments that are not fields of a model, checked before any SQL runs, by the models' own rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -25,10 +25,13 @@ __all__ = [
     "check_error",
     "check_flag",
     "check_id",
+    "check_iterable",
     "check_json",
     "check_key",
     "check_lease",
     "check_limit",
+    "check_many",
+    "check_mapping",
     "check_message",
     "check_model",
     "check_name",
@@ -117,6 +120,25 @@ def _listed(value: object, path: str) -> list[object]:
     return list(cast(Iterable[object], value))
 
 
+def check_iterable(value: object, path: str) -> Iterable[Any]:
+    """Several things, whether they are there already or come by and by; raises `InvalidValue`."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InvalidValue(path, f"must be a collection, not {type(value).__name__}")
+    return cast(Iterable[Any], value)
+
+
+def check_many(value: object, path: str) -> list[Any]:
+    """As `check_iterable`, in a list of their own."""
+    return list(check_iterable(value, path))
+
+
+def check_mapping(value: object, path: str) -> dict[Any, Any]:
+    """A mapping, in a dictionary of its own; raises `InvalidValue`."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue(path, f"must be a mapping, not {type(value).__name__}")
+    return dict(cast(Mapping[Any, Any], value))
+
+
 def check_size(value: object, path: str) -> None:
     """A number of bytes that an empty JSON object fits in; raises `InvalidValue`."""
     if type(value) is not int or not len("{}") <= value <= _MAX_SIZE:
@@ -165,7 +187,8 @@ def check_claim(value: object) -> Claim:
 def check_model(value: object, model: type[BaseModel], path: str) -> None:
     """An instance of `model`; raises `InvalidValue`."""
     if not isinstance(value, model):
-        raise InvalidValue(path, f"must be an {model.__name__}, not {type(value).__name__}")
+        article = "an" if model.__name__[0] in "AEIOU" else "a"
+        raise InvalidValue(path, f"must be {article} {model.__name__}, not {type(value).__name__}")
 
 
 def _check(adapter: TypeAdapter[str], value: object, path: str) -> str:

@@ -34,12 +34,23 @@ class FollowVerbs(Verbs):
     ) -> ActionProposal:
         """Returns the proposal when it is finished: completed, cancelled, or failed for good.
 
-        Raises `NotFound`, and `TimeoutError` after `timeout` seconds.
+        Raises `NotFound`, and `TimeoutError` after `timeout` seconds (0 to 3,600). A server that is away
+        for longer than `busy_timeout` ends it with `StorageUnavailable`: wait again.
         """
         known = checks.check_id(proposal_id, "proposal_id")
         if timeout is not None:
             checks.check_seconds(timeout, "timeout")
-        async with asyncio.timeout(timeout), self.changes() as changed:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._finished(known)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"proposal {known} is not finished after {timeout:g} s") from None
+
+    async def _finished(self, known: int) -> ActionProposal:
+        async with self.changes() as changed:
             while True:
                 changed.clear()
                 proposal = await self._units.read(proposal_queries.plain_get(known))
@@ -60,7 +71,8 @@ class FollowVerbs(Verbs):
         skipped, however late its transaction commits, and none comes twice: to go on later, pass the
         id of the last one. So it may come later: on a server an event waits for all transactions that
         were open when it was written, and what one's own transaction() has written comes after its
-        commit (`history` has it before). Raises `NotFound` for an `after` that is no event.
+        commit (`history` has it before). Raises `NotFound` for an `after` that is no event. A server that
+        is away for longer than `busy_timeout` ends it with `StorageUnavailable`: go on after the last one.
         """
         known = checks.check_position(after, "after") or 0
         position = await self._units.read(lambda conn: position_of(conn, known))

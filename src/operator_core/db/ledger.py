@@ -57,6 +57,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
 
     async def create_proposals(self, proposals_: Iterable[ActionProposal]) -> list[ActionProposal]:
         """Writes all of them down, in order, or none; raises as `create_proposal` does."""
+        checks.check_iterable(proposals_, "proposals")
         batch = proposals.Batch([], [])
         for index, proposal in enumerate(proposals_):
             checks.check_model(proposal, ActionProposal, f"proposals[{index}]")

@@ -300,8 +300,10 @@ def _values(
         raise InvalidValue("id", "must be None: the ledger gives it")
     if proposal.created_at is not None or proposal.updated_at is not None:
         raise InvalidValue("created_at", "and updated_at must be None: the ledger gives them")
-    if any(getattr(proposal, name) != default for name, default in _KEPT.items()):
-        raise InvalidValue("version", f"and {', '.join(_KEPT)} are kept by the ledger")
+    set_ = [name for name, default in _KEPT.items() if getattr(proposal, name) != default]
+    if set_:
+        problems = [(name, f"must be {_KEPT[name]}: the ledger keeps it") for name in set_]
+        raise InvalidValue(*problems[0], problems=problems)
     values = {
         "ticket_id": proposal.ticket_id,
         "action_name": proposal.action_name,

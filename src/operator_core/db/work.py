@@ -125,7 +125,8 @@ class WorkVerbs(Verbs):
         Returns the ids of those that had ended already, or were never there: their leases are lost.
         """
         if not isinstance(results, Mapping):
-            results = dict.fromkeys(checks.check_id(each, "record_id") for each in results)
+            ids = checks.check_many(results, "results")
+            results = dict.fromkeys(checks.check_id(each, "record_id") for each in ids)
         given = cast(Mapping[int, ResultData], results)
         return await self._end_many(
             [self._ending(each, result, None) for each, result in given.items()], success=True
@@ -134,7 +135,10 @@ class WorkVerbs(Verbs):
     async def fail_many(self, errors: Mapping[int, str]) -> list[int]:
         """As `fail`, for many in one round: record ids, each with its error message."""
         return await self._end_many(
-            [self._ending(each, None, checks.check_error(why)) for each, why in errors.items()],
+            [
+                self._ending(each, None, checks.check_error(why))
+                for each, why in checks.check_mapping(errors, "errors").items()
+            ],
             success=False,
         )
 

@@ -1,7 +1,6 @@
 """The verbs of workflows: actions that belong together."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import cast
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.types import ActionProposal, Workflow, WorkflowProposal, WorkflowStatus
@@ -29,13 +28,14 @@ class WorkflowVerbs(Verbs):
         and as `create_proposal`.
         """
         checks.check_model(workflow, WorkflowProposal, "workflow")
+        proposals = checks.check_many(proposals, "proposals")
         if not proposals:
             raise InvalidValue("proposals", "must have at least one")
         for position, proposal in enumerate(proposals):
             checks.check_model(proposal, ActionProposal, f"proposals[{position}]")
         before: dict[int, Collection[int]] = {
-            position: cast(Collection[int], [each] if isinstance(each, int) else each)
-            for position, each in (after or {}).items()
+            position: [each] if isinstance(each, int) else checks.check_many(each, "after")
+            for position, each in checks.check_mapping(after or {}, "after").items()
         }
         # Before any SQL runs.
         workflows.in_order(len(proposals), before)
