@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -261,6 +262,37 @@ async def test_one_that_is_cancelled_carries_out_what_it_has_taken(db: ActionDB)
         assert found.status in (S.VALIDATED, S.COMPLETED)
         if found.status is S.VALIDATED:
             await db.update_proposal_status(id, S.CANCELLED)
+
+
+async def test_one_that_is_cancelled_while_it_can_not_claim_is_cancelled(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    async with (
+        ActionDB(path, busy_timeout=0.2) as db,
+        ActionDB(path) as other,
+        other.transaction() as tx,
+    ):
+        await validated(tx)  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await run_worker(db, {"restart": print}, stop=asyncio.Event())
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_a_handler_that_raises_stop_iteration_has_failed(kind: str) -> None:
+    def plain(_: ActionProposal) -> None:
+        next(iter([]))
+
+    async def coroutine(_: ActionProposal) -> None:
+        next(iter([]))
+
+    handler = plain if kind == "plain" else coroutine
+    async with ActionDB(":memory:") as db:
+        id = await validated(db)
+        async with working(db, {"restart": handler}):
+            found, record = await ended(db, id)
+    assert found.status is S.FAILED
+    assert record.error_message is not None
+    assert "StopIteration" in record.error_message
 
 
 @pytest.mark.skipif("threading.current_thread() is not threading.main_thread()")

@@ -33,17 +33,18 @@ BEGIN
 END $$;
 
 -- Called with the ids of proposals that have just ended badly. Cancelling what depends on them comes here again, with
--- what depends on that: a setting that ends with the transaction is the queue of the call that is under way, so that
--- a chain is as long as it likes. Level by level and not all at once, as one that somebody is just starting is not
+-- what depends on that: a setting that ends with the transaction, and names it, is the queue of the call that is under
+-- way, so that a chain is as long as it likes. Level by level and not all at once, as one that somebody is just starting is not
 -- cancelled, and what depends on it must not be either.
 CREATE OR REPLACE FUNCTION action_proposals_cancel_dependants(ids bigint[]) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
+    mine text := pg_current_xact_id()::text || ' ';
     queue text := current_setting('operator_core.cascade', true);
     dependants bigint[];
 BEGIN
-    IF queue <> '' THEN
-        PERFORM set_config('operator_core.cascade', (queue::bigint[] || ids)::text, true);
+    IF starts_with(queue, mine) THEN
+        PERFORM set_config('operator_core.cascade', mine || (substr(queue, length(mine) + 1)::bigint[] || ids)::text, true);
         RETURN;
     END IF;
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
@@ -56,7 +57,7 @@ BEGIN
             SELECT edge.proposal_id FROM unnest(ids) AS ended (id)
             CROSS JOIN LATERAL (SELECT proposal_id FROM action_dependencies WHERE depends_on_id = ended.id OFFSET 0) AS edge);
         EXIT WHEN cardinality(dependants) = 0;
-        PERFORM set_config('operator_core.cascade', '{}', true);
+        PERFORM set_config('operator_core.cascade', mine || '{}', true);
         UPDATE action_proposals
         SET status = 'cancelled',
             -- All of a chain name its beginning.
@@ -73,7 +74,7 @@ BEGIN
             status_changed_at = greatest(clock_timestamp(),
                 CASE WHEN status_changed_at < '9998-01-01 00:00:00+00' THEN status_changed_at + interval '1 microsecond' END)
         WHERE id = ANY (dependants) AND NOT wait_on_failure AND status || '' IN ('proposed', 'validated');
-        ids := current_setting('operator_core.cascade')::bigint[];
+        ids := substr(current_setting('operator_core.cascade'), length(mine) + 1)::bigint[];
     END LOOP;
     PERFORM set_config('operator_core.cascade', '', true);
 END $$;

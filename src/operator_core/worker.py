@@ -51,7 +51,7 @@ async def run_worker(
     execution; if its lease is lost it is cancelled (a thread can't be, and its result is dropped).
     Ends when `stop` is set: it claims nothing more and waits for what is running, as it does when it
     is cancelled. Without a `stop`, and in the main thread, that is what SIGTERM and SIGINT do, for all
-    that run in the process; whoever gives one handles signals too. Returns how many it has run.
+    that run there so; whoever gives one handles signals too. Returns how many it has run.
     `worker` is its name in the history, by default the machine's and the process's.
     """
     checks.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
@@ -123,7 +123,10 @@ class _Loop:
             await asyncio.wait({claiming})
         except asyncio.CancelledError:
             # What it takes is carried out all the same.
-            self._start(await claiming, asked)
+            try:
+                self._start(await claiming, asked)
+            except ActionError as error:
+                logger.warning("%s could not claim: %s", self._worker, error)
             raise
         try:
             taken = claiming.result()
@@ -180,7 +183,15 @@ class _Loop:
         if inspect.iscoroutinefunction(handler):
             return await cast(Awaitable[ResultData], handler(proposal))
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._threads, lambda: context.run(handler, proposal))
+
+        def call() -> Any:
+            try:
+                return context.run(handler, proposal)
+            except StopIteration as error:
+                # As in a coroutine (PEP 479): a future can't hold one, and nobody would hear of it.
+                raise RuntimeError("the handler raised StopIteration") from error
+
+        result = await loop.run_in_executor(self._threads, call)
         if inspect.isawaitable(result):
             return await result
         return result
@@ -214,8 +225,9 @@ def _stopped_by_signals() -> Generator[asyncio.Event]:
             for each in _SIGNALS:
                 loop.remove_signal_handler(each)
                 # Where the loop had one of the service's own, only the loop knew it: this is asyncio's stand-in.
-                if getattr(_before[each], "__name__", None) != "_sighandler_noop":
-                    signal.signal(each, _before[each])
+                before = _before[each]
+                if before is not None and getattr(before, "__name__", "") != "_sighandler_noop":
+                    signal.signal(each, before)
 
 
 def _stop_all() -> None:

@@ -1,5 +1,6 @@
 """A person at a terminal, for the tests of what takes it over."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -31,6 +32,7 @@ class Watcher:
         self.resize(columns, rows, tell=False)
         self.mode = self._mode()
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.process = subprocess.Popen(
             [PROGRAM, *map(str, arguments)],
             stdin=self._terminal,
@@ -64,7 +66,8 @@ class Watcher:
     def read(self, seconds: float = 0.05) -> None:
         """Reads what was drawn meanwhile, or waits a moment for it."""
         while select.select([self._main], [], [], seconds)[0]:
-            self.seen += os.read(self._main, 65536).decode()
+            # A character may come in two pieces.
+            self.seen += self._decoder.decode(os.read(self._main, 65536))
             seconds = 0
 
     def frames(self) -> list[str]:

@@ -283,3 +283,68 @@ async def test_a_claim_that_is_lost_already_runs_no_block(db: ActionDB, how: str
         async with db.holding(claim):
             raise AssertionError("the block was run")
     assert await db.history() == before
+
+
+async def test_a_cancellation_that_comes_with_the_end_is_not_lost(db: ActionDB) -> None:
+    for turns in range(12):
+        made = await db.create_proposal(proposal(status=S.VALIDATED, action_name="now"))
+
+        async def work() -> None:
+            async with db.claimed("worker-1", action_names="now"):
+                task = asyncio.current_task()
+                complete = db.complete
+
+                async def completed(*given: Any) -> None:
+                    await complete(*given)
+                    asyncio.get_running_loop().call_soon(later, turns)  # noqa: B023
+
+                def later(left: int) -> None:
+                    assert task is not None
+                    if left:
+                        asyncio.get_running_loop().call_soon(later, left - 1)
+                    else:
+                        task.cancel()
+
+                db.complete = completed  # type: ignore[method-assign]
+            await asyncio.sleep(0)
+            await asyncio.Event().wait()
+
+        try:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(asyncio.create_task(work()), 10)
+        finally:
+            del db.complete
+        found = await db.get_proposal(made.id)
+        assert found is not None
+        assert found.status is S.COMPLETED
+
+
+async def test_a_task_that_lost_one_lease_and_went_on_can_lose_another(
+    db: ActionDB, raw: RawSQL
+) -> None:
+    await db.create_proposals(proposal(status=S.VALIDATED) for _ in range(2))
+    task = asyncio.current_task()
+    assert task is not None
+    for _ in range(2):
+        (claim,) = await db.claim("worker-1")
+        with pytest.raises(ZeroDivisionError):
+            async with db.holding(claim, lease=SHORT):
+                await raw(RUN_OUT + f" WHERE id = {claim.record.id}")
+                await db.recover_expired()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise ZeroDivisionError from None
+        assert task.cancelling() == 0
+    # Who has outlived a cancellation of another's is told of a lost lease all the same.
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    (claim,) = await db.claim("worker-1")
+    with pytest.raises(LeaseLost):
+        async with db.holding(claim, lease=SHORT):
+            await raw(RUN_OUT + f" WHERE id = {claim.record.id}")
+            await db.recover_expired()
+            await asyncio.Event().wait()
+    assert task.cancelling() == 1
+    task.uncancel()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionStatus
+from operator_core.actions import ActionError, ActionStatus, EventType
 from operator_core.db import ActionDB
-from tests.conftest import ON_SERVER, RawSQL, proposal
+from operator_core.db.engine import _INSIDE
+from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL, proposal
 from tests.contract.test_recovery import LONG_AGO, PAST, RUN_OUT, SILENCE, get, ready
 
 S = ActionStatus
@@ -64,21 +65,26 @@ def _sqlite(db: ActionDB) -> bool:
     return "sqlite" in type(db._units).__name__.lower()
 
 
-async def refuse(db: ActionDB, raw: RawSQL, id: int) -> None:
-    """A trigger of another's, which lets nobody change one proposal."""
+async def refuse(
+    db: ActionDB,
+    raw: RawSQL,
+    which: str,
+    *,
+    how: str = "RAISE(ABORT, 'not this one')",
+    on: str = "action_proposals",
+    state: str = "P0001",
+) -> None:
+    """A trigger of another's, which lets nobody change some rows; on SQLite in its own words."""
     if _sqlite(db):
-        await raw(
-            f"CREATE TRIGGER mine BEFORE UPDATE ON action_proposals WHEN NEW.id = {id} "
-            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
-        )
+        await raw(f"CREATE TRIGGER mine BEFORE UPDATE ON {on} WHEN {which} BEGIN SELECT {how}; END")
         return
+    refusal = f"RAISE EXCEPTION 'not this one' USING ERRCODE = '{state}';"
+    if "IGNORE" in how:
+        refusal = "RETURN NULL;"
+    await raw(f"CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {refusal} END$$")
     await raw(
-        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN RAISE EXCEPTION 'not this one'; END$$"
-    )
-    await raw(
-        "CREATE TRIGGER mine BEFORE UPDATE ON action_proposals FOR EACH ROW "
-        f"WHEN (NEW.id = {id}) EXECUTE FUNCTION mine()"
+        f"CREATE TRIGGER mine BEFORE UPDATE ON {on} FOR EACH ROW "
+        f"WHEN ({which}) EXECUTE FUNCTION mine()"
     )
 
 
@@ -105,8 +111,9 @@ async def test_a_chain_is_linked_and_ended_whatever_the_planner_believes_on_a_da
     assert (await other.count_proposals())[S.CANCELLED] == len(links) + 1
 
 
+@pytest.mark.parametrize("state", ["P0001", "OP001", "57014", "23514"])
 async def test_what_can_not_be_ended_is_in_nobodys_way_on_a_database_of_its_own(
-    db: ActionDB, raw: RawSQL, caplog: pytest.LogCaptureFixture
+    db: ActionDB, raw: RawSQL, caplog: pytest.LogCaptureFixture, state: str
 ) -> None:
     await db.create_proposals(ready() for _ in range(7))
     await db.claim("worker-1", limit=7)
@@ -116,7 +123,7 @@ async def test_what_can_not_be_ended_is_in_nobodys_way_on_a_database_of_its_own(
     (again,) = await db.claim("worker-1")
     await raw(RUN_OUT + f" AND id < {again.record.id}")
     await db.fail(again.record.id, "boom")
-    await refuse(db, raw, 3)
+    await refuse(db, raw, "NEW.id = 3", state=state)
     taken = await db.claim("worker-2", limit=9)
     assert sorted(claim.proposal.id or 0 for claim in taken) == [9, 10]
     for id in (1, 2, 4, 5, 6, 7):
@@ -125,10 +132,102 @@ async def test_what_can_not_be_ended_is_in_nobodys_way_on_a_database_of_its_own(
     # Neither half: its record is open as long as its proposal is executing.
     (record,) = await db.get_records_for_proposal(3)
     assert ((await get(db, 3)).status, record.completed_at) == (S.EXECUTING, None)
-    assert "not this one" in caplog.text
+    assert "end_silent 3: " in caplog.text
     assert await db.recover_expired() == []
     await raw("DROP TRIGGER mine" + (" ON action_proposals" if not _sqlite(db) else ""))
     assert [each.id for each in await db.recover_expired()] == [record.id]
+
+
+async def test_a_hundred_that_can_not_be_ended_hide_nothing_on_a_database_of_its_own(
+    db: ActionDB, raw: RawSQL
+) -> None:
+    await db.create_proposals(ready(action_name="bad") for _ in range(100))
+    await db.create_proposal(ready(action_name="good"))
+    await db.claim("worker-1", limit=101)
+    await raw(RUN_OUT)
+    await raw("UPDATE action_records SET lease_expires_at = '2001-01-02 00:00:00' WHERE id = 101")
+    await refuse(db, raw, "NEW.action_name = 'bad'")
+    assert [record.id for record in await db.recover_expired()] == [101]
+    assert (await db.count_proposals())[S.FAILED] == 1
+
+
+async def test_a_change_that_is_skipped_stops_no_claim_on_a_database_of_its_own(
+    db: ActionDB, raw: RawSQL
+) -> None:
+    await db.create_proposals([ready(), ready()])
+    await db.claim("worker-1", limit=2)
+    await raw(RUN_OUT)
+    await db.create_proposal(ready())
+    await refuse(db, raw, "NEW.id < 3", how="RAISE(IGNORE)", on="action_records")
+    (taken,) = await db.claim("worker-2")
+    assert taken.proposal.id == 3
+    assert await db.recover_expired() == []
+
+
+@pytest.mark.parametrize("backend", ON_SQLITE, indirect=True)
+async def test_a_trigger_that_rolls_back_takes_nobody_along_on_a_database_of_its_own(
+    db: ActionDB, raw: RawSQL
+) -> None:
+    await db.create_proposals([ready(), ready(), ready()])
+    await db.claim("worker-1", limit=2)
+    await raw(RUN_OUT)
+    await refuse(db, raw, "NEW.id = 2", how="RAISE(ROLLBACK, 'no')")
+    before = await db.history()
+    async with db.transaction() as tx:
+        held = tx.count_proposals()
+        waiting = [asyncio.create_task(_outside(db, n)) for n in range(4)]
+        await held
+    claimed, *made = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(claimed, ActionError)
+    assert [each.id for each in await db.list_proposals()] == [
+        *sorted((each.id for each in made), reverse=True), 3, 2, 1
+    ]  # fmt: skip
+    assert [e.event_type for e in (await db.history())[len(before) :]] == (
+        [EventType.PROPOSAL_CREATED] * 3
+    )
+    assert (await db.count_proposals())[S.EXECUTING] == 2
+
+
+async def _outside(db: ActionDB, n: int) -> Any:
+    """Called by a task that was started inside a transaction, which it is no part of."""
+    _INSIDE.set(())
+    return await (db.claim("worker-2") if n == 0 else db.create_proposal(ready()))
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+async def test_a_hundred_that_somebody_holds_keep_a_claim_for_no_long(
+    db: ActionDB, open_ledger: OpenLedger, raw: RawSQL
+) -> None:
+    other = await open_ledger()
+    await db.create_proposals(ready() for _ in range(100))
+    await db.claim("worker-1", limit=100)
+    await db.create_proposals(ready(depends_on=(id,)) for id in range(1, 101))
+    await db.create_proposal(ready())
+    await raw(RUN_OUT)
+    async with other.transaction() as tx:
+        held = "SELECT 1 FROM action_proposals WHERE id BETWEEN 101 AND 200 FOR UPDATE"
+        await tx._units.read(lambda conn: conn.exec_driver_sql(held).all())
+        # Each of them, and each half of them, waited for on its own, would take 10 seconds.
+        async with asyncio.timeout(5):
+            (taken,) = await db.claim("worker-2")
+            assert await db.recover_expired() == []
+        assert taken.proposal.id == 201
+    assert len(await db.recover_expired()) == 100
+    assert (await db.count_proposals())[S.CANCELLED] == 100
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_a_setting_of_somebodys_own_does_not_stop_the_end_of_a_chain(
+    db: ActionDB, raw: RawSQL
+) -> None:
+    await db.create_proposal(ready())
+    await chain(db, 1)
+    async with db.transaction() as tx:
+        await tx._units.read(
+            lambda conn: conn.exec_driver_sql("SET LOCAL operator_core.cascade = '{}'")
+        )
+        await tx.update_proposal_status(1, S.CANCELLED)
+    assert (await db.count_proposals())[S.CANCELLED] == LINKS + 1
 
 
 @pytest.mark.parametrize("backend", ON_SERVER, indirect=True)

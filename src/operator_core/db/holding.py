@@ -105,6 +105,8 @@ class HoldingVerbs(WorkVerbs):
     ) -> AsyncGenerator[Execution]:
         body = asyncio.current_task()
         assert body is not None
+        # Others may have asked for its end before, which is not ours to take back.
+        asked = body.cancelling()
         lost: list[ActionError] = []
         ended = asyncio.Event()
         execution = Execution(claim)
@@ -125,7 +127,8 @@ class HoldingVerbs(WorkVerbs):
             except BaseException as error:
                 ended.set()
                 if lost:
-                    if isinstance(error, asyncio.CancelledError) and body.uncancel() == 0:
+                    ours = body.uncancel() <= asked
+                    if ours and isinstance(error, asyncio.CancelledError):
                         raise lost[0] from None
                     raise
                 why, result = describe(error), execution.result_data
@@ -145,8 +148,8 @@ class HoldingVerbs(WorkVerbs):
                 raise
         finally:
             beating.cancel()
-            with suppress(asyncio.CancelledError):
-                await beating
+            # A cancellation that comes meanwhile is the caller's.
+            await asyncio.wait({beating})
 
     async def _confirmed(self, record_id: int, seconds: float) -> float:
         """Sends a heartbeat, again and again for the time of a lease if the ledger can't be reached; when."""

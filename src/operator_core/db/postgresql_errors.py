@@ -24,6 +24,7 @@ from operator_core.actions.errors import (
 )
 
 __all__ = [
+    "LOCK_NOT_AVAILABLE",
     "Trouble",
     "from_postgresql",
     "is_refused",
@@ -36,6 +37,8 @@ __all__ = [
 
 _CONFLICTS: Final = ("40001", "40P01")
 _READ_ONLY: Final = "25006"
+
+LOCK_NOT_AVAILABLE: Final = "55P03"
 _GONE: Final = {
     "57P01",  # ended by the administrator
     "57P02",  # another session's crash
@@ -43,7 +46,7 @@ _GONE: Final = {
     "53300",  # no connection left
 }
 _BUSY: Final = {
-    "55P03": "a lock that a statement waited for",
+    LOCK_NOT_AVAILABLE: "a lock that a statement waited for",
     "57014": "a statement was cancelled, or took longer than statement_timeout",
     "25P03": "idle_in_transaction_session_timeout ended the transaction",
     "53300": "the server has no connection left",
@@ -101,9 +104,13 @@ def trouble(error: BaseException) -> Trouble:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether it is about the rows that a statement was to change: its values, a lock, or what a trigger says."""
-    # Data exceptions, constraints, program limits, locks that were not to be had, and triggers' own.
-    return (sqlstate(error) or "")[:2] in ("22", "23", "54", "55", "P0")
+    """Whether it is about the rows that a statement was to change, and others may be changed all the same.
+
+    Values, constraints, locks, limits, what a trigger says by whatever code. Not what the next statement
+    would say too: the connection, the transaction, rights, resources, the server.
+    """
+    state = sqlstate(error) or "XX"
+    return not state.startswith(("08", "25", "40", "42501", "53", "57P", "58", "XX"))
 
 
 def from_postgresql(error: BaseException, timeout: float | None) -> ActionError | None:

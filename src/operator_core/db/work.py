@@ -1,7 +1,9 @@
 """The verbs of workers: claim, keep, end; and what becomes of work that nobody ends."""
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -70,7 +72,8 @@ class WorkVerbs(Verbs):
         taken, overdue = await self._units.write(_claim(wanted), single=True)
         if overdue:
             try:
-                await self._units.write(recovery.sweep)
+                async with self._kept(taken, wanted.lease):
+                    await self._units.write(recovery.sweep)
                 if len(taken) < wanted.limit:
                     rest = wanted._replace(limit=wanted.limit - len(taken))
                     more, _ = await self._units.write(_claim(rest), single=True)
@@ -81,6 +84,24 @@ class WorkVerbs(Verbs):
                 # What is taken must reach the worker; the next claim sees to the rest.
                 logger.warning("what is overdue has to wait: %s", error)
         return taken
+
+    @asynccontextmanager
+    async def _kept(self, taken: Sequence[Claim], seconds: float) -> AsyncGenerator[None]:
+        """A block in which what was taken does not age: a sweep may take its time over a long chain."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(seconds / 3)
+                for known in taken:
+                    with suppress(ActionError):
+                        await self.heartbeat(known.record.id, timedelta(seconds=seconds))
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
 
     async def _give_back(self, taken: Sequence[Claim]) -> None:
         """Fails what nobody will carry out, which is better known than found out when its lease has ended."""
