@@ -79,6 +79,7 @@ async def test_it_shows_what_happens_and_gives_the_terminal_back(
             assert re.search(r" 4m\d\ds$", row.rstrip())
             await db.fail(claim.record.id, "store 2 is down")
         watcher.wait_for("nothing is being executed", "by worker-7: store 2 is down")
+        assert watcher.reads_without_waiting
         watcher.press("x")
         # It has been read when it is drawn again: else it may be echoed when the terminal is given back.
         next_frame(watcher)

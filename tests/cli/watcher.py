@@ -98,6 +98,11 @@ class Watcher:
         self.read()
         return self.process.returncode
 
+    @property
+    def reads_without_waiting(self) -> bool:
+        """Whether a read of a key that is gone again, as Ctrl-C drops the ones before it, would end at once."""
+        return self._mode()[6][termios.VMIN] in (0, b"\0")
+
     def is_given_back(self) -> bool:
         """Whether the terminal is as it was: its mode, its screen, its cursor."""
         last_screen = self.seen.rfind("\x1b[?1049")
