@@ -40,31 +40,27 @@ async def finish(
     return task.result()
 
 
-async def finish_or_give_back(
-    work: Coroutine[Any, Any, T], give_back: Callable[[T], Coroutine[Any, Any, None]]
-) -> T:
-    """As `finish`; what comes of `work` when its caller is gone is given back, before the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-
-        async def end() -> None:
-            await asyncio.wait({task})
-            if not task.cancelled() and task.exception() is None:
-                await give_back(task.result())
-
-        await finish(end())
-        raise
-
-
 async def finish_here(work: Coroutine[Any, Any, T]) -> T:
     """As `finish`, for `work` that sets no timeouts: in the caller's task, which saves making one.
 
     The task waits for what `work` waits for, so that nothing goes round the loop once more, but a
     cancellation does not reach that: it is heard when the wait is over, and goes on its way at the end.
     """
-    return await _to_the_end(work)
+    result, cancelled = await _to_the_end(work)
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def finish_or_give_back(
+    work: Coroutine[Any, Any, T], give_back: Callable[[T], Coroutine[Any, Any, None]]
+) -> T:
+    """As `finish_here`; what comes of `work` when its caller is gone is given back before the cancellation goes on."""
+    result, cancelled = await _to_the_end(work)
+    if cancelled is not None:
+        await finish(give_back(result))
+        raise cancelled
+    return result
 
 
 class _OutOfReach:
@@ -86,22 +82,28 @@ class _OutOfReach:
     ) -> None:
         self._future.add_done_callback(callback, **said)
 
+    def cancelled(self) -> bool:
+        return self._future.cancelled()
+
     def cancel(self, msg: object = None) -> bool:
         # The task keeps it in mind, and raises it where it goes on.
         return False
 
 
 @types.coroutine
-def _to_the_end(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+def _to_the_end(
+    work: Coroutine[Any, Any, T],
+) -> Generator[Any, Any, tuple[T, asyncio.CancelledError | None]]:
+    """What came of `work`, and the cancellation that came meanwhile; that alone if `work` failed."""
     cancelled: asyncio.CancelledError | None = None
     while True:
         try:
             waiting: asyncio.Future[Any] | None = work.send(None)
         except BaseException as error:
+            if isinstance(error, StopIteration):
+                return error.value, cancelled
             if cancelled is not None:
                 raise cancelled from None
-            if isinstance(error, StopIteration):
-                return error.value
             raise
         try:
             yield None if waiting is None else _OutOfReach(waiting)
