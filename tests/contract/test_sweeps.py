@@ -15,7 +15,7 @@ from tests.contract.test_recovery import LONG_AGO, PAST, RUN_OUT, SILENCE, get, 
 
 S = ActionStatus
 
-LINKS = 1500
+LINKS = 600  # a server's stack ended at some 300
 
 OpenLedger = Callable[..., Awaitable[ActionDB]]
 
