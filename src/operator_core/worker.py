@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias, cast
 from operator_core.actions.errors import ActionError, InvalidValue, LeaseLost, NotOpen
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db import checks
+from operator_core.db.finishing import finish_or_give_back
 from operator_core.db.ledger import ActionLedger
 from operator_core.db.work import LEASE, ResultData
 
@@ -116,34 +117,27 @@ class _Loop:
         if not free:
             return 0
         asked = asyncio.get_running_loop().time()
-        claiming = asyncio.create_task(
-            self._db.claim(self._worker, limit=free, lease=self._lease, action_names=self._handlers)
+
+        async def start(taken: Sequence[Claim]) -> None:
+            for claim in taken:
+                task = asyncio.create_task(self._execute(claim, asked))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            self._count += len(taken)
+
+        claiming = self._db.claim(
+            self._worker, limit=free, lease=self._lease, action_names=self._handlers
         )
         try:
-            await asyncio.wait({claiming})
-        except asyncio.CancelledError:
-            # What it takes is carried out all the same.
-            try:
-                self._start(await claiming, asked)
-            except ActionError as error:
-                logger.warning("%s could not claim: %s", self._worker, error)
-            raise
-        try:
-            taken = claiming.result()
+            # What it takes when this is cancelled is carried out all the same.
+            taken = await finish_or_give_back(claiming, start)
         except NotOpen:
             raise
         except ActionError as error:
             logger.warning("%s could not claim: %s", self._worker, error)
             return 0
-        self._start(taken, asked)
+        await start(taken)
         return len(taken)
-
-    def _start(self, taken: Sequence[Claim], asked: float) -> None:
-        for claim in taken:
-            task = asyncio.create_task(self._execute(claim, asked))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        self._count += len(taken)
 
     async def _wait(self, stopping: asyncio.Task[Any], changed: asyncio.Event) -> None:
         """Until something is committed, something running ends, it is to stop, or some time has passed."""

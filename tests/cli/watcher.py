@@ -11,6 +11,7 @@ import struct
 import subprocess
 import termios
 import time
+import tty
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -101,7 +102,7 @@ class Watcher:
     @property
     def reads_without_waiting(self) -> bool:
         """Whether a read of a key that is gone again, as Ctrl-C drops the ones before it, would end at once."""
-        return self._mode()[6][termios.VMIN] in (0, b"\0")
+        return self._mode()[tty.CC][termios.VMIN] in (0, b"\0")
 
     def is_given_back(self) -> bool:
         """Whether the terminal is as it was: its mode, its screen, its cursor."""

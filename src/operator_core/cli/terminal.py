@@ -7,15 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 __all__ = ["on_signals", "taken"]
-
-_CONTROLS: Final = 6
-"""Where the control characters stand in what tcgetattr gives."""
 
 
 @contextmanager
@@ -89,7 +86,7 @@ class _Keyboard:
         tty.setcbreak(sys.stdin)
         # A read waits for nothing: Ctrl-C drops the key before it, for which the loop was about to read.
         mode = termios.tcgetattr(sys.stdin)
-        mode[_CONTROLS][termios.VMIN] = 0
+        mode[tty.CC][termios.VMIN] = 0
         termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
         asyncio.get_running_loop().add_reader(sys.stdin, self._read)
 

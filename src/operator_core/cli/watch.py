@@ -119,7 +119,7 @@ async def _patiently(call: Callable[[], Coroutine[Any, Any, T]], lost: Lost) -> 
     while True:
         try:
             return await call()
-        except (Busy, StorageUnavailable) as error:
+        except ActionError as error:
             if not _passes(error):
                 raise
             lost(error)
@@ -128,9 +128,12 @@ async def _patiently(call: Callable[[], Coroutine[Any, Any, T]], lost: Lost) -> 
 
 def _passes(error: ActionError) -> bool:
     """Whether it is that the server is away, or all its connections are in use."""
+    if isinstance(error, Busy):
+        return True
     cause = error.__cause__
-    if isinstance(error, Busy) or cause is None:
-        return isinstance(error, Busy)
+    if not isinstance(error, StorageUnavailable) or cause is None:
+        return False
+    # SQLite has no connection to lose.
     return not isinstance(getattr(cause, "orig", cause), sqlite3.Error) and (
         trouble(cause) is Trouble.LOST
     )
@@ -140,23 +143,15 @@ async def _new_events(
     db: OverviewDB, known: Iterable[ActionEvent], newest: int, lost: Lost
 ) -> AsyncGenerator[ActionEvent]:
     shown = {event.id for event in known}
-    position = newest
-
-    async def follow() -> AsyncGenerator[ActionEvent]:
-        nonlocal position
-        async with aclosing(db.events(after=position, follow=True)) as events:
-            async for event in events:
-                position = event.id or position
-                # On a server, whose order is that of transactions, some may have been read already.
-                if event.id not in shown:
-                    yield event
-
     while True:
         try:
-            async with aclosing(follow()) as events:
+            async with aclosing(db.events(after=newest, follow=True)) as events:
                 async for event in events:
-                    yield event
-        except (Busy, StorageUnavailable) as error:
+                    newest = event.id or newest
+                    # On a server, whose order is that of transactions, some may have been read already.
+                    if event.id not in shown:
+                        yield event
+        except ActionError as error:
             if not _passes(error):
                 raise
             lost(error)

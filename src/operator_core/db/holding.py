@@ -23,14 +23,11 @@ from operator_core.db import checks
 from operator_core.db.backoff import pause
 from operator_core.db.finishing import finish
 from operator_core.db.records import get_record
-from operator_core.db.work import LEASE, Names, ResultData, Types, WorkVerbs
+from operator_core.db.work import BEATS, LEASE, Names, ResultData, Types, WorkVerbs
 
 __all__ = ["Execution", "HoldingVerbs"]
 
 logger = logging.getLogger(__name__)
-
-_BEATS: Final = 3
-"""How many heartbeats are sent in the time of a lease: two may be late."""
 
 _AGAIN: Final = 1.0
 """Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
@@ -90,7 +87,7 @@ class HoldingVerbs(WorkVerbs):
         seconds = checks.check_lease(lease)
         record_id = checks.check_id(checks.check_claim(claim).record.id, "record_id")
         clock = asyncio.get_running_loop().time
-        if since is None or clock() - since > seconds / _BEATS:
+        if since is None or clock() - since > seconds / BEATS:
             try:
                 since = await self._confirmed(record_id, seconds)
             except asyncio.CancelledError:
@@ -175,7 +172,7 @@ class HoldingVerbs(WorkVerbs):
         """Sends heartbeats until the lease is lost, or has run out with none that arrived; says so at once."""
         clock = asyncio.get_running_loop().time
         lease = timedelta(seconds=seconds)
-        until, rest = since + seconds, seconds / _BEATS
+        until, rest = since + seconds, seconds / BEATS
         beat: asyncio.Task[object] | None = None
         try:
             while (left := until - clock()) > 0:
@@ -187,7 +184,7 @@ class HoldingVerbs(WorkVerbs):
                     break
                 try:
                     beat.result()
-                    until, rest = sent + seconds, seconds / _BEATS
+                    until, rest = sent + seconds, seconds / BEATS
                 except (LeaseLost, NotFound) as error:
                     lose(error)
                     return

@@ -64,9 +64,6 @@ _SILENCE: Final = "its lease ran out: whether it was done is not known"
 _TOO_LATE: Final = "it was not started before it expired"
 
 
-# Which they are, as a query and as the rows that a sweep takes of it.
-
-
 def _silent() -> Select[Any]:
     return select(_R.id).where(_R.completed_at.is_(None), _R.lease_expires_at <= written_now())
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.driver_errors import read_damaged
 from operator_core.db.engine import Unit, UnitRunner, check_outside, inside, no_waiting, run_units
+from operator_core.db.savepoint import savepoint
 from operator_core.db.sqlite_connection import Answer, SqliteConnection
 
 __all__ = ["SqliteWriter"]
@@ -272,14 +273,6 @@ class _Transaction:
         return self._connection.wrapped
 
     def _in_savepoint(self, unit: Unit[T]) -> T:
-        conn, raw = self._usable(), self._connection.raw
-        raw.execute("SAVEPOINT unit")
-        try:
-            result = unit(conn)
-        except BaseException:
-            if raw.in_transaction:
-                raw.execute("ROLLBACK TO unit")
-                raw.execute("RELEASE unit")
-            raise
-        raw.execute("RELEASE unit")
-        return result
+        conn = self._usable()
+        with savepoint(conn):
+            return unit(conn)

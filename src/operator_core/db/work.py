@@ -20,12 +20,15 @@ from operator_core.db.plain import Plain
 from operator_core.db.records import prepare_result
 from operator_core.db.verbs import Verbs
 
-__all__ = ["LEASE", "Names", "ResultData", "Types", "WorkVerbs"]
+__all__ = ["BEATS", "LEASE", "Names", "ResultData", "Types", "WorkVerbs"]
 
 logger = logging.getLogger(__name__)
 
 LEASE: Final = timedelta(minutes=5)
 """How long a worker is believed to be alive without a word from it, unless it says otherwise."""
+
+BEATS: Final = 3
+"""How many heartbeats are sent in the time of a lease: two may be late."""
 
 MAX_CLAIMS: Final = 1000
 
@@ -91,7 +94,7 @@ class WorkVerbs(Verbs):
 
         async def beat() -> None:
             while True:
-                await asyncio.sleep(seconds / 3)
+                await asyncio.sleep(seconds / BEATS)
                 for known in taken:
                     with suppress(ActionError):
                         await self.heartbeat(known.record.id, timedelta(seconds=seconds))
