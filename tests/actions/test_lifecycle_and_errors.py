@@ -1,6 +1,14 @@
 """The lifecycle table and the tree of errors."""
 
+import copy
 import inspect
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from operator_core.actions import (
     FINAL_STATUSES,
@@ -39,7 +47,7 @@ def test_all_else_follows_from_the_table() -> None:
 def test_every_error_stands_in_one_tree_that_the_docstring_shows() -> None:
     tree = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
     own = [each for each in tree if each.__module__ == errors.__name__]
-    assert {each.__name__ for each in own} == set(errors.__all__)
+    assert {each.__name__ for each in own} == set(errors.__all__) - {"MAX_MESSAGE"}
     for each in own:
         assert issubclass(each, errors.ActionError)
         assert each.__doc__
@@ -55,3 +63,67 @@ def test_errors_carry_their_facts() -> None:
     assert "it is final" in str(transition)
     assert "alembic upgrade head" in str(errors.SchemaOutdated("0001", "0002"))
     assert "upgrade operator-core" in str(errors.SchemaTooNew("0009", "0002"))
+
+
+FACTS: dict[str, tuple[Any, ...]] = {
+    "NotFound": ("proposal", 5),
+    "InvalidTransition": (5, "completed", "executing", ["failed"]),
+    "NotDue": (5, "validated", ["executing"], datetime(2030, 1, 1, tzinfo=UTC)),
+    "Expired": (5, "validated", ["executing"], datetime(2030, 1, 1, tzinfo=UTC)),
+    "DependencyPending": (5, "validated", ["executing"], [3, 4]),
+    "InvalidValue": ("parameters.a[0]", "must be a finite number"),
+    "Conflict": ("record", 5, "completed"),
+    "VersionConflict": (5, 1, 2),
+    "LeaseLost": (5, "cancelled", "oncall"),
+    "Busy": (1.5, "a lock"),
+    "WrongProcess": (1, 2),
+    "CorruptRow": ("action_proposals", 5, "status", "is not a status"),
+    "SchemaOutdated": ("0001", "0002"),
+    "SchemaTooNew": ("0009", "0002"),
+    "UnmanagedSchema": (["a table"],),
+    "ForeignTransactions": (),
+    "WouldLoseData": ("action_events", "discard-history"),
+}
+EVERY = [getattr(errors, name) for name in errors.__all__ if name != "MAX_MESSAGE"]
+
+
+def same(error: BaseException) -> BaseException:
+    return error
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_every_error_is_the_same_after_a_copy_and_in_another_process(
+    kind: type[errors.ActionError],
+) -> None:
+    error = kind(*FACTS.get(kind.__name__, ("why",)))
+    error.add_note("seen by a worker")
+    for again in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is kind
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)
+
+
+def test_a_pool_of_processes_brings_them_back() -> None:
+    errors_ = [kind(*FACTS.get(kind.__name__, ("why",))) for kind in EVERY]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for error in errors_:
+            raised = pool.submit(fail, error).exception()
+            assert (type(raised), str(raised)) == (type(error), str(error))
+            assert pool.submit(same, error).result().__dict__ == error.__dict__
+
+
+def test_messages_are_bounded() -> None:
+    long = "x" * 100_000
+    for error in (
+        errors.UnmanagedSchema([long] * 100),
+        errors.InvalidValue(long, long),
+        errors.DependencyPending(1, "validated", [], range(1, 1001)),
+        errors.CorruptRow("t", 1, long, long),
+        errors.LeaseLost(1, long, long),
+        errors.StorageUnavailable(long),
+    ):
+        assert len(str(error)) <= errors.MAX_MESSAGE

@@ -4,11 +4,14 @@
 
     ActionError
     ├── NotFound (LookupError)        no row with that id
-    ├── InvalidTransition (ValueError) the lifecycle has no such step
+    ├── InvalidTransition (ValueError) the lifecycle has no such step, or not now
+    │   ├── NotDue                    it is scheduled for later
+    │   ├── Expired                   it was not started before it expired
+    │   └── DependencyPending         something that it depends on is not completed
     ├── InvalidValue (ValueError)     a value that the ledger can't keep
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
-    ├── LeaseLost                     the execution is no longer the caller's: it was ended, or its lease ran out
+    ├── LeaseLost                     the execution is no longer the caller's; the error says why
     ├── ConstraintViolation           the database refused a change that breaks a promise
     ├── Busy                          a lock or a connection was not to be had; nothing happened
     ├── OutcomeUnknown                the connection was lost while a change was being committed
@@ -24,26 +27,33 @@
     │   └── PermissionDenied          the database's role may not do it
     └── SchemaError
         ├── ForeignTransactions       restored from another server's dump: docs/postgresql.md
-        ├── SchemaOutdated            older than this code: run ``alembic upgrade head``
+        ├── SchemaOutdated            older than this code: run ``operator-core db upgrade``
         ├── SchemaTooNew              written by a newer release of operator-core
         ├── UnmanagedSchema           tables that no release of operator-core made
         └── WouldLoseData             a downgrade that would delete rows or history
 
-The facts stand in attributes. Messages carry names, ids and paths, and never the values of parameters.
+The facts stand in attributes. Messages carry names, ids and paths, and never the values of parameters; they
+have at most `MAX_MESSAGE` characters. Every error can be pickled and copied, with its attributes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
 
 __all__ = [
+    "MAX_MESSAGE",
     "ActionError",
     "Busy",
     "Conflict",
     "ConstraintViolation",
     "CorruptRow",
+    "DependencyPending",
+    "Expired",
     "ForeignTransactions",
     "InvalidTransition",
     "InvalidValue",
     "LeaseLost",
+    "NotDue",
     "NotFound",
     "NotOpen",
     "OutcomeUnknown",
@@ -64,8 +74,27 @@ __all__ = [
 ]
 
 
+MAX_MESSAGE: Final = 2000
+"""Characters of the longest message: some name what others wrote, and a log line has its limits."""
+
+
 class ActionError(Exception):
     """Base of everything that the ledger raises."""
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > MAX_MESSAGE:
+            message = message[: MAX_MESSAGE - 1] + "…"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message alone, which most of these do not take.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ActionError], args: tuple[Any, ...], facts: dict[str, Any]) -> ActionError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class NotFound(ActionError, LookupError):
@@ -80,14 +109,55 @@ class NotFound(ActionError, LookupError):
 class InvalidTransition(ActionError, ValueError):
     """A proposal can't go from `from_status` to `to_status`; `allowed` says where it can go."""
 
-    def __init__(self, id: int, from_status: str, to_status: str, allowed: Iterable[str]) -> None:
+    def __init__(
+        self,
+        id: int,
+        from_status: str,
+        to_status: str,
+        allowed: Iterable[str],
+        *,
+        problem: str | None = None,
+    ) -> None:
         self.id = id
         self.from_status = from_status
         self.to_status = to_status
         self.allowed = tuple(allowed)
-        ways = ", ".join(self.allowed) or "nothing: it is final"
+        why = problem or f"allowed: {', '.join(self.allowed) or 'nothing, it is final'}"
+        super().__init__(f"proposal {id} can't go from {from_status} to {to_status} ({why})")
+
+
+class NotDue(InvalidTransition):
+    """A proposal can't start before `scheduled_at`."""
+
+    def __init__(
+        self, id: int, from_status: str, allowed: Iterable[str], scheduled_at: datetime
+    ) -> None:
+        problem = f"it is not due before {scheduled_at.isoformat()}"
+        super().__init__(id, from_status, "executing", allowed, problem=problem)
+        self.scheduled_at = scheduled_at
+
+
+class Expired(InvalidTransition):
+    """A proposal can't start after `expires_at`."""
+
+    def __init__(
+        self, id: int, from_status: str, allowed: Iterable[str], expires_at: datetime
+    ) -> None:
+        problem = f"it expired at {expires_at.isoformat()}"
+        super().__init__(id, from_status, "executing", allowed, problem=problem)
+        self.expires_at = expires_at
+
+
+class DependencyPending(InvalidTransition):
+    """A proposal can't start before the proposals `pending`, on which it depends, are completed."""
+
+    def __init__(
+        self, id: int, from_status: str, allowed: Iterable[str], pending: Sequence[int]
+    ) -> None:
+        self.pending = tuple(pending)
+        some = ", ".join(map(str, self.pending[:10])) + (", ..." if len(self.pending) > 10 else "")
         super().__init__(
-            f"proposal {id} can't go from {from_status} to {to_status} (allowed: {ways})"
+            id, from_status, "executing", allowed, problem=f"it waits for proposal {some}"
         )
 
 
@@ -126,14 +196,30 @@ class VersionConflict(Conflict):
 
 
 class LeaseLost(ActionError):
-    """Record `record_id` was ended by somebody else, or its lease ran out; nothing was changed.
+    """Record `record_id` is no longer the caller's to keep or to end; nothing was changed.
 
-    The proposal may be another worker's by now: whoever gets this stops what it does.
+    `cause` says what has happened: ``"ended"`` (by complete, fail or update_record), ``"recovered"`` (as
+    its lease had expired), ``"cancelled"`` (its proposal was), ``"moved"`` (its proposal is not executing it
+    any more) or ``"unreachable"`` (no heartbeat has reached the ledger for the time of the lease). `by` is who
+    did it, where the history says so. The proposal may be another worker's by now: whoever gets
+    this stops what it does.
     """
 
-    def __init__(self, record_id: int, why: str = "its execution has ended") -> None:
+    def __init__(self, record_id: int, cause: str = "ended", by: str | None = None) -> None:
+        why = _CAUSES.get(cause, cause) + (f", by {by}" if by else "")
         super().__init__(f"the lease of record {record_id} is lost: {why}")
         self.record_id = record_id
+        self.cause = cause
+        self.by = by
+
+
+_CAUSES: Final = {
+    "ended": "the execution was ended",
+    "recovered": "it expired, and the execution was ended as unknown",
+    "cancelled": "the proposal was cancelled",
+    "moved": "the proposal is not executing it any more",
+    "unreachable": "it expired, and no heartbeat has reached the ledger",
+}
 
 
 class ConstraintViolation(ActionError):
@@ -225,7 +311,7 @@ class SchemaOutdated(SchemaError):
     def __init__(self, found: str | None, wanted: str) -> None:
         super().__init__(
             f"the ledger's schema is at {found or 'no revision'}, this code needs {wanted}: "
-            "run `operator-core db upgrade`, or in a deploy `alembic upgrade head`"
+            "run `operator-core db upgrade` (in a deploy `alembic upgrade head` at the root of a checkout does the same)"
         )
         self.found = found
         self.wanted = wanted

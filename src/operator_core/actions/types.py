@@ -34,6 +34,7 @@ __all__ = [
     "ActionType",
     "Claim",
     "EventType",
+    "ProposalRequest",
     "Workflow",
     "WorkflowProposal",
     "WorkflowStatus",
@@ -69,6 +70,10 @@ class EventType(StrEnum):
 
     PROPOSAL_CREATED = "proposal_created"
     STATUS_CHANGED = "status_changed"
+    RETRY_SCHEDULED = "retry_scheduled"
+    """The time of a failed proposal's next retry was changed, and its status was not."""
+    RETRY_CANCELLED = "retry_cancelled"
+    """A failed proposal is not run again by itself any more."""
     RECORD_STARTED = "record_started"
     RECORD_FINISHED = "record_finished"
 
@@ -154,12 +159,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class ActionProposal(_Model):
-    """A tool call that an agent or a person proposes, and what became of it."""
+class ProposalRequest(_Model):
+    """What a caller may say of a tool call that it proposes: the model for the body of an API's request.
 
-    id: Identifier | None = Field(
-        default=None, description="Given by the ledger; None until the proposal is in it."
-    )
+    Who proposes it, its status and its times are not the caller's to say: `create_proposal` takes
+    `proposed_by`, and the ledger gives the rest.
+    """
+
     ticket_id: Identifier | None = Field(
         default=None, description="The ticket that this action is meant to help with, if any."
     )
@@ -172,13 +178,6 @@ class ActionProposal(_Model):
         description="The arguments of the call: a JSON object, or a Pydantic model that becomes one.",
     )
     reason: Reason = Field(description="Why this is proposed, for the person who reads it later.")
-    status: ActionStatus = Field(
-        default=ActionStatus.PROPOSED, description="Where the proposal stands in its lifecycle."
-    )
-    proposed_at: UtcDatetime = Field(
-        default_factory=_now, description="When it was proposed. A naive time is local time."
-    )
-    proposed_by: Name = Field(default="agent", description="Who proposes it.")
     priority: Priority = Field(
         default=0, description="The higher, the earlier it is claimed; -32768 to 32767."
     )
@@ -209,6 +208,50 @@ class ActionProposal(_Model):
         description="If one of them fails or is cancelled: False, and it is cancelled too; True, and it "
         "waits, for somebody to retry what failed.",
     )
+
+    if TYPE_CHECKING:
+        # What the validators above take is more than what the fields hold; type checkers see only
+        # the fields. A test compares the names.
+        def __init__(
+            self,
+            *,
+            action_name: str,
+            reason: str,
+            ticket_id: int | None = None,
+            action_type: ActionType = ActionType.SUBJECT,
+            parameters: Mapping[str, Any] | BaseModel = ...,
+            priority: int = 0,
+            scheduled_at: datetime | None = None,
+            expires_at: datetime | None = None,
+            max_retries: int = 0,
+            retry_delay: float = 1.0,
+            max_retry_delay: float = 300.0,
+            depends_on: Sequence[int] = (),
+            wait_on_failure: bool = False,
+        ) -> None: ...
+
+    def parameters_as(self, model: type[ModelT]) -> ModelT:
+        """The parameters as an instance of the caller's own `model`.
+
+        Raises pydantic's `ValidationError`, the model's own, if they don't fit it.
+        """
+        # As JSON, so that a strict model takes the text of a date, as it does from an API.
+        return model.model_validate_json(json.dumps(self.parameters))
+
+
+class ActionProposal(ProposalRequest):
+    """A tool call that an agent or a person proposes, and what became of it."""
+
+    id: Identifier | None = Field(
+        default=None, description="Given by the ledger; None until the proposal is in it."
+    )
+    status: ActionStatus = Field(
+        default=ActionStatus.PROPOSED, description="Where the proposal stands in its lifecycle."
+    )
+    proposed_at: UtcDatetime = Field(
+        default_factory=_now, description="When it was proposed. A naive time is local time."
+    )
+    proposed_by: Name = Field(default="agent", description="Who proposes it.")
     validated_at: UtcDatetime | None = Field(
         default=None, description="When it was last validated. Kept by the ledger."
     )
@@ -249,8 +292,7 @@ class ActionProposal(_Model):
         return self.from_stored({**self.__dict__, _REPLAYED: True})
 
     if TYPE_CHECKING:
-        # What the validators above take is more than what the fields hold; type checkers see only
-        # the fields. A test compares the names.
+        # As in ProposalRequest.
         def __init__(
             self,
             *,
@@ -281,14 +323,6 @@ class ActionProposal(_Model):
             workflow_id: int | None = None,
             version: int | None = None,
         ) -> None: ...
-
-    def parameters_as(self, model: type[ModelT]) -> ModelT:
-        """The parameters as an instance of the caller's own `model`.
-
-        Raises pydantic's `ValidationError`, the model's own, if they don't fit it.
-        """
-        # As JSON, so that a strict model takes the text of a date, as it does from an API.
-        return model.model_validate_json(json.dumps(self.parameters))
 
 
 class ActionRecord(_Model):
@@ -324,7 +358,7 @@ class ActionRecord(_Model):
     )
 
     if TYPE_CHECKING:
-        # As in ActionProposal; and the id of a proposal that was created needs no assertion.
+        # As in ProposalRequest; and the id of a proposal that was created needs no assertion.
         def __init__(
             self,
             *,
@@ -397,6 +431,13 @@ class ActionEvent(_Model):
     success: bool | None = Field(
         default=None, description="The outcome, where a record was finished."
     )
+    version: Version | None = Field(
+        default=None,
+        description="The proposal's version after it; None for events of a record, which change no proposal.",
+    )
     actor: str = Field(description="Who did it. 'raw SQL' where the writer did not say.")
+    worker: str | None = Field(
+        default=None, description="Whose execution it is, where the event is about a claimed one."
+    )
     reason: str | None = Field(default=None, description="Why, in the words of the actor.")
     occurred_at: UtcDatetime = Field(description="When, by the database's clock.")

@@ -1,10 +1,20 @@
 """What a value in the ledger may be: JSON objects, text, times and ids, the same on every backend."""
 
 import math
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn, TypeAlias, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    StringConstraints,
+)
 
 from operator_core.actions.errors import InvalidValue
 
@@ -139,15 +149,37 @@ def _copy(value: object, trail: _Trail, depth: int) -> object:
     return copied
 
 
+def _refuse_masked(value: object, dumped: Any, trail: _Trail) -> None:
+    """Refuses what is a secret in `value` and stands as something else, its mask, where it is `dumped`."""
+    if isinstance(value, SecretStr | SecretBytes | Secret):
+        secret = cast(object, value.get_secret_value())
+        if isinstance(secret, bytes):
+            secret = secret.decode(errors="replace")
+        if dumped != secret:
+            _refuse(trail, "must not be a secret: it would be kept as its mask")
+    elif isinstance(value, Mapping) and isinstance(dumped, Mapping):
+        # In the same order; only the keys may be of other types.
+        given = cast("Mapping[Any, Any]", value)
+        pairs = zip(given.values(), cast("Mapping[Any, Any]", dumped).items(), strict=False)
+        for item, (key, text) in pairs:
+            _refuse_masked(item, text, (trail, str(key)))
+    elif isinstance(value, list | tuple | set | frozenset) and isinstance(dumped, list):
+        pairs = zip(cast("Iterable[object]", value), cast("list[Any]", dumped), strict=False)
+        for index, (item, text) in enumerate(pairs):
+            _refuse_masked(item, text, (trail, index))
+
+
 def to_json_object(value: Any) -> dict[str, Any]:
     """A copy of `value`, a JSON object or a Pydantic model, that shares nothing with it.
 
     Raises `InvalidValue` with the path of what JSON, or a database's text, can't hold: other types,
     keys that are no strings, numbers that aren't finite, NUL, lone surrogates, more than
-    `MAX_JSON_DEPTH` levels.
+    `MAX_JSON_DEPTH` levels. A secret of Pydantic's is refused too: asterisks would stand in its place.
     """
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", by_alias=True)
+        dumped = value.model_dump(mode="json", by_alias=True)
+        _refuse_masked(value.model_dump(by_alias=True), dumped, None)
+        value = dumped
     if type(value) is not dict:
         raise InvalidValue("", f"must be a JSON object, not {type(cast(object, value)).__name__}")
     return cast(dict[str, Any], _copy(cast(object, value), None, 0))
