@@ -26,6 +26,9 @@ DB: TypeAlias = psycopg.Connection[Any]
 
 PLAIN_TABLES = ("tickets", "action_proposals", "action_records")
 
+UNGUARDED: LiteralString = "SET session_replication_role = replica; "
+"""What the triggers would refuse can be written after it."""
+
 PLAIN_ROWS = """
 INSERT INTO tickets (violation_key, invariant_name, first_seen_at, last_seen_at, message) VALUES
     ('hot', 'i', '2026-01-01', '2026-01-02', 'm'), ('cold', 'i', '2026-01-01', '2026-01-02', 'n');

@@ -1,7 +1,7 @@
 """What the tests of raw SQL on SQLite share: a ledger in memory by sqlite3 alone, and what it holds."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -10,7 +10,12 @@ import pytest
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from tests.migrations.tools import Rows
 
-SETTINGS: Final = ("", "PRAGMA foreign_keys = ON", "PRAGMA recursive_triggers = ON")
+SETTINGS: Final = (
+    "",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA recursive_triggers = ON",
+    "PRAGMA foreign_keys = ON; PRAGMA recursive_triggers = ON; PRAGMA trusted_schema = OFF",
+)
 """Whatever a connection of somebody else's may have set, the triggers hold."""
 
 TIME: Final = "2026-01-01 00:00:00.000000"
@@ -21,29 +26,81 @@ INSERT: Final = (
 EVENTS: Final = "SELECT event_type, record_id, from_status, to_status, success, actor, reason FROM action_events"
 
 
+NUMBERED: Final = ("tickets", "action_proposals", "action_records", "action_events", "workflows")
+
+
 @contextmanager
-def ledger(setting: str, record: str) -> Iterator[sqlite3.Connection]:
-    """A ledger with one proposal and one record of it, both by raw SQL."""
+def empty(setting: str) -> Iterator[sqlite3.Connection]:
+    """A ledger without a row."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-    connection.execute(setting)
-    connection.execute(INSERT)
-    connection.execute(record)
+    connection.executescript(setting)
     yield connection
     connection.close()
 
 
+@contextmanager
+def ledger(setting: str, record: str) -> Iterator[sqlite3.Connection]:
+    """A ledger with one proposal and one record of it, both by raw SQL."""
+    with empty(setting) as connection:
+        connection.execute(INSERT)
+        connection.execute(record)
+        yield connection
+
+
+def propose(db: sqlite3.Connection, **values: object) -> int:
+    """Inserts a proposal by raw SQL and returns its id."""
+    return insert(db, "action_proposals", PROPOSAL | values)
+
+
+PROPOSAL: Final = {"action_name": "a", "parameters": "{}", "reason": "why", "proposed_at": TIME}
+RECORD: Final = {"proposal_id": 1}
+WORKFLOW: Final = {"name": "w"}
+TICKET: Final = {
+    "violation_key": "k",
+    "invariant_name": "i",
+    "first_seen_at": TIME,
+    "last_seen_at": TIME,
+    "message": "m",
+}
+
+
+def insert(
+    db: sqlite3.Connection, table: str, values: Mapping[str, object], verb: str = "INSERT"
+) -> int:
+    """Inserts a row of these values and returns its id."""
+    marks = ", ".join("?" * len(values))
+    sql = f"{verb} INTO {table} ({', '.join(values)}) VALUES ({marks})"
+    return db.execute(sql, list(values.values())).lastrowid or 0
+
+
 def everything(db: sqlite3.Connection) -> list[Rows]:
-    """All rows but the tickets'."""
-    tables = ("action_proposals", "action_records", "action_events")
-    return [db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in tables]
+    """All rows of all tables, and the highest ids that were ever given."""
+    tables = (*NUMBERED, "action_dependencies", "sqlite_sequence")
+    return [db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
 
 
-def refused(db: sqlite3.Connection, sql: str, by: str | None = None) -> None:
+def refused(
+    db: sqlite3.Connection, sql: str, by: str | None = None, parameters: Sequence[object] = ()
+) -> None:
     """The statement fails, and not a row is other than before."""
     before = everything(db)
     with pytest.raises(sqlite3.IntegrityError, match=by):
-        db.execute(sql)
+        db.execute(sql, parameters)
+    assert everything(db) == before
+
+
+def refused_row(
+    db: sqlite3.Connection,
+    table: str,
+    values: Mapping[str, object],
+    by: str | None = None,
+    verb: str = "INSERT",
+) -> None:
+    """As `refused`, for a row that is inserted."""
+    before = everything(db)
+    with pytest.raises(sqlite3.IntegrityError, match=by):
+        insert(db, table, values, verb)
     assert everything(db) == before
 
 

@@ -132,11 +132,11 @@ def statements_of(path: Path, what: Any) -> list[str]:
     return [each for each in seen if not each.startswith("--")]
 
 
-def test_making_current_what_is_current_is_one_select(copy: Copy) -> None:
+def test_making_current_what_is_current_is_two_selects(copy: Copy) -> None:
     path = copy("ledger.db")
     seen = statements_of(path, lambda conn: migrate.make_current(conn, busy_timeout=1))
-    assert len(seen) == 1
-    assert seen[0].startswith("SELECT version_num")
+    # Before it is asked for its revision: whether that is a table and no view, which might never answer.
+    assert [each.split(" FROM")[0] for each in seen] == ["SELECT name, type", "SELECT version_num"]
     assert len(statements_of(path, migrate.check_current)) == 1
 
 

@@ -193,6 +193,16 @@ WORK = {
         "outcome_unknown": "1",
     },
 }
+KEPT = {
+    "retry_count": (
+        "status = 'validated'",
+        "status = 'executing'",
+        "status = 'failed'",
+        "status = 'validated', retry_count = 1",
+    ),
+    "next_retry_at": ("next_retry_at = '2026-01-01 00:00:00.000000'",),
+    "last_error": ("last_error = ''",),
+}
 NEW = {*WORK["action_proposals"], *WORK["action_records"], "version"}
 PLAIN_PROPOSAL = (
     "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at{}) "
@@ -242,16 +252,24 @@ def test_work_is_not_lost_by_a_downgrade(copy: Copy, table: str, column: str) ->
     value = WORK[table][column]
     with opened(path) as connection:
         connection.execute(PLAIN_PROPOSAL.format("", ""))
-        if table == "action_proposals":
+        if column in KEPT:
+            # The ledger keeps these, and they follow from what is done.
+            for change in KEPT[column]:
+                connection.execute(f"UPDATE action_proposals SET {change}")
+        elif table == "action_proposals":
             connection.execute(PLAIN_PROPOSAL.format(f", {column}", f", {value}"))
         else:
             ended = "'2026-01-01 00:00:00.000000'" if column == "outcome_unknown" else "NULL"
+            # Nobody else has a lease.
+            worker = value if column == "worker" else "'w1'"
+            other = "" if column == "worker" else f", {column}"
             connection.execute(
-                f"INSERT INTO action_records (proposal_id, completed_at, {column}) "
-                f"VALUES (1, {ended}, {value})"
+                f"INSERT INTO action_records (proposal_id, completed_at, worker{other}) "
+                f"VALUES (1, {ended}, {worker}{other and f', {value}'})"
             )
     before = (contents(path), catalogue(path))
-    for said in ([], ["discard-work=no"], ["discard-history=yes", "discard-data=yes"]):
+    yes = "discard-details=yes"
+    for said in ([yes], ["discard-work=no", yes], ["discard-history=yes", "discard-data=yes", yes]):
         with pytest.raises(WouldLoseData, match=f"^{table} has rows .*discard-work") as refused:
             alembic_here(path, "downgrade", "0004", *said)
         assert refused.value.table == table

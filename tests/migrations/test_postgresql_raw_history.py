@@ -83,14 +83,25 @@ def test_a_raw_move_is_told_as_such_whoever_moved_before(db: DB, more: str) -> N
     assert count(db) == 4
 
 
-def test_a_name_left_beforehand_does_not_count(db: DB) -> None:
-    sql(
-        db,
-        "UPDATE action_proposals SET status_changed_by = 'alice', status_changed_at = clock_timestamp()",
-    )
-    assert count(db) == 2
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status_changed_by = 'alice', status_changed_at = clock_timestamp()",
+        "status_changed_by = 'alice'",
+        "status_changed_by = NULL",
+        "status_changed_at = clock_timestamp()",
+        "status_changed_at = NULL",
+        "status_reason = 'fits'",
+        "status_reason = ''",
+        "status_reason = 'fits', status = status, validated_at = now()",
+    ],
+)
+def test_who_acted_changes_only_with_what_they_did(db: DB, change: str) -> None:
+    refused(db, f"UPDATE action_proposals SET {change}", "^action_proposals_attributed: ")
     sql(db, "UPDATE action_proposals SET status = 'cancelled'")
     assert last_event(db)[5:] == ("raw SQL", None)
+    sql(db, "UPDATE action_proposals SET status_reason = status_reason, last_error = 'e'")
+    assert count(db) == 3
 
 
 def test_a_writer_can_not_say_when_it_was(db: DB) -> None:

@@ -18,11 +18,14 @@ FAR_OFF = datetime(2999, 1, 1, tzinfo=UTC)
 ROWS = """
 INSERT INTO tickets (violation_key, invariant_name, first_seen_at, last_seen_at, message, updated_at) VALUES
     ('first', 'i', 't', 't', 'm', '2000-01-01 00:00:00'), ('second', 'i', 't', 't', 'm', '2000-01-01 00:00:00');
-INSERT INTO action_proposals (ticket_id, action_name, parameters, reason, status, proposed_at, updated_at,
-    scheduled_at, max_retries) VALUES
-    (NULL, 'a', '{}', 'r', 'proposed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3),
-    (1, 'a', '{"b": 1}', 'r', 'validated', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3),
-    (NULL, 'a', '{}', 'r', 'failed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00', 3);
+INSERT INTO action_proposals (ticket_id, action_name, parameters, reason, status, proposed_at, created_at,
+    updated_at, scheduled_at, max_retries) VALUES
+    (NULL, 'a', '{}', 'r', 'proposed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00',
+        '2020-01-01 00:00+00', 3),
+    (1, 'a', '{"b": 1}', 'r', 'validated', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00',
+        '2020-01-01 00:00+00', 3),
+    (NULL, 'a', '{}', 'r', 'failed', '2020-01-01 00:00+00', '2020-01-01 00:00+00', '2020-01-01 00:00+00',
+        '2020-01-01 00:00+00', 3);
 """
 
 
@@ -81,10 +84,24 @@ def test_what_was_proposed_may_be_said_again(db: DB) -> None:
 
 
 def test_what_becomes_of_it_may_be_said(db: DB) -> None:
-    said = "retry_count = 2, next_retry_at = '2026-01-01', last_error = 'no leader'"
+    said = "next_retry_at = '2026-01-01', last_error = 'no leader'"
     sql(db, f"UPDATE action_proposals SET {said} WHERE id = 3")
     row = "SELECT retry_count, next_retry_at = '2026-01-01', last_error FROM action_proposals"
-    assert one(db, f"{row} WHERE id = 3") == (2, True, "no leader")
+    assert one(db, f"{row} WHERE id = 3") == (0, True, "no leader")
+
+
+@pytest.mark.parametrize("at", ["retry_count + 1", "retry_count - 1", "2", "-2147483648"])
+def test_retries_are_counted_with_the_retry_only(db: DB, at: str) -> None:
+    by = "^action_proposals_retries: "
+    for id_ in (1, 2, 3):
+        refused(db, f"UPDATE action_proposals SET retry_count = {at} WHERE id = {id_}", by)
+    again = f"UPDATE action_proposals SET status = 'validated', retry_count = {at} WHERE id = 3"
+    if at != "retry_count + 1":
+        refused(db, again, by)
+        return
+    refused(db, again.replace("validated", "proposed"), "action_proposals_(lifecycle|retries): ")
+    sql(db, again)
+    assert one(db, "SELECT retry_count FROM action_proposals WHERE id = 3") == 1
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_an_unknown_status_or_type_is_refused(db: DB, column: str, value: str) -
     refused(db, f"UPDATE action_proposals SET {column} = NULL")
 
 
-@pytest.mark.parametrize("id", [-1, 0, -(2**63)])
+@pytest.mark.parametrize("id", [-1, 0, -(2**63), 2**62, 2**63 - 1])
 def test_an_id_that_no_ledger_gives_is_refused(db: DB, id: int) -> None:
     refused(db, with_id(id), "ck_action_proposals_id", CheckViolation)
 
@@ -198,7 +215,9 @@ def test_an_id_that_no_ledger_gives_is_refused(db: DB, id: int) -> None:
 def test_a_time_that_python_can_not_hold_is_refused(db: DB, time: str) -> None:
     refused(db, with_id(9, f"'{time}'"), "_times")
     for column in ("validated_at", "cancelled_at", "status_changed_at", "next_retry_at"):
-        refused(db, f"UPDATE action_proposals SET {column} = '{time}'", "_times", CheckViolation)
+        status = ", status = 'cancelled'" if column == "status_changed_at" else ""
+        update = f"UPDATE action_proposals SET {column} = '{time}'{status} WHERE id < 3"
+        refused(db, update, "_times", CheckViolation)
     for column in ("scheduled_at", "expires_at"):
         insert = f"INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, {column}) "
         refused(
@@ -235,7 +254,7 @@ def test_updated_at_moves_on_every_update(db: DB) -> None:
         for change in (
             "validated_at = now()",
             "status = 'validated'",
-            "status_reason = 'y'",
+            "last_error = 'y'",
             "status = status",
             "updated_at = updated_at",
             "updated_at = '1999-01-01'",
@@ -279,7 +298,7 @@ def test_the_version_counts_each_update(db: DB) -> None:
             "version = version",
             CLAIMED,
             "last_error = 'e'",
-            "status_changed_by = 'raw SQL', status_changed_at = now()",
+            "next_retry_at = now()",
             "updated_at = '2999-01-01'",
             "status = 'failed', updated_at = '2999-01-02', version = version + 1",
         ),
@@ -304,7 +323,7 @@ def test_the_version_is_nobodys_to_set(db: DB) -> None:
             "version = 99, status = 'validated'",
             f"version = 0, {CLAIMED}",
             "version = 99, updated_at = '2999-01-01'",
-            "version = 99, status_changed_by = 'raw SQL', status_changed_at = now()",
+            "version = 99, next_retry_at = now()",
         ),
         2,
     ):

@@ -164,7 +164,7 @@ def test_updated_at_moves_forward_whatever_the_session_calls_its_clock(two: dict
         sql(session, "SET search_path = evil, pg_catalog")
         now = "SELECT updated_at, status_changed_at FROM one.action_proposals"
         seen = sql(session, now)
-        for change in ("status_reason = 'x'", "status = 'validated'", "updated_at = '1999-01-01'"):
+        for change in ("last_error = 'x'", "status = 'validated'", "updated_at = '1999-01-01'"):
             sql(session, f"UPDATE one.action_proposals SET {change}")
             seen += sql(session, now)
     assert [updated for updated, _ in seen] == sorted({updated for updated, _ in seen})

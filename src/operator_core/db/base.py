@@ -230,7 +230,12 @@ class current_transaction(FunctionElement[int]):  # noqa: N801
 
 @compiles(current_transaction)
 def _current_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
-    return "pg_current_xact_id()::text::bigint"
+    # Not before any that has completed: two that change one proposal, the second of which waited for the
+    # first, may have got their own numbers in the other order.
+    return (
+        "greatest(pg_current_xact_id()::text::bigint, "
+        "pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)"
+    )
 
 
 @compiles(current_transaction, "sqlite")
@@ -297,9 +302,10 @@ class after_jitter(FunctionElement[float]):  # noqa: N801
 def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
     count, delay, most = (compiler.process(each, **options) for each in element.clauses)
     # Within what the ledger takes, whatever another tool wrote there.
+    # A product too small for a float is an error on PostgreSQL, which would fail all of a statement.
     return (
-        f"random() * least({most}, {MAX_DELAY}, "
-        f"least({delay}, {MAX_DELAY}) * power(2, least({count}, 60)))"
+        f"random() * greatest(1e-9, least({most}, {MAX_DELAY}, "
+        f"least({delay}, {MAX_DELAY}) * power(2, least({count}, 60))))"
     )
 
 

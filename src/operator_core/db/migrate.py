@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import SchemaItem
 
 from operator_core.actions.errors import (
     Busy,
@@ -30,6 +31,8 @@ from operator_core.db.postgresql import make_engine, parse_url
 from operator_core.db.postgresql_errors import sqlstate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sqlite_connection import MEMORY, connect, over
+from operator_core.db.sqlite_files import FILE_MODE, make_file
+from operator_core.db.urls import check_path
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -44,7 +47,10 @@ __all__ = [
     "alembic_config",
     "check_current",
     "check_known",
+    "check_usable",
     "current_revision",
+    "include_name",
+    "include_object",
     "is_current",
     "look",
     "make_current",
@@ -57,7 +63,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
 
 HEAD: Final = REVISIONS[-1]
@@ -73,6 +79,8 @@ DEFAULT_URL: Final = "sqlite:///ledger.db"
 
 LOCK_TIMEOUT: Final = 60.0
 """Seconds that a deploy waits for another one's migration before it fails."""
+
+_LOOK: Final = f"SELECT version_num, ({sqlite_schema.disguised('count(*)', VERSION_TABLE)}) FROM {VERSION_TABLE}"
 
 _UNDEFINED_TABLE: Final = "42P01"
 
@@ -116,13 +124,21 @@ def check_current(conn: Connection, *, alone: bool = False) -> None:
 def is_current(connection: sqlite3.Connection) -> bool:
     """Whether there is nothing for `make_current` to do; False too if that can't be told.
 
-    The same SELECT, asked of the driver: SQLAlchemy would need three times as long to put it.
+    One SELECT, asked of the driver: SQLAlchemy would need three times as long to put it.
     """
     try:
-        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+        found = connection.execute(_LOOK).fetchone()
     except sqlite3.Error:
         return False
-    return found == (HEAD,)
+    return found == (HEAD, 0)
+
+
+def check_usable(conn: Connection) -> None:
+    """Raises `SchemaError` unless a SQLite database is a ledger at `HEAD`; changes nothing."""
+    sqlite_schema.refuse_disguised(conn, VERSION_TABLE)
+    if check_known(conn) is None:
+        _refuse_strangers(_others(conn))
+    check_current(conn)
 
 
 def make_current(conn: Connection, *, busy_timeout: float) -> None:
@@ -130,8 +146,9 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
 
     An empty database is filled, one that is behind is upgraded, a predecessor's is adopted; one
     with only strangers' tables in it is refused with `UnmanagedSchema`, untouched: whoever wants
-    the ledger beside them says so with ``alembic upgrade head``.
+    the ledger beside them says so with ``alembic upgrade head``. So is one with views in the tables' places.
     """
+    sqlite_schema.refuse_disguised(conn, VERSION_TABLE)
     revision = check_known(conn)
     if revision == HEAD:
         return
@@ -144,9 +161,8 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
             sqlite_schema.use_wal(conn, busy_timeout=busy_timeout)
             if _fill(conn):
                 return
-        elif others.isdisjoint(sqlite_schema.OUR_TABLES):
-            names = ", ".join(sorted(others))
-            raise UnmanagedSchema([f"it has only tables of something else ({names})"])
+        else:
+            _refuse_strangers(others)
     with sqlite_schema.locked(conn):
         recognise(conn)
         # Whoever held the lock before may have done it, too.
@@ -194,14 +210,22 @@ def run_locked(
     thread, a server is talked to in another thread meanwhile.
     """
     if isinstance(url, str):
-        url = parse_url(url) if "://" in url else URL.create("sqlite", database=url)
+        url = (
+            parse_url(url)
+            if "://" in url
+            else URL.create("sqlite", database=check_path(url, "url"))
+        )
+    url = parse_url(url)
     if url.get_backend_name() == "postgresql":
         return _run_on_server(url, work, postgresql_schema.table_timeout(options))
     if url.get_backend_name() != "sqlite":
         raise InvalidValue("url", f"must be of SQLite or PostgreSQL, not {url.get_backend_name()}")
     if url.query:
         raise InvalidValue("url", "must have no options behind a question mark")
-    conn = over(connect(url.database or MEMORY, busy_timeout=LOCK_TIMEOUT))
+    path = url.database or MEMORY
+    if path != MEMORY:
+        make_file(path, FILE_MODE)
+    conn = over(connect(path, busy_timeout=LOCK_TIMEOUT))
     try:
         with sqlite_schema.locked(conn):
             result = work(conn)
@@ -273,6 +297,12 @@ def _others(conn: Connection) -> frozenset[str]:
     return sqlite_schema.tables(conn) - {VERSION_TABLE}
 
 
+def _refuse_strangers(others: frozenset[str]) -> None:
+    if others and others.isdisjoint(sqlite_schema.OUR_TABLES):
+        names = ", ".join(sorted(others))
+        raise UnmanagedSchema([f"it has only tables of something else ({names})"])
+
+
 def _stamp(conn: Connection) -> None:
     # As Alembic makes it; it is there already, and empty, after a downgrade to base.
     conn.exec_driver_sql(
@@ -336,3 +366,54 @@ def upgrade_on(conn: Connection, revision: str = "head", options: Mapping[str, s
         command.upgrade(config, revision)
     finally:
         _ALEMBIC.release()
+
+
+# ------ a service's own Alembic, which finds the ledger's tables and has never heard of them
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
+    """For a service's ``env.py``: whether a name that Alembic found is not the ledger's.
+
+    Give Alembic both this and `include_object`. Without them ``revision --autogenerate`` drops
+    every table of the ledger, for none of them is in the service's metadata.
+    """
+    return type_ != "table" or not _is_ours(name, parent_names.get("schema_name"))
+
+
+def include_object(
+    item: SchemaItem,
+    name: str | None,
+    type_: str,
+    reflected: bool,
+    compare_to: SchemaItem | None,
+) -> bool:
+    """For a service's ``env.py``: whether something that Alembic would compare is not the ledger's.
+
+    That goes for tables which the service's metadata declares too, say for its foreign keys.
+    """
+    return not (type_ == "table" and isinstance(item, Table) and _is_ours(name, item.schema))
+
+
+def _is_ours(name: str | None, schema: str | None) -> bool:
+    if name == VERSION_TABLE:
+        return True
+    return name in sqlite_schema.OUR_TABLES and _holds_ledger(schema)
+
+
+def _holds_ledger(schema: str | None) -> bool:
+    """Whether the ledger is in that schema of the database that Alembic looks at.
+
+    Another one may have tables of the same names, such as workflows. True where it can't be told.
+    """
+    from alembic import context
+
+    try:
+        conn = context.get_context().connection
+    except (NameError, AttributeError):
+        # Both are Alembic's: before the first env.py that runs, and after the last.
+        return True
+    if conn is None:
+        return True
+    return inspect(conn).has_table(
+        "action_proposals", schema=schema or conn.dialect.default_schema_name
+    )

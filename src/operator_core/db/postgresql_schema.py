@@ -117,11 +117,16 @@ SELECT 'trigger ' || relname || '.' || tgname, tgenabled::text || ' '
     || regexp_replace(pg_get_triggerdef(pg_trigger.oid, true), ' ON [^ ]+ ', ' ')
 FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal
 UNION ALL
--- Some name their schema, which is another one in a copy.
-SELECT DISTINCT 'function ' || proname,
-    replace(prosrc, quote_ident(current_schema()) || '.', '') || prosecdef::text
-FROM ours JOIN pg_trigger ON tgrelid = ours.oid JOIN pg_proc ON pg_proc.oid = tgfoid
-WHERE NOT tgisinternal AND pronamespace = quote_ident(current_schema())::regnamespace
+-- Those that triggers call, and those that these call. Some name their schema, which is another one in a copy.
+SELECT 'function ' || proname || '(' || pg_get_function_identity_arguments(oid) || ')',
+    concat_ws(' ', replace(prosrc, quote_ident(current_schema()) || '.', ''),
+        'LANGUAGE ' || (SELECT lanname FROM pg_language WHERE pg_language.oid = prolang),
+        CASE provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' ELSE 'VOLATILE' END,
+        CASE WHEN prosecdef THEN 'SECURITY DEFINER' END, 'SET ' || array_to_string(proconfig, ' SET '))
+FROM pg_proc
+WHERE pronamespace = quote_ident(current_schema())::regnamespace
+    AND (proname ~ '^action_(ledger|proposals|records|events|dependencies)_|^workflows_(touch|guard)$'
+        OR oid IN (SELECT tgfoid FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal))
 """
 
 
@@ -150,10 +155,24 @@ def grants(schema: str, role: str, version_table: str) -> str:
             # A reference to a ticket reads it; who writes tickets is another service.
             f"GRANT SELECT ON {into}.tickets TO {to}",
             # Everybody's, unless the database's owner has said otherwise.
-            f"GRANT EXECUTE ON FUNCTION {into}.action_ledger_is_action_type, "
-            f"{into}.action_ledger_is_status, {into}.action_ledger_readable TO {to}",
+            f"GRANT EXECUTE ON FUNCTION {', '.join(f'{into}.{name}' for name in _CALLED)} TO {to}",
+            # Everybody may create in public where the database came from PostgreSQL 14 or older. Whoever
+            # creates in the ledger's schema can put objects of its own beside the ledger's.
+            f"-- Nobody creates in the ledger's schema but its owner and who is granted CREATE by name:\n"
+            f"REVOKE CREATE ON SCHEMA {into} FROM PUBLIC, {to}",
         )
     )
+
+
+_CALLED: Final = (
+    "action_ledger_is_action_type",
+    "action_ledger_is_list_of_ids",
+    "action_ledger_is_status",
+    "action_ledger_is_text",
+    "action_ledger_readable",
+    "action_proposals_waits",
+)
+"""The functions that run with the rights of the role that writes."""
 
 
 def _quoted(name: str) -> str:

@@ -150,10 +150,10 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 def to_proposal(row: Sequence[Any]) -> ActionProposal:
     """A row of `PROPOSAL_COLUMNS` as a model; raises `CorruptRow`."""
-    (id_, ticket_id, action_name, action_type, parameters, reason, status, proposed_at,
-     proposed_by, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay,
-     depends_on, wait_on_failure, validated_at, cancelled_at, created_at, updated_at, retry_count, next_retry_at, last_error,
-     workflow_id, version) = row  # fmt: skip
+    (ticket_id, action_name, action_type, parameters, reason, priority, scheduled_at, expires_at,
+     max_retries, retry_delay, max_retry_delay, depends_on, wait_on_failure, id_, status, proposed_at,
+     proposed_by, validated_at, cancelled_at, created_at, updated_at, retry_count, next_retry_at,
+     last_error, workflow_id, version) = row  # fmt: skip
     try:
         # All at once: none of them is anything else but in a damaged row.
         _integer(priority + max_retries + retry_count + version)
@@ -217,7 +217,7 @@ def to_record(row: Sequence[Any]) -> ActionRecord:
 def to_event(row: Sequence[Any]) -> ActionEvent:
     """A row of `EVENT_COLUMNS` as a model; raises `CorruptRow`."""
     (id_, proposal_id, record_id, event_type, from_status, to_status,
-     success, actor, reason, occurred_at) = row  # fmt: skip
+     success, version, actor, worker, reason, occurred_at) = row  # fmt: skip
     try:
         return ActionEvent.from_stored(
             {
@@ -228,7 +228,9 @@ def to_event(row: Sequence[Any]) -> ActionEvent:
                 "from_status": None if from_status is None else _STATUSES[from_status],
                 "to_status": None if to_status is None else _STATUSES[to_status],
                 "success": _BOOLEANS[success],
+                "version": None if version is None else _integer(version),
                 "actor": _text(actor),
+                "worker": _optional_text(worker),
                 "reason": _optional_text(reason),
                 "occurred_at": decode_time(occurred_at),
             }
@@ -309,6 +311,7 @@ _READERS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
 
 
 def _corrupt(table: str, row: Sequence[Any], columns: Sequence[ColumnElement[Any]]) -> CorruptRow:
+    id_ = next(value for column, value in zip(columns, row, strict=True) if column.key == "id")
     for column, value in zip(columns, row, strict=True):
         read, problem = _READERS.get(column.key or "", (None, ""))
         if read is None:
@@ -316,5 +319,5 @@ def _corrupt(table: str, row: Sequence[Any], columns: Sequence[ColumnElement[Any
         try:
             read(value)
         except _UNREADABLE:
-            return CorruptRow(table, row[0], str(column.key), problem)
-    return CorruptRow(table, row[0], "a column", "is damaged")
+            return CorruptRow(table, id_, str(column.key), problem)
+    return CorruptRow(table, id_, "a column", "is damaged")

@@ -309,6 +309,13 @@ class ActionEventRow(Base):
             )
         ),
         Index("idx_action_events_proposal", "proposal_id", "id"),
+        # By which SQLite's triggers know whether the start or the end of a record was told.
+        Index(
+            "idx_action_events_record",
+            "record_id",
+            sqlite_where=text("record_id IS NOT NULL"),
+            info={"only on": "sqlite"},
+        ).ddl_if(dialect="sqlite"),
         Index(
             "idx_action_events_order",
             "transaction_id",
@@ -330,6 +337,8 @@ class ActionEventRow(Base):
     occurred_at: Mapped[str] = mapped_column(UTCDateTime)
     # By which a follower knows that no event before it is still to come: ids are given before the commit.
     transaction_id: Mapped[int] = mapped_column(BIGINT, server_default=current_transaction())
+    version: Mapped[int | None] = mapped_column(BIGINT)
+    worker: Mapped[str | None] = mapped_column(Text)
 
 
 # What statements are made of. The classes' own attributes would do too, but each statement would go
