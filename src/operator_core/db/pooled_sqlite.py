@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,10 +15,12 @@ from sqlalchemy.util import greenlet_spawn
 from operator_core.db import migrate
 from operator_core.db.borrowed import begin
 from operator_core.db.driver_errors import read_damaged, translate
-from operator_core.db.engine import Unit, check_outside
+from operator_core.db.engine import Unit, UnitRunner, check_outside
 from operator_core.db.finishing import finish
 from operator_core.db.pooled import EngineRunner
 from operator_core.db.sqlite_changes import LOOKS_EVERY
+from operator_core.db.sqlite_connection import MEMORY
+from operator_core.db.sqlite_files import FileIdentity
 
 __all__ = ["SqliteEngineRunner"]
 
@@ -31,12 +33,21 @@ class SqliteEngineRunner(EngineRunner):
     How long a write waits is a setting of the engine's own; the `timeout` is for upgrading only.
     """
 
+    def __init__(self, engine: AsyncEngine, *, timeout: float, upgrade: bool = True) -> None:
+        super().__init__(engine, timeout=timeout)
+        self._upgrade = upgrade
+        path = _path(engine)
+        self._file = None if path is None else FileIdentity(path)
+
     async def open(self) -> None:
         """Checks the schema; one that is behind is upgraded, as when the ledger opens a file."""
         if self._shared:
             check_outside(self._use.under_way)
         self._pid = os.getpid()
-        await self._run(partial(migrate.make_current, busy_timeout=self._timeout), commit=False)
+        look = partial(migrate.make_current, busy_timeout=self._timeout)
+        await self._run(look if self._upgrade else migrate.check_usable, commit=False, check=False)
+        if self._file is not None:
+            self._file.remember()
         self._closed = False
 
     async def read(self, unit: Unit[T]) -> T:
@@ -52,24 +63,47 @@ class SqliteEngineRunner(EngineRunner):
         check_outside(self._use.under_way)
         return await self._run(unit, commit=True)
 
-    async def _run(self, unit: Unit[T], *, commit: bool) -> T:
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """One connection of the pool, and the write lock, from entry to exit."""
+        self._check_file(writing=True)
+        async with super().transaction() as units:
+            yield units
+        self._check_file(writing=True)
+
+    async def _run(self, unit: Unit[T], *, commit: bool, check: bool = True) -> T:
+        def in_transaction(conn: Connection) -> tuple[T, bool]:
+            begin(conn)
+            before = _total_changes(conn)
+            result = unit(conn)
+            return result, _total_changes(conn) != before
+
         async def work(conn: AsyncConnection) -> T:
-            if commit:
-                await conn.run_sync(begin)
-            result = await conn.run_sync(unit)
-            if commit:
-                await conn.commit()
+            if not commit:
+                return await conn.run_sync(unit)
+            result, changes = await conn.run_sync(in_transaction)
+            await conn.commit()
+            if changes:
                 self._doorbell.ring()
             return result
 
+        if check:
+            self._check_file(writing=commit)
         # A caller may be cancelled while it waits for its turn or for a connection.
         with self._call():
             async with self._alone():
                 conn = await self._engine.connect()
                 try:
-                    return await finish(work(conn))
+                    result = await finish(work(conn))
                 finally:
                     await finish(conn.close())
+            if check:
+                self._check_file(writing=commit)
+            return result
+
+    def _check_file(self, *, writing: bool) -> None:
+        if self._file is not None:
+            self._file.check(writing=writing)
 
     def _new_changes(self) -> "_Looks":
         return _Looks(self._engine, self._doorbell.ring)
@@ -89,6 +123,21 @@ class SqliteEngineRunner(EngineRunner):
         # units on it at once would be one transaction, and the rollback of one would take the
         # other's rows along.
         return self._use.turn if self._shared else nullcontext()
+
+
+def _path(engine: AsyncEngine) -> str | None:
+    """The engine's file, if it has one that can be told."""
+    url = engine.url
+    named = url.database
+    if not named or named == MEMORY or named.startswith("file:") or "uri" in url.query:
+        return None
+    return os.path.abspath(named)
+
+
+def _total_changes(conn: Connection) -> int:
+    """How many rows the connection has changed in its life."""
+    driver_connection: Any = conn.connection.driver_connection
+    return driver_connection.total_changes
 
 
 class _Looks:

@@ -31,10 +31,14 @@ class SqliteChanges:
         # Shielded: several may wait for it, on several event loops.
         await asyncio.shield(asyncio.wrap_future(self._started))
 
-    async def stop(self) -> None:
-        """Ends the thread and closes the connection."""
+    def end(self) -> None:
+        """Ends the thread and closes the connection; waits for nothing."""
         self._stop.set()
-        await self._connection.shut()
+        self._connection.end()
+
+    async def ended(self) -> None:
+        """Waits until that is done."""
+        await self._connection.ended()
 
     def _version(self) -> int:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]

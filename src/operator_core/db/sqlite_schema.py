@@ -11,7 +11,18 @@ from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import UnmanagedSchema
 
-__all__ = ["OUR_TABLES", "catalogue", "immediate", "locked", "run_script", "tables", "use_wal"]
+__all__ = [
+    "OUR_TABLES",
+    "WorkLimit",
+    "catalogue",
+    "disguised",
+    "immediate",
+    "locked",
+    "refuse_disguised",
+    "run_script",
+    "tables",
+    "use_wal",
+]
 
 OUR_TABLES: Final = (
     "tickets",
@@ -21,6 +32,71 @@ OUR_TABLES: Final = (
     "workflows",
     "action_dependencies",
 )
+
+
+def disguised(columns: str, *names: str) -> str:
+    """A SELECT of `columns` of what stands in the place of the ledger's tables, or those `names`, and is no table."""
+    listed = ", ".join(f"'{name}'" for name in (*OUR_TABLES, *names))
+    return (
+        f"SELECT {columns} FROM sqlite_master WHERE name COLLATE NOCASE IN ({listed}) "  # noqa: S608
+        "AND (type = 'view' OR type = 'table' AND sql LIKE 'CREATE VIRTUAL %')"
+    )
+
+
+def refuse_disguised(conn: Connection, *names: str) -> None:
+    """Raises `UnmanagedSchema` if there is any of that: reading it would run what somebody else has written."""
+    found = conn.exec_driver_sql(disguised("name, type", *names)).all()
+    if found:
+        raise UnmanagedSchema(
+            f"there is a {'virtual table' if kind == 'table' else kind} {name}"
+            for name, kind in found
+        )
+
+
+_EVERY: Final = 1000
+_TO_LOOK: Final = 10_000_000
+_TO_UPGRADE: Final = 1_000_000_000
+_FOR_EACH_BYTE: Final = 2_000
+
+
+class WorkLimit:
+    """Ends the work of a SQLite connection when it is more than a ledger needs, or when it is told to.
+
+    A prepared file can make one SELECT, or one trigger, last for ever. Work is counted in steps of SQLite's
+    virtual machine, some 100 million a second: 10 million to look at the file. To upgrade it 1,000 million,
+    and 2,000 for each byte of it, while a row of 200 bytes takes some hundreds.
+    """
+
+    def __init__(self) -> None:
+        self._left = _TO_LOOK
+        self._stopped = False
+
+    @contextmanager
+    def watching(self, connection: sqlite3.Connection) -> Generator[None]:
+        """Raises `UnmanagedSchema` where the work on `connection` in the block comes to the limit."""
+        connection.set_progress_handler(self._step, _EVERY)
+        try:
+            yield
+        except (sqlite3.Error, DBAPIError) as error:
+            if self._left >= 0:
+                raise
+            raise UnmanagedSchema(
+                ["opening it takes more work than any ledger of its size"]
+            ) from error
+        finally:
+            connection.set_progress_handler(None, 0)
+
+    def allow_upgrade(self, size: int) -> None:
+        """From here on a file of `size` bytes is upgraded."""
+        self._left = _TO_UPGRADE + _FOR_EACH_BYTE * size
+
+    def stop(self) -> None:
+        """Ends the work soon; may be called in any thread."""
+        self._stopped = True
+
+    def _step(self) -> bool:
+        self._left -= _EVERY
+        return self._stopped or self._left < 0
 
 
 def use_wal(conn: Connection, *, busy_timeout: float) -> None:

@@ -9,9 +9,11 @@ neighbour.
 import asyncio
 import logging
 import threading
+import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from copy import copy
 from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
@@ -32,6 +34,10 @@ _MAX_GROUP: Final = 128
 """How many units share one commit at the most: whoever comes first waits for the whole group."""
 
 
+_LOOK_EVERY: Final = 0.5
+"""Seconds between two looks whether the event loop of an open transaction is still there."""
+
+
 class _Job:
     """A unit in the queue, and the caller who waits for it."""
 
@@ -49,16 +55,33 @@ class _Begin(_Job):
 
 
 class SqliteWriter:
-    """Queues units of work for one connection, which nobody else writes through."""
+    """Queues units of work for one connection, which nobody else writes through.
 
-    def __init__(self, connection: SqliteConnection, committed: Callable[[], None]) -> None:
+    `kept` raises if what is written is not where it should be. It runs before each BEGIN, and after each
+    COMMIT that has changed something, before anybody is answered; then `changed` runs.
+    """
+
+    def __init__(
+        self,
+        connection: SqliteConnection,
+        *,
+        kept: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
         self._connection = connection
-        self._committed = committed
+        self._kept = kept
+        self._changed = changed
         self._lock = threading.Lock()
-        # All three are guarded by the lock: callers' threads and the connection's meet here.
+        # All four are guarded by the lock: callers' threads and the connection's meet here.
         self._queue: deque[_Job] = deque()
         self._draining = False
         self._held: _Transaction | None = None
+        self._closing = False
+
+    @property
+    def connection(self) -> SqliteConnection:
+        """The connection, for whoever waits until it has ended."""
+        return self._connection
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
@@ -84,23 +107,23 @@ class SqliteWriter:
         try:
             with inside(transaction):
                 yield transaction
+        except GeneratorExit:
+            # Garbage-collected; there may be no event loop any more to wait in.
+            transaction.abandon()
+            raise
         except BaseException:
             await transaction.end("ROLLBACK")
             raise
         await transaction.end("COMMIT")
 
-    async def close(self) -> None:
-        """Rolls back an open transaction, lets the queue run empty, and closes the connection."""
-        while True:
-            with self._lock:
-                held, busy = self._held, self._draining
-            if held is not None:
-                await held.end("ROLLBACK")
-            elif busy:
-                await self._connection.run_raw(lambda: None)
-            else:
-                break
-        await self._connection.shut()
+    def end(self) -> None:
+        """Rolls back an open transaction, lets the queue run empty, and ends the connection; waits for nothing."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        with suppress(NotOpen):
+            self._connection.submit(self._end_when_empty)
 
     def check_not_inside(self) -> None:
         """Raises `ActionError` in a task that is inside this writer's transaction."""
@@ -109,27 +132,53 @@ class SqliteWriter:
 
     def _enqueue(self, job: _Job) -> None:
         with self._lock:
+            if self._closing:
+                raise NotOpen("the ledger was closed")
             self._queue.append(job)
             if self._held is None:
                 self._start_draining()
 
     def _start_draining(self) -> None:
-        if self._queue and not self._draining:
+        if not self._queue or self._draining:
+            return
+        try:
             self._connection.submit(self._drain)
+        except NotOpen as error:
+            while self._queue:
+                self._queue.popleft().answer.send(error=copy(error))
+        else:
             self._draining = True
 
     # ------ from here on in the connection's thread
 
     def _drain(self) -> None:
-        group = self._next_group()
-        if group and isinstance(group[0], _Begin):
-            self._begin(group[0])
-        elif group:
-            self._run_together(group)
+        group: list[_Job] = []
+        try:
+            group = self._next_group()
+            if group and isinstance(group[0], _Begin):
+                self._begin(group[0])
+            elif group:
+                self._run_together(group)
+        except BaseException as error:
+            # Not the units' doing: each of those is caught. Who has no answer yet gets this one.
+            logger.exception("the ledger's writer has failed; its connection is replaced")
+            self._connection.drop()
+            self._send_error(group, error)
+        finally:
+            group.clear()
+            self._serve_held()
+            with self._lock:
+                self._draining = False
+                if self._held is None:
+                    self._start_draining()
+
+    def _serve_held(self) -> None:
+        """Does what a transaction asks for until it is over, or the event loop that it belongs to is closed."""
         with self._lock:
-            self._draining = False
-            if self._held is None:
-                self._start_draining()
+            held = self._held
+        while held is not None and not held.over:
+            self._connection.serve_while(lambda: held.is_wanted, look_every=_LOOK_EVERY)
+            held.end_quietly()
 
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []
@@ -147,40 +196,68 @@ class SqliteWriter:
 
     def _run_together(self, group: list[_Job]) -> None:
         try:
+            self._kept()
+            self._connection.begin()
             raw, conn = self._connection.raw, self._connection.wrapped
-            raw.execute("BEGIN IMMEDIATE")
         except BaseException as error:
             # Not one unit's fault: asking again for each would make the last wait for all timeouts.
-            for job in group:
-                job.answer.send(error=self._connection.translate(error))
+            self._connection.undo()
+            self._send_error(group, error)
             return
+        before = raw.total_changes
         try:
             results = run_units(conn, [job.unit for job in group])
             raw.execute("COMMIT")
         except BaseException as error:
             # A failed COMMIT may have rolled back already.
-            if raw.in_transaction:
-                raw.execute("ROLLBACK")
+            self._connection.undo()
             if len(group) == 1:
-                group[0].answer.send(error=self._connection.translate(error))
+                self._send_error(group, error)
                 return
         else:
-            Answer.send_all([(job.answer, each) for job, each in zip(group, results, strict=True)])
-            self._committed()
+            self._answer(group, results, raw.total_changes != before)
             return
         for job in group:
             self._run_together([job])
 
+    def _answer(self, group: list[_Job], results: list[Any], changes: bool) -> None:
+        try:
+            if changes:
+                self._kept()
+        except BaseException as error:
+            self._send_error(group, error)
+            return
+        Answer.send_all([(job.answer, each) for job, each in zip(group, results, strict=True)])
+        if changes:
+            self._changed()
+
+    def _send_error(self, group: Iterable[_Job], error: BaseException) -> None:
+        for number, job in enumerate(group):
+            own = self._connection.translate(error)
+            # One each: whoever raises it adds to its traceback.
+            twin = number and own is error and isinstance(own, ActionError)
+            job.answer.send(error=copy(own) if twin else own)
+
+    def _committed(self, changes: bool) -> None:
+        if changes:
+            try:
+                self._kept()
+            finally:
+                self._changed()
+
     def _begin(self, job: _Begin) -> None:
         try:
-            self._connection.raw.execute("BEGIN IMMEDIATE")
+            self._kept()
+            self._connection.begin()
             job.unit(self._connection.wrapped)
         except BaseException as error:
-            job.answer.send(error=self._connection.translate(error))
+            self._connection.undo()
+            self._send_error([job], error)
         else:
             job.answer.send()
 
     def _hold(self, transaction: "_Transaction") -> None:
+        transaction.begun()
         with self._lock:
             self._held = transaction
 
@@ -188,6 +265,18 @@ class SqliteWriter:
         with self._lock:
             self._held = None
             self._start_draining()
+
+    def _end_when_empty(self) -> None:
+        with self._lock:
+            held, busy = self._held, self._draining
+        if held is not None:
+            held.end_quietly()
+        if held is None and not busy:
+            self._connection.end()
+            return
+        with suppress(NotOpen):
+            # Behind what there is to do by now.
+            self._connection.submit(self._end_when_empty)
 
 
 class _Transaction:
@@ -199,12 +288,21 @@ class _Transaction:
         self,
         connection: SqliteConnection,
         release: Callable[[], None],
-        committed: Callable[[], None],
+        committed: Callable[[bool], None],
     ) -> None:
         self._connection = connection
         self._release = release
         self._committed = committed
-        self._over = False
+        # Weakly, so that a loop that nobody has any more, and the transaction with it, can go.
+        self._loop = weakref.ref(asyncio.get_running_loop())
+        self._changes_before = 0
+        self.over = False
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody may still end it: it is not over, and its event loop is not closed."""
+        loop = self._loop()
+        return not self.over and loop is not None and not loop.is_closed()
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on what the transaction has done so far."""
@@ -235,37 +333,43 @@ class _Transaction:
 
     def abandon(self) -> None:
         """Rolls back what nobody will end: the caller was cancelled while it was begun."""
-        self._connection.submit(self._end_quietly)
+        with suppress(NotOpen):
+            self._connection.submit(self.end_quietly)
+
+    # ------ from here on in the connection's thread
+
+    def begun(self) -> None:
+        """Called right after its BEGIN."""
+        self._changes_before = self._connection.raw.total_changes
 
     def _end(self, how: str) -> None:
-        if self._over:
+        if self.over:
             # Closing the ledger was first.
             if how == "COMMIT":
                 raise NotOpen(self._LOST)
             return
-        self._over = True
+        self.over = True
         try:
             raw = self._connection.raw
-            try:
-                if raw.in_transaction:
-                    raw.execute(how)
-                    self._committed()
-                elif how == "COMMIT":
-                    raise NotOpen(self._LOST)
-            finally:
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
+            if raw.in_transaction:
+                raw.execute(how)
+                if how == "COMMIT":
+                    self._committed(raw.total_changes != self._changes_before)
+            elif how == "COMMIT":
+                raise NotOpen(self._LOST)
         finally:
+            self._connection.undo()
             self._release()
 
-    def _end_quietly(self) -> None:
+    def end_quietly(self) -> None:
+        """Rolls it back unless it is over; never raises."""
         try:
             self._end("ROLLBACK")
         except Exception:
             logger.exception("a transaction that nobody waits for could not be rolled back")
 
     def _usable(self) -> Connection:
-        if self._over:
+        if self.over:
             raise NotOpen("the transaction is over")
         if not self._connection.raw.in_transaction:
             # A full disk ends it; the next statement would begin a transaction of its own.

@@ -1,0 +1,15 @@
+"""Telling who forgot to close a ledger."""
+
+import warnings
+
+__all__ = ["warn_unclosed"]
+
+
+def warn_unclosed(name: str, runner: object) -> None:
+    """Warns that the ledger `name` was garbage-collected while it was open; for a runner's ``__del__``."""
+    warnings.warn(
+        f"unclosed ledger {name}: use `async with ActionDB(...)`, or call close()",
+        ResourceWarning,
+        stacklevel=2,
+        source=runner,
+    )
