@@ -185,7 +185,9 @@ async def test_a_current_file_is_opened_by_one_select(path: Path) -> None:
         async with ActionDB(path):
             pass
     selects = [each for each in statements if not each.startswith("PRAGMA")]
-    assert selects == [f"SELECT version_num FROM {migrate.VERSION_TABLE}"]
+    (select,) = selects
+    assert select.startswith("SELECT version_num")
+    assert select.endswith(migrate.VERSION_TABLE)
 
 
 async def test_the_settings_that_durability_needs_are_on(path: Path) -> None:

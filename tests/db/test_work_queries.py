@@ -1,14 +1,16 @@
 """What workers ask reads what waits, and never what is over, however much of that there is."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from operator_core.db import claims, endings, moves, recovery
+from operator_core.db import claims, endings, recovery
 from operator_core.db.endings import Ending
 from operator_core.db.engine import Unit
+from operator_core.db.stopping import Stop, cancel_pending
 from tests.db.plans import plans_on_postgresql, plans_on_sqlite
 
 pytestmark = pytest.mark.timeout(300)  # the first of them makes the rows
@@ -43,22 +45,22 @@ QUERIES: dict[str, tuple[Unit[Any], tuple[str, ...]]] = {
     "recover": (recovery.recover, (*ENDING, "idx_action_records_lease")),
     "sweep": (recovery.sweep, (*ENDING, *OVERDUE)),
     "heartbeat": (endings.heartbeat(3, 60.0), ENDING),
-    "complete": (endings.end([Ending(3, "{}", None)], success=True, actor="a"), ENDING),
-    "fail": (endings.end([Ending(3, None, "e")], success=False, actor="a"), ENDING),
+    "complete": (endings.end([Ending(3, "{}", None)], endings.Manner(True, "a")), ENDING),
+    "fail": (endings.end([Ending(3, None, "e")], endings.Manner(False, "a")), ENDING),
     "complete many": (
         endings.end(
-            [Ending(n, "{}", None) for n in range(3, 200_000, 2000)], success=True, actor="a"
+            [Ending(n, "{}", None) for n in range(3, 200_000, 2000)], endings.Manner(True, "a")
         ),
         ENDING,
     ),
     "fail many": (
         endings.end(
-            [Ending(n, None, "e") for n in range(3, 200_000, 2000)], success=False, actor="a"
+            [Ending(n, None, "e") for n in range(3, 200_000, 2000)], endings.Manner(False, "a")
         ),
         ENDING,
     ),
     "cancel all": (
-        lambda c: moves.cancel_pending(c, actor="a", reason=None),
+        partial(cancel_pending, stop=Stop(actor="a", reason=None)),
         ("idx_action_proposals_status", "idx_action_proposals_retry"),
     ),
 }

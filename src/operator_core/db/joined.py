@@ -3,20 +3,22 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
 from operator_core.db.borrowed import begin, in_savepoint, translated
-from operator_core.db.driver_errors import read_damaged
+from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_process, no_waiting
 from operator_core.db.finishing import finish
+from operator_core.db.postgresql_settings import check_reported, look_at_session
 
 __all__ = ["SessionRunner"]
 
@@ -33,7 +35,7 @@ class SessionRunner:
     async def open(self) -> None:
         """Checks the schema; it can't be changed inside somebody's transaction, so behind is an error."""
         self._pid = os.getpid()
-        await self.read(migrate.check_current)
+        await self.read(_look)
 
     async def close(self) -> None:
         """Does nothing: the caller commits, rolls back and closes."""
@@ -48,12 +50,12 @@ class SessionRunner:
 
     async def _run(self, function: Callable[[Connection], T]) -> T:
         def work(session: Session) -> T:
+            # What the session holds back is the service's, and so is what is wrong with it.
             session.flush()
-            return function(session.connection())
+            return _ours(session, function)
 
         check_process(self._pid)
-        with translated():
-            return await finish(self._session.run_sync(work))
+        return await finish(self._session.run_sync(work))
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
         """Refused."""
@@ -63,12 +65,48 @@ class SessionRunner:
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
         """All or nothing within the caller's transaction: a savepoint."""
         await self._run(begin)
+        savepoint = self._session.begin_nested()
+        with translated(_translated):
+            await finish(savepoint.start())
         units = _SavepointRunner(self)
         try:
-            async with self._session.begin_nested():
-                yield units
+            yield units
+            # Flushed here, so that only the RELEASE is left, which is the ledger's.
+            await finish(self._session.run_sync(Session.flush))
+            with translated(_translated):
+                await finish(savepoint.__aexit__(None, None, None))
+        except BaseException as error:
+            # If this fails too, what its caller must see is why the block has ended.
+            with suppress(SQLAlchemyError):
+                await finish(savepoint.__aexit__(type(error), error, error.__traceback__))
+            raise
         finally:
             units.over = True
+
+
+def _ours(session: Session, function: Callable[[Connection], T]) -> T:
+    """Runs `function` on the session's connection; what the database says to it is the ledger's to translate."""
+    try:
+        conn = session.connection()
+    except InvalidRequestError:
+        # The session is of no use, by what the service did with it.
+        raise
+    except Exception as error:
+        raise _translated(error) from error
+    with translated(_translated):
+        if conn.dialect.name == "postgresql":
+            check_reported(conn)
+        return function(conn)
+
+
+def _translated(error: BaseException) -> BaseException:
+    return translate(error, server=True)
+
+
+def _look(conn: Connection) -> None:
+    migrate.check_current(conn)
+    if conn.dialect.name == "postgresql":
+        look_at_session(conn)
 
 
 class _SavepointRunner:

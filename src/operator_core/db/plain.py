@@ -27,14 +27,16 @@ class Plain(Generic[T]):
     """A unit of work, and the one statement that does it if all goes well.
 
     `statement` is built once in the life of the program, its bound `parameters` are plain values, and
-    `answer` makes the result of its rows, or says `UNANSWERED`. Then, or if the database refuses the
-    statement, nothing was changed, and `unit` finds out why.
+    `answer` makes the result of its rows, or says `UNANSWERED`. Then nothing was changed, and `unit` finds
+    out why; so it does if the database refuses the statement with a SQLSTATE that begins as one of
+    those that it `explains`.
     """
 
     statement: Executable
     parameters: Mapping[str, Any]
     answer: Callable[[Sequence[Any]], T | Unanswered]
     unit: Callable[[Connection], T]
+    explains: tuple[str, ...] = ("23",)
 
     def __call__(self, conn: Connection) -> T:
         return self.unit(conn)

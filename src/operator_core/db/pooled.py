@@ -183,6 +183,9 @@ class EngineRunner(ABC):
         """A connection on which transactions are what they should be."""
         return await self._engine.connect()
 
+    async def _check_alive(self, conn: AsyncConnection) -> None:  # noqa: B027 - a file is never away
+        """Raises `StorageUnavailable` if the connection of a transaction is known to be lost."""
+
     def _alone(self) -> AbstractAsyncContextManager[Any]:
         """While nobody else may use the engine; by default everybody may."""
         return nullcontext()
@@ -271,7 +274,14 @@ class _ConnectionRunner:
 
         async def work() -> None:
             async with self._turn:
-                await self._conn.close()
+                try:
+                    await self._conn.close()
+                except Exception:
+                    # The ROLLBACK was said to nobody: the transaction has ended with its connection, and why
+                    # the block has ended is what its caller must see.
+                    if not self._conn.closed:
+                        await self._conn.invalidate()
+                        await self._conn.close()
 
         with self._runner._translated():  # pyright: ignore[reportPrivateUsage]
             await finish(work())
@@ -281,4 +291,5 @@ class _ConnectionRunner:
             async with self._turn:
                 if self._over:
                     raise NotOpen("the transaction is over")
+                await self._runner._check_alive(self._conn)  # pyright: ignore[reportPrivateUsage]
                 return await finish(function())

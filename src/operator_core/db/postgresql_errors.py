@@ -6,8 +6,10 @@ of a row, so it goes nowhere.
 """
 
 import re
+from collections.abc import Iterator
 from enum import Enum, auto
-from typing import Any, Final
+from traceback import walk_tb
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
@@ -16,19 +18,25 @@ from operator_core.actions.errors import (
     Busy,
     ConstraintViolation,
     InvalidValue,
+    NotFound,
     PermissionDenied,
     StorageCorrupt,
     StorageFull,
     StorageReadOnly,
     StorageUnavailable,
 )
+from operator_core.db.urls import without_secrets
 
 __all__ = [
     "LOCK_NOT_AVAILABLE",
+    "LOSSES",
+    "NO_LIMITS",
+    "Limits",
     "Trouble",
     "from_postgresql",
     "is_refused",
     "missing_key",
+    "missing_row",
     "scrub",
     "sqlstate",
     "trouble",
@@ -39,17 +47,23 @@ _CONFLICTS: Final = ("40001", "40P01")
 _READ_ONLY: Final = "25006"
 
 LOCK_NOT_AVAILABLE: Final = "55P03"
+_NO_CONNECTION_LEFT: Final = "53300"
 _GONE: Final = {
     "57P01",  # ended by the administrator
     "57P02",  # another session's crash
     "57P03",  # starting up, or in recovery
-    "53300",  # no connection left
+    _NO_CONNECTION_LEFT,
 }
+# A session that waited for its client too long: it has not read what the client said last.
+_IDLE: Final = {
+    "57P05",  # idle_session_timeout
+}
+_CANCELLED: Final = "57014"
 _BUSY: Final = {
     LOCK_NOT_AVAILABLE: "a lock that a statement waited for",
-    "57014": "a statement was cancelled, or took longer than statement_timeout",
+    _CANCELLED: "a statement was cancelled, or took longer than statement_timeout",
     "25P03": "idle_in_transaction_session_timeout ended the transaction",
-    "53300": "the server has no connection left",
+    _NO_CONNECTION_LEFT: "the server has no connection left",
     "40001": "conflicts with other transactions",
     "40P01": "deadlocks with other transactions",
 }
@@ -67,12 +81,47 @@ class Trouble(Enum):
     """A standby, or a primary that no longer is one; nothing was done."""
     LOST = auto()
     """The connection is gone, with or without an answer on its way."""
+    UNSENT = auto()
+    """The connection is gone, and the server has not read the statement."""
+
+
+LOSSES: Final = (Trouble.LOST, Trouble.UNSENT)
+
+
+class Limits(NamedTuple):
+    """How many seconds a call waits for what, as far as is known; None is for ever, or not known."""
+
+    call: float | None = None
+    """For a connection, and for a server that is away."""
+    lock: float | None = None
+    statement: float | None = None
+
+
+NO_LIMITS: Final = Limits()
 
 
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE of what a driver raised, wrapped by SQLAlchemy or not."""
-    found = getattr(_driver_error(error), "sqlstate", None)
-    return found if isinstance(found, str) else None
+    states = [
+        state for each in _chain(error) if isinstance(state := getattr(each, "sqlstate", None), str)
+    ]
+    if not states:
+        return None
+    # asyncpg's own, for a lost connection; behind it may be what the server said last.
+    return states[-1] if states[0] == _DOES_NOT_EXIST else states[0]
+
+
+_DOES_NOT_EXIST: Final = "08003"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """What a driver raised, with what it says that came from, from SQLAlchemy's error or from that itself."""
+    found: BaseException | None = _driver_error(error)
+    seen: list[BaseException] = []
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        found = found.__cause__
 
 
 def _driver_error(error: BaseException) -> BaseException:
@@ -83,6 +132,23 @@ def _is_drivers(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("asyncpg", "psycopg")
 
 
+_GONE_BEFORE: Final = ("connection is closed", "cannot switch to state")
+"""What drivers say that have heard the server's last words before they were asked for the next statement."""
+
+
+def _was_gone_before(error: BaseException) -> bool:
+    return any(words in str(each) for each in _chain(error) for words in _GONE_BEFORE)
+
+
+def _was_preparing(error: BaseException) -> bool:
+    """Whether asyncpg failed while it had the statement prepared: in a round of its own, once a connection."""
+    return any(
+        frame.f_code.co_name == "_get_statement"
+        for each in _chain(error)
+        for frame, _ in walk_tb(each.__traceback__)
+    )
+
+
 def trouble(error: BaseException) -> Trouble:
     """What kind of failure `error` is."""
     state = sqlstate(error)
@@ -90,6 +156,8 @@ def trouble(error: BaseException) -> Trouble:
         return Trouble.CONFLICT
     if state == _READ_ONLY:
         return Trouble.READ_ONLY
+    if state in _IDLE or (state is None and _was_gone_before(error)):
+        return Trouble.UNSENT
     if state is not None:
         # 08P01 is a message that the other side did not understand; asked again, it won't either.
         lost = state in _GONE or (state.startswith("08") and state != "08P01")
@@ -97,10 +165,11 @@ def trouble(error: BaseException) -> Trouble:
         # psycopg has no code for a connection that could not be made.
         lost = type(error.orig).__name__ == "OperationalError"
     else:
-        # Not wrapped: it happened while connecting.
+        # Not wrapped: it happened while connecting, or asyncpg was asked directly.
         lost = isinstance(error, OSError) or _is_drivers(error)
-    invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
-    return Trouble.LOST if lost or invalidated else Trouble.REFUSED
+    if not lost and not (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return Trouble.REFUSED
+    return Trouble.UNSENT if _was_preparing(error) else Trouble.LOST
 
 
 def is_refused(error: BaseException) -> bool:
@@ -113,7 +182,7 @@ def is_refused(error: BaseException) -> bool:
     return not state.startswith(("08", "25", "40", "42501", "53", "57P", "58", "XX"))
 
 
-def from_postgresql(error: BaseException, timeout: float | None) -> ActionError | None:
+def from_postgresql(error: BaseException, limits: Limits = NO_LIMITS) -> ActionError | None:
     """The ledger's error for what came from a PostgreSQL driver; None for anything else."""
     found = _driver_error(error)
     state = sqlstate(error)
@@ -125,7 +194,7 @@ def from_postgresql(error: BaseException, timeout: float | None) -> ActionError 
             return StorageUnavailable(f"the database can't be reached ({why})")
         return None
     if state in _BUSY:
-        return Busy(timeout, _BUSY[state])
+        return _busy(state, limits)
     if state in _FULL:
         return StorageFull(f"no room left for the ledger (SQLSTATE {state})")
     if state == _READ_ONLY:
@@ -146,6 +215,16 @@ def from_postgresql(error: BaseException, timeout: float | None) -> ActionError 
     return StorageUnavailable(f"PostgreSQL could not do it: {message} (SQLSTATE {state})")
 
 
+def _busy(state: str, limits: Limits) -> Busy:
+    what = _BUSY[state]
+    if state == LOCK_NOT_AVAILABLE:
+        return Busy(limits.lock, what)
+    if state == _CANCELLED and limits.statement is not None:
+        # Which of the two it was, the server says in its own language only.
+        what += f" ({limits.statement:g} s)"
+    return Busy(limits.call if state == _NO_CONNECTION_LEFT else None, what)
+
+
 def unreachable(error: OSError) -> StorageUnavailable:
     """What it means that the operating system could not reach the server."""
     why = f"{type(error).__name__}: {error.strerror}" if error.strerror else type(error).__name__
@@ -153,31 +232,40 @@ def unreachable(error: OSError) -> StorageUnavailable:
 
 
 def _message(error: BaseException) -> str:
-    """The server's message alone, without DETAIL, HINT and CONTEXT."""
+    """The server's message alone, without DETAIL, HINT and CONTEXT, and without a URL's secrets."""
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     if primary is None:
         cause = error.__cause__ if hasattr(error.__cause__, "sqlstate") else error
         primary = getattr(cause, "message", None) or str(error)
     # SQLAlchemy puts the class of asyncpg's error before its message.
-    return re.sub(r"^<class '[^']*'>: ", "", str(primary)).partition("\n")[0]
+    line = re.sub(r"^<class '[^']*'>: ", "", str(primary)).partition("\n")[0]
+    return without_secrets(line)
 
 
 _KEY: Final = re.compile(r"\((\w+)\)=\((\d+)\)")
 
 
-def missing_key(error: DBAPIError) -> tuple[str, int] | None:
+def missing_key(error: BaseException) -> tuple[str, int] | None:
     """Which column's id a foreign key did not find, from the DETAIL of PostgreSQL's error; None elsewhere.
 
     Asking afterwards which one it was would need a savepoint: the failed statement has ended the
     transaction. In every language of the server the key stands there as ``(column)=(value)``.
     """
-    found: Any = error.orig
+    found: Any = _driver_error(error)
     detail = getattr(found, "detail", None) or getattr(
         getattr(found, "diag", None), "message_detail", None
     )
     key = _KEY.search(detail) if isinstance(detail, str) else None
     return (key[1], int(key[2])) if key and sqlstate(error) == "23503" else None
+
+
+def missing_row(error: BaseException) -> NotFound | None:
+    """What a proposal refers to and a foreign key did not find; None for any other error."""
+    if (missing := missing_key(error)) is None:
+        return None
+    column, id_ = missing
+    return NotFound({"ticket_id": "ticket", "workflow_id": "workflow"}.get(column, "proposal"), id_)
 
 
 def scrub(error: BaseException | None) -> None:
@@ -189,7 +277,7 @@ def scrub(error: BaseException | None) -> None:
             error.hide_parameters = True
             error.params = None
             error.args = (f"({type(error.orig).__name__}) {_message(error.orig or error)}",)
-        elif isinstance(getattr(error, "sqlstate", None), str):
+        elif _is_drivers(error):
             error.args = (_message(error),)
             for name in ("detail", "hint", "where", "internal_query", "query"):
                 if getattr(error, name, None) is not None and name in vars(error):

@@ -9,16 +9,19 @@ and triggers see what it really changes.
 
 import asyncio
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from operator_core.actions.errors import OutcomeUnknown, WrongLoop
+from operator_core.actions.errors import WrongLoop
 from operator_core.db import migrate
+from operator_core.db.attempts import Attempt, not_kept, outcome_unknown, worth_another
 from operator_core.db.backoff import pause
 from operator_core.db.direct import Direct
 from operator_core.db.driver_errors import translate
@@ -27,30 +30,33 @@ from operator_core.db.finishing import finish, finish_here
 from operator_core.db.lanes import Lanes
 from operator_core.db.plain import UNANSWERED, Plain, Unanswered
 from operator_core.db.pooled import EngineRunner
-from operator_core.db.postgresql import is_stale
-from operator_core.db.postgresql_errors import Trouble, scrub, sqlstate, trouble
+from operator_core.db.postgresql import (
+    end_transaction,
+    hold_isolation,
+    in_transaction,
+    is_closed,
+    is_lost,
+    is_stale,
+    ping,
+)
+from operator_core.db.postgresql_errors import (
+    LOSSES,
+    Limits,
+    Trouble,
+    missing_row,
+    scrub,
+    sqlstate,
+    trouble,
+)
+from operator_core.db.postgresql_settings import check_reported, look_at_session
 from operator_core.db.server_changes import ServerChanges
 
 __all__ = ["ServerRunner"]
 
 T = TypeVar("T")
 
-_MAX_CONFLICTS: Final = 8
-"""How often a unit that lost to another transaction is run again."""
-
-
-class _Attempt:
-    """How far one run of a unit has come, which decides what its failure means."""
-
-    __slots__ = ("committing", "connected")
-
-    def begin(self) -> None:
-        self.connected = False
-        self.committing = False
-
-    def may_stop(self) -> bool:
-        """Whether there is nothing yet that a cancellation could leave half done."""
-        return not self.connected
+_WHOLE: Final[IsolationLevel] = "READ COMMITTED"
+_SINGLE: Final[IsolationLevel] = "AUTOCOMMIT"
 
 
 class ServerRunner(EngineRunner):
@@ -61,15 +67,16 @@ class ServerRunner(EngineRunner):
         self._owned = owned
         # Views of the same pool: a service's engine stays as it is. The ledger's own is in
         # autocommit mode already.
-        whole = "READ COMMITTED"
-        self._transactions = engine.execution_options(isolation_level=whole)
+        self._transactions = engine.execution_options(isolation_level=_WHOLE)
         self._whole = self._transactions.sync_engine
         self._single = (
-            engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
+            engine if owned else engine.execution_options(isolation_level=_SINGLE)
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What a statement on its own is run at is the database's default, which may be another level.
+        # What a statement on its own is run at is the database's default, which may be another level
+        # on a service's engine.
         self._alone_suffices = True
+        self._limits = Limits(timeout)
         self._lanes = Lanes(self._run_together, self._run_one)
         # Connections that were used last, for whoever comes next: half of what the pool and
         # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
@@ -95,10 +102,17 @@ class ServerRunner(EngineRunner):
         self._closed = False
 
     def _look(self) -> None:
-        with self._connect(self._single) as conn:
+        with self._connect(self._single, _SINGLE) as conn:
             migrate.check_current(conn, alone=True)
-            level = conn.exec_driver_sql("SHOW default_transaction_isolation").scalar_one()
-            self._alone_suffices = level == "read committed"
+            session = look_at_session(conn)
+        self._alone_suffices = session.read_committed
+        self._limits = Limits(self._timeout, session.lock_timeout, session.statement_timeout)
+
+    def __del__(self) -> None:
+        if self._owned and not self._closed and self._pid == os.getpid():
+            warnings.warn(
+                f"unclosed ledger on a server: {self!r}", ResourceWarning, stacklevel=2, source=self
+            )
 
     async def close(self) -> None:
         """Refuses new calls, waits for those under way, and closes the connections that are its own."""
@@ -131,6 +145,7 @@ class ServerRunner(EngineRunner):
                 return await self._lanes.run(cast("Alike[Any, T]", unit))
             alone = cast("Unit[T]", unit)
             if single:
+                # One that may wait for a lock waits for it by itself.
                 return await self._run(alone, _plain(alone), self._change)
             return await self._try(self._transact, alone)
 
@@ -143,18 +158,21 @@ class ServerRunner(EngineRunner):
         return await self._run(unit, unit.plain, self._change)
 
     async def _run(
-        self, unit: Unit[T], plain: Plain[T] | None, run: Callable[[_Attempt, Unit[T]], T]
+        self, unit: Unit[T], plain: Plain[T] | None, run: Callable[[Attempt, Unit[T]], T]
     ) -> T:
         """Runs `unit` by `run`, or what it says in one `plain` statement by the driver alone, if that can be."""
+        failures = 0
         if plain is not None and self._direct is not None and not self._is_listened_to():
             conn = self._alive_at_hand()
             if conn is not None:
                 writes = run != self._read
                 # asyncpg sets a timeout of its own only where one is asked for.
-                answer = await finish_here(self._straight(self._direct, conn, plain, writes))
+                answer, failures = await finish_here(
+                    self._straight(self._direct, conn, plain, writes)
+                )
                 if answer is not UNANSWERED:
                     return answer
-        return await self._try(run, unit)
+        return await self._try(run, unit, failures)
 
     def _is_listened_to(self) -> bool:
         """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
@@ -162,25 +180,29 @@ class ServerRunner(EngineRunner):
 
     async def _straight(
         self, direct: Direct, conn: Connection, plain: Plain[T], writes: bool
-    ) -> T | Unanswered:
+    ) -> tuple[T | Unanswered, int]:
+        """The answer, and how often the unit has failed for which it is worth to be run again."""
         try:
             answer = await direct.run(conn.connection.driver_connection, plain)
         except Exception as error:
-            if trouble(error) is Trouble.LOST:
+            kind = trouble(error)
+            if kind in LOSSES or kind is Trouble.READ_ONLY:
                 _throw_away(conn)
-                if writes:
-                    raise _unknown(error) from error
-                return UNANSWERED
-            await self._put_back(conn)
-            if sqlstate(error) is None:
-                # It is not the database that said so.
+            else:
+                await self._put_back(conn)
+            if kind is Trouble.LOST and writes:
+                raise outcome_unknown(error) from error
+            state = sqlstate(error)
+            if kind is Trouble.REFUSED and not (state and state.startswith(plain.explains)):
+                if (missing := missing_row(error)) is not None:
+                    raise missing from None
                 raise
-            return UNANSWERED
+            return UNANSWERED, 0 if kind is Trouble.REFUSED else 1
         except BaseException:
             _throw_away(conn)
             raise
         await self._put_back(conn)
-        return answer
+        return answer, 0
 
     async def _put_back(self, conn: Connection) -> None:
         if not self._keep(conn):
@@ -192,26 +214,27 @@ class ServerRunner(EngineRunner):
         self._at_hand.append(conn)
         return True
 
-    async def _try(self, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]) -> T:
-        attempt = _Attempt()
+    async def _try(
+        self, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T], failures: int = 0
+    ) -> T:
+        attempt = Attempt()
         # Who is cancelled while it waits for a connection need not go on waiting.
-        return await finish(self._attempts(attempt, run, unit), may_stop=attempt.may_stop)
+        return await finish(self._attempts(attempt, run, unit, failures), may_stop=attempt.may_stop)
 
     async def _attempts(
-        self, attempt: _Attempt, run: Callable[[_Attempt, Unit[T]], T], unit: Unit[T]
+        self, attempt: Attempt, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T], failures: int
     ) -> T:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout
-        failures = 0
         while True:
             attempt.begin()
             try:
                 return await greenlet_spawn(run, attempt, unit)
             except Exception as error:
                 kind = trouble(error)
-                if kind is Trouble.LOST and attempt.committing:
-                    raise _unknown(error) from error
-                if not _again(kind, failures, late=clock() >= deadline):
+                if attempt.may_have_committed(kind, error):
+                    raise outcome_unknown(error) from error
+                if not worth_another(kind, failures, late=clock() >= deadline):
                     raise
             attempt.begin()
             failures += 1
@@ -219,20 +242,22 @@ class ServerRunner(EngineRunner):
 
     # ------ in the greenlet
 
-    def _read(self, attempt: _Attempt, unit: Unit[T]) -> T:
+    def _read(self, attempt: Attempt, unit: Unit[T]) -> T:
         conn = self._take()
         attempt.connected = True
         return self._run_alone(conn, unit)
 
-    def _change(self, attempt: _Attempt, unit: Unit[T]) -> T:
+    def _change(self, attempt: Attempt, unit: Unit[T]) -> T:
         conn = self._take()
         # The statement is its own COMMIT.
-        attempt.connected = attempt.committing = True
+        attempt.connected = attempt.committing = attempt.alone = True
         return self._run_alone(conn, unit)
 
     def _run_alone(self, conn: Connection, unit: Unit[T]) -> T:
         try:
             result = unit(conn)
+            # Of a listener's that begins by itself, as the recipe for SQLite does.
+            end_transaction(conn, "COMMIT")
         except BaseException as error:
             _drop_if_useless(conn, error)
             conn.close()
@@ -242,7 +267,7 @@ class ServerRunner(EngineRunner):
         return result
 
     def _take(self) -> Connection:
-        return self._alive_at_hand() or self._connect(self._single)
+        return self._alive_at_hand() or self._connect(self._single, _SINGLE)
 
     def _alive_at_hand(self) -> Connection | None:
         """A connection at hand, which is nobody else's from now on, and which the server has not closed."""
@@ -257,9 +282,9 @@ class ServerRunner(EngineRunner):
         while self._at_hand:
             self._at_hand.pop().close()
 
-    def _transact(self, attempt: _Attempt, unit: Unit[T]) -> T:
+    def _transact(self, attempt: Attempt, unit: Unit[T]) -> T:
         self._let_go()
-        conn = self._connect(self._whole)
+        conn = self._connect(self._whole, _WHOLE)
         try:
             attempt.connected = True
             with conn.begin():
@@ -272,7 +297,7 @@ class ServerRunner(EngineRunner):
         finally:
             conn.close()
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _connect(self, engine: Engine, level: IsolationLevel) -> Connection:
         """A connection of the pool that was alive a moment ago, which costs no round trip to know."""
         while True:
             self._connecting += 1
@@ -280,9 +305,21 @@ class ServerRunner(EngineRunner):
                 conn = engine.connect()
             finally:
                 self._connecting -= 1
-            if not is_stale(conn.connection.driver_connection):
-                return conn
+            if not _is_worn(conn):
+                break
             _throw_away(conn)
+        try:
+            self._prepare(conn, level)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _prepare(self, conn: Connection, level: IsolationLevel) -> None:
+        hold_isolation(conn, level)
+        if not self._owned:
+            # What the service has set meanwhile is the service's, and it may be fatal here.
+            check_reported(conn)
 
     # ------ what EngineRunner asks
 
@@ -295,28 +332,55 @@ class ServerRunner(EngineRunner):
         failures = 0
         while True:
             await greenlet_spawn(self._let_go)
+            try:
+                return await self._connected()
+            except Exception as error:
+                if trouble(error) not in LOSSES or clock() >= deadline:
+                    raise
+            failures += 1
+            await pause(failures)
+
+    async def _connected(self) -> AsyncConnection:
+        """A connection for a transaction, which was alive a moment ago."""
+        while True:
             self._connecting += 1
             try:
                 conn = await self._transactions.connect()
-            except Exception as error:
-                if trouble(error) is not Trouble.LOST or clock() >= deadline:
-                    raise
-                failures += 1
-                await pause(failures)
-                continue
             finally:
                 self._connecting -= 1
-            raw = await conn.get_raw_connection()
-            if not is_stale(raw.driver_connection):
-                return conn
+            if not await conn.run_sync(_is_worn):
+                break
             await conn.invalidate()
             await conn.close()
+        try:
+            await conn.run_sync(self._prepare, _WHOLE)
+            await conn.run_sync(ping)
+        except BaseException:
+            await conn.invalidate()
+            await conn.close()
+            raise
+        return conn
+
+    async def _check_alive(self, conn: AsyncConnection) -> None:
+        # What is said next, maybe a COMMIT, would be said to nobody, and look like a lost answer.
+        known = conn.sync_connection
+        assert known is not None
+        if not known.invalidated:
+            if not await is_lost(known.connection.driver_connection):
+                return
+            await conn.invalidate()
+        raise not_kept()
 
     def _commit_lost(self, error: BaseException) -> BaseException:
-        return _unknown(error) if trouble(error) is Trouble.LOST else self._translate(error)
+        if trouble(error) is Trouble.LOST:
+            return outcome_unknown(error)
+        return self._translate(error)
 
     def _translate(self, error: BaseException) -> BaseException:
-        return translate(error, busy_timeout=self._timeout, server=True)
+        if trouble(error) is Trouble.UNSENT:
+            scrub(error)
+            return not_kept()
+        return translate(error, busy_timeout=self._timeout, server=True, limits=self._limits)
 
     def _check_open(self) -> None:
         super()._check_open()
@@ -328,7 +392,19 @@ class ServerRunner(EngineRunner):
 
 
 def _plain(unit: Unit[T]) -> Plain[T] | None:
+    if isinstance(unit, Alike):
+        return cast("Alike[Any, T]", unit).plain
     return cast("Plain[T]", unit) if isinstance(unit, Plain) else None
+
+
+_KNOWN: Final = "known to operator_core"
+
+
+def _is_worn(conn: Connection) -> bool:
+    """Whether a connection of the pool has died since it was used last; one that was just made was just answered."""
+    known = conn.info.get(_KNOWN, False)
+    conn.info[_KNOWN] = True
+    return (is_stale if known else is_closed)(conn.connection.driver_connection)
 
 
 def _throw_away(conn: Connection) -> None:
@@ -336,24 +412,12 @@ def _throw_away(conn: Connection) -> None:
     conn.close()
 
 
-def _again(kind: Trouble, failures: int, late: bool) -> bool:
-    if kind is Trouble.CONFLICT:
-        return failures < _MAX_CONFLICTS
-    if kind is Trouble.READ_ONLY:
-        return failures == 0
-    return kind is Trouble.LOST and not late
-
-
 def _drop_if_useless(conn: Connection, error: BaseException) -> None:
-    if trouble(error) is Trouble.READ_ONLY:
-        # The server is no longer the one that writes; the next connection finds it.
+    if conn.invalidated:
+        return
+    if trouble(error) in (*LOSSES, Trouble.READ_ONLY) or in_transaction(
+        conn.connection.driver_connection
+    ):
+        # Lost, or the server is no longer the one that writes, and the next connection finds it; or a
+        # listener has begun a transaction, of which SQLAlchemy knows nothing.
         conn.invalidate()
-
-
-def _unknown(error: BaseException) -> OutcomeUnknown:
-    scrub(error)
-    unknown = OutcomeUnknown(
-        "the connection was lost while the change was committed: it is whole or absent"
-    )
-    unknown.__cause__ = error
-    return unknown
