@@ -120,7 +120,8 @@ def test_what_other_tools_broke_is_found(
     assert found[subject].verdict is Verdict.BROKEN
     assert said in found[subject].text
     others = {name for name, each in found.items() if each.verdict is Verdict.BROKEN}
-    assert others == {subject}
+    # What was written past the triggers has no history, either.
+    assert others - {"statuses", "executions"} == {subject}
     assert invoke("db", "check", "--db-path", ledger).exit_code == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
 from operator_core.cli.text import compact, plain
 from operator_core.db import ActionDB
-from tests.cli.conftest import Invoke, Program
+from tests.cli.conftest import Invoke, Program, Terminal
 from tests.legacy import make_legacy
 
 DAY = "2026-03-01T12:00:00+00:00"
@@ -65,15 +65,15 @@ def damage(ledger: Path, sql: str) -> None:
 
 
 @pytest.mark.usefixtures("berlin")
-@pytest.mark.parametrize("width", ["80", "100", "160"])
+@pytest.mark.parametrize("width", [80, 100, 160])
 def test_a_list_is_newest_first_and_fits_the_terminal(
-    invoke: Invoke, ledger: Path, monkeypatch: pytest.MonkeyPatch, width: str
+    invoke: Invoke, ledger: Path, terminal: Terminal, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", width)
+    terminal(width)
     listed = invoke("actions", "list", "--db-path", ledger)
     assert (listed.exit_code, listed.stderr) == (0, "")
     lines = listed.stdout.splitlines()
-    assert max(map(len, lines)) <= int(width)
+    assert max(map(len, lines)) <= width
     found = [line.split()[:3] for line in lines if line.strip()[:1].isdigit()]
     assert found == [
         ["3", "cancelled", "split_region"],

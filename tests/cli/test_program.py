@@ -88,6 +88,58 @@ def test_a_server_that_is_not_supported_is_told_without_the_password(
     assert len(told.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("origin", ["--url", "environment"])
+@pytest.mark.parametrize("name", ["password", "sslpassword", "access_token", "client_secret"])
+def test_no_secret_of_a_url_is_printed(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, origin: str, name: str
+) -> None:
+    url = f"postgresql://ops:hunter2@db.invalid/ledger?{name}=hunter3&connect_timeout=1"
+    options = ["--url", url] if origin == "--url" else []
+    if not options:
+        monkeypatch.setenv(URL_VARIABLE, url)
+    for command in (("actions", "list"), ("actions", "stop"), ("db", "upgrade"), ("db", "check")):
+        told = invoke(*command, *options)
+        assert told.exit_code in (1, 2)
+        assert "hunter" not in told.stdout + told.stderr
+        assert "***" in told.stderr or "Usage" in told.stderr
+
+
+@pytest.mark.parametrize("text", ["garbage", "postgresql:", "localhost", "ledger"])
+def test_a_bare_word_in_the_environment_makes_no_ledger(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    for command in (("actions", "list"), ("actions", "replay", "-"), ("db", "upgrade")):
+        monkeypatch.setenv(URL_VARIABLE, text)
+        told = program(*command, input="")
+        assert (told.returncode, told.stdout) == (2, "")
+        assert URL_VARIABLE in told.stderr
+        monkeypatch.delenv(URL_VARIABLE)
+        assert program(*command, "--url", text, input="").returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["x.db", "./ledger", "there", ":memory:"])
+def test_a_path_in_the_environment_is_one_by_its_looks_or_because_it_is_there(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "there").touch()
+    monkeypatch.setenv(URL_VARIABLE, text)
+    assert invoke("db", "upgrade").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "text", [" x.db", "x.db ", "x.db\n", " sqlite:///x.db", "sqlite:///x.db\n", "\tsqlite:///x.db"]
+)
+def test_stray_white_space_is_refused(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    option = "--url" if "://" in text else "--db-path"
+    assert invoke("db", "upgrade", option, text).exit_code == 2
+    monkeypatch.setenv(URL_VARIABLE, text)
+    assert invoke("db", "upgrade").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_actor_that_the_ledger_refuses_is_one_line(
     program: Program, calls_file: CallsFile
 ) -> None:
@@ -123,6 +175,7 @@ def test_a_reader_that_leaves_early_is_no_traceback(
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""
+        assert process.wait(60) == 0
 
 
 def test_letters_that_the_terminal_cant_show_are_escaped(

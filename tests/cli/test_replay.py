@@ -1,17 +1,25 @@
 """``operator-core actions replay``: recorded calls become proposals that lived."""
 
+import asyncio
+import contextlib
+import getpass
 import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from operator_core.actions.types import ActionStatus, EventType
 from operator_core.db import ActionDB
+from operator_core.db.migrate import URL_VARIABLE
 from tests.cli.conftest import PROGRAM, Invoke, Program
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "tool_calls.jsonl"
@@ -53,7 +61,7 @@ async def test_the_history_tells_each_step_and_who_took_it(
     file = calls_file({"name": "drain_store", "result": "Error: too few replicas"})
     assert program("actions", "replay", file, "--db-path", "a.db").returncode == 0
     assert program("actions", "replay", file, "--db-path", "b.db", "--actor", "ops").returncode == 0
-    for path, actor in (("a.db", "replay"), ("b.db", "ops")):
+    for path, actor in (("a.db", getpass.getuser()), ("b.db", "ops")):
         async with ActionDB(tmp_path / path) as db:
             events = await db.history(1)
         assert [(event.event_type, event.to_status, event.success) for event in events] == [
@@ -172,7 +180,10 @@ def test_a_bar_is_shown_for_a_long_file_on_a_terminal(
     assert (b"replaying" in seen) is shown
 
 
-def test_an_interrupt_while_input_is_awaited_ends_it_and_tells_what_was_done() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_standard_input_is_read_to_its_end_before_anything_is_written(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with subprocess.Popen(
         [PROGRAM, "actions", "replay", "-", "--db-path", "x.db"],
         stdin=subprocess.PIPE,
@@ -181,19 +192,17 @@ def test_an_interrupt_while_input_is_awaited_ends_it_and_tells_what_was_done() -
         text=True,
     ) as process:
         assert process.stdin is not None
-        assert process.stderr is not None
-        # 64 calls are a group; the complaint about the line after it comes when that is done.
-        process.stdin.write('{"name": "add_peer"}\n' * 64 + "broken\n")
+        # More than a pipe holds: when all of it has been taken, the program reads.
+        process.stdin.write('{"name": "add_peer"}\n' * 20_000)
         process.stdin.flush()
-        assert "line 65" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, errors = process.communicate(timeout=30)
     assert process.returncode not in (0, None)
-    assert "64 calls of stdin in x.db" in out
-    assert "Traceback" not in errors
+    assert (out, "Traceback" in errors) == ("", False)
+    assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_call_without_a_result_was_not_executed_and_stays_validated(
+async def test_a_call_without_a_result_was_not_executed_and_stays_proposed(
     program: Program, calls_file: CallsFile, tmp_path: Path
 ) -> None:
     file = calls_file({"name": "drain_store"}, {"name": "drain_store", "result": "ok"})
@@ -202,5 +211,180 @@ async def test_a_call_without_a_result_was_not_executed_and_stays_validated(
     assert "not executed" in done.stdout
     async with ActionDB(tmp_path / "ledger.db") as db:
         found = await db.list_proposals()
-        assert [each.status for each in found] == ["completed", "validated"]
+        assert [each.status for each in found] == ["completed", "proposed"]
         assert await db.get_records_for_proposal(1) == []
+        # No worker runs what was replayed.
+        assert await db.claim("worker-1") == []
+
+
+TOOL_USE = {"type": "tool_use", "id": "c1", "name": "drain_store", "input": {"store_id": 5}}
+CHAT_CALL = {
+    "id": "c2",
+    "type": "function",
+    "function": {"name": "drain_store", "arguments": '{"store_id": 6}'},
+}
+
+
+async def test_whole_messages_of_all_providers_are_taken_and_what_is_none_is_left_out(
+    program: Program, calls_file: CallsFile, tmp_path: Path
+) -> None:
+    file = calls_file(
+        {"role": "assistant", "content": [{"type": "text", "text": "two:"}, TOOL_USE, TOOL_USE]},
+        {"choices": [{"message": {"role": "assistant", "tool_calls": [CHAT_CALL]}}]},
+        {"type": "tool_call", "id": "c3", "name": "drain_store", "args": {"store_id": 7}},
+        {"role": "assistant", "content": "no call at all"},
+        {"name": "drain_store", "argument": {"store_id": 8}},
+        {"role": "assistant", "content": [TOOL_USE, {**TOOL_USE, "input": None}]},
+    )
+    done = program("actions", "replay", file, "--db-path", "ledger.db")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "line 5 left out: arguments: is missing, and 'argument' is no known key",
+        "line 6 left out: content[1].input: must be a JSON object, not null",
+    ]
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        found = [(each.status, each.parameters) for each in await db.list_proposals()]
+    assert found[::-1] == [("proposed", {"store_id": number}) for number in (5, 5, 6, 7)]
+
+
+async def test_a_result_on_a_later_line_is_the_outcome_of_the_call_before_it(
+    program: Program, calls_file: CallsFile, tmp_path: Path
+) -> None:
+    def result(call_id: str, **more: Any) -> dict[str, Any]:
+        return {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": call_id, **more}],
+        }
+
+    # Ids repeat between runs; and the result may come in another transaction than the call.
+    fillers = [{"name": "get_stores", "result": "ok"}] * 100
+    file = calls_file(
+        {"role": "assistant", "content": [TOOL_USE]},
+        result("c1", content=[{"type": "text", "text": "no replica"}], is_error=True),
+        {"role": "assistant", "content": [TOOL_USE]},
+        *fillers,
+        result("c1", content="Error is in the text only", is_error=False),
+        {"role": "assistant", "tool_calls": [CHAT_CALL]},
+        {"role": "tool", "tool_call_id": "c2", "content": "Error: no such store"},
+        result("c9", content="ok"),
+    )
+    for _ in range(2):
+        done = program("actions", "replay", file, "--db-path", "ledger.db")
+        assert done.stderr == (
+            "line 107 left out: is a result, and no call before it waits for one as c9\n"
+        )
+    assert "103 calls of calls.jsonl in ledger.db, 103 already there, 1 broken" in done.stdout
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        drained = (await db.list_proposals(action_name="drain_store"))[::-1]
+        records = [await db.get_records_for_proposal(each.id) for each in drained]
+    outcomes = [(each.success, each.error_message, each.result_data) for (each,) in records]
+    assert outcomes == [
+        (False, "no replica", None),
+        (True, None, {"result": "Error is in the text only"}),
+        (False, "Error: no such store", None),
+    ]
+    assert [each.status for each in drained] == ["failed", "completed", "failed"]
+
+
+async def everything(path: Path) -> tuple[Any, ...]:
+    async with ActionDB(path) as db:
+        proposals = await db.list_proposals()
+        records = [await db.get_records_for_proposal(each.id) for each in proposals]
+        return list(proposals), records, list(await db.history())
+
+
+async def test_a_file_that_is_replayed_twice_is_written_once(
+    program: Program, shared_data: Path, tmp_path: Path
+) -> None:
+    file = shared_data / "airline_tool_calls.jsonl"
+    assert program("actions", "replay", file, "--db-path", "ledger.db").returncode == 0
+    before = await everything(tmp_path / "ledger.db")
+    for source, text in ((file, None), ("-", file.read_text())):
+        again = program(
+            "actions", "replay", source, "--db-path", "ledger.db", "--actor", "bob", input=text
+        )
+        assert (again.returncode, again.stderr) == (0, "")
+        assert "in ledger.db, 621 already there" in again.stdout
+    assert await everything(tmp_path / "ledger.db") == before
+
+
+async def test_what_stands_twice_in_files_is_written_for_each_line_and_file(
+    program: Program, calls_file: CallsFile, tmp_path: Path
+) -> None:
+    line = {"name": "drain_store", "arguments": {}, "call_id": "call_1"}
+    one, two = calls_file(line, line, name="1.jsonl"), calls_file(line, line, line, name="2.jsonl")
+    for file in (one, two, one, two):
+        assert program("actions", "replay", file, "--db-path", "ledger.db").returncode == 0
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        assert len(await db.list_proposals()) == 5
+
+
+async def test_a_replay_that_was_killed_can_be_repeated_and_completes_what_is_missing(
+    program: Program, shared_data: Path, tmp_path: Path
+) -> None:
+    file = shared_data / "airline_tool_calls.jsonl"
+    ledger = tmp_path / "ledger.db"
+    killed = 0
+    with subprocess.Popen(
+        [PROGRAM, "actions", "replay", file, "--db-path", ledger], stdout=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not killed:
+            with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(ledger)) as connection:
+                (killed,) = connection.execute("SELECT count(*) FROM action_proposals").fetchone()
+        process.kill()
+    # Whatever is there is whole.
+    _, records, _ = await everything(ledger)
+    assert len(records) > 0
+    assert all(len(each) == 1 and each[0].completed_at is not None for each in records)
+    done = program("actions", "replay", file, "--db-path", ledger)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{len(records)} already there" in done.stdout
+    proposals, records, _ = await everything(ledger)
+    assert Counter(each.status for each in proposals) == {"completed": 558, "failed": 63}
+    assert all(len(each) == 1 for each in records)
+
+
+async def test_what_is_imported_is_never_there_to_be_claimed(
+    program: Program, shared_data: Path, tmp_path: Path
+) -> None:
+    file = shared_data / "airline_tool_calls.jsonl"
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        replaying = asyncio.create_task(
+            asyncio.to_thread(program, "actions", "replay", file, "--db-path", "ledger.db")
+        )
+        taken = []
+        async with db.changes() as changed:
+            while not replaying.done():
+                change = asyncio.create_task(changed.wait())
+                await asyncio.wait({replaying, change}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                changed.clear()
+                # As a worker that waits for work does.
+                taken += await db.claim("worker-1", limit=10)
+        assert (await replaying).returncode == 0
+        assert taken == []
+
+
+def test_a_named_pipe_is_read_as_a_file_is(program: Program, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["sh", "-c", 'echo \'{"name": "x"}\' > pipe']):
+        done = program("actions", "replay", "pipe", "--db-path", "x.db")
+    assert "1 call of pipe in x.db" in done.stdout
+
+
+async def test_on_a_server_it_is_the_same(
+    program: Program, shared_data: Path, server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, server_ledger)
+    file = shared_data / "airline_tool_calls.jsonl"
+    for told in ("621 calls of airline_tool_calls.jsonl", "621 already there"):
+        done = program("actions", "replay", file)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert told in done.stdout
+    async with ActionDB(server_ledger) as db:
+        proposals = (await db.list_proposals())[::-1]
+    lines = file.read_text().splitlines()
+    assert [each.parameters for each in proposals] == [
+        json.loads(line)["arguments"] for line in lines
+    ]
+    assert Counter(each.status for each in proposals) == {"completed": 558, "failed": 63}

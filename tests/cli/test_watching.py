@@ -6,6 +6,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from sqlalchemy.dialects import sqlite
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.cli import overview
 from operator_core.db import ActionDB
-from tests.cli.conftest import PROGRAM, Invoke, change
+from tests.cli.conftest import PROGRAM, Invoke, Terminal, change
 from tests.cli.watcher import LEAVE, Watcher, plain
 from tests.failures.server_harness import make_ledger, own_server
 
@@ -178,15 +179,16 @@ def next_frame(watcher: Watcher) -> float:
     return time.monotonic()
 
 
-def test_a_change_of_size_is_drawn_before_the_next_second(ledger: Path) -> None:
-    waited = []
-    with watching() as watcher:
+def test_a_change_of_size_is_drawn_when_it_happens(ledger: Path) -> None:
+    # With a clock that draws nothing for an hour, only the signal can be what it is drawn for.
+    patient = "from operator_core.cli import app, main, watch; watch._TICK = 3600.0; main()"
+    with Watcher("actions", "watch", program=(sys.executable, "-c", patient)) as watcher:
+        watcher.wait_for(HINT)
         for columns in (60, 100) * 5:
-            drawn = next_frame(watcher)
             watcher.resize(columns, 30)
-            waited.append(next_frame(watcher) - drawn)
-    # On a busy machine some of them may be late.
-    assert min(waited) < 0.5
+            while {len(line) for line in watcher.last_lines()} != {columns}:
+                assert watcher.process.poll() is None
+                watcher.read()
 
 
 def test_waiting_costs_nothing(ledger: Path) -> None:
@@ -197,8 +199,10 @@ def test_waiting_costs_nothing(ledger: Path) -> None:
         for _ in range(4):
             ended = next_frame(watcher)
         spent = _seconds_of(watcher) - before
-    assert ended - started > 3.5
-    assert spent < 0.1 * 4
+    # It is drawn each second and not more often. Other work on the machine makes that longer, never shorter.
+    assert ended - started > 3
+    # A loop that never waits takes all that it gets of a processor, the same share of any machine.
+    assert spent < (ended - started) / 4
 
 
 def _seconds_of(watcher: Watcher) -> float:
@@ -233,15 +237,15 @@ async def test_without_a_terminal_each_event_is_a_line(ledger: Path, end: signal
     assert (process.returncode, out, errors) == (0, "", "")
 
 
-@pytest.mark.parametrize("width", ["60", "160"])
+@pytest.mark.parametrize("width", [60, 160])
 def test_once_prints_it_and_exits(
-    invoke: Invoke, ledger: Path, monkeypatch: pytest.MonkeyPatch, width: str
+    invoke: Invoke, ledger: Path, terminal: Terminal, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", width)
+    terminal(width)
     assert invoke("actions", "claim", "\x1b[2Jworker-7").exit_code == 0
     done = invoke("actions", "watch", "--once")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert max(map(len, done.stdout.splitlines())) <= int(width)
+    assert max(map(len, done.stdout.splitlines())) <= width
     assert ["0", "1", "1", "1", "0", "0"] in [line.split() for line in done.stdout.splitlines()]
     assert r"\x1b[2Jworker" in done.stdout
     assert "\x1b" not in done.stdout
@@ -256,7 +260,7 @@ def test_on_a_server_it_is_the_same(invoke: Invoke, server_ledger: str) -> None:
 
     asyncio.run(fill())
     at = ("--url", server_ledger)
-    assert invoke("actions", "claim", "worker-7", *at).exit_code == 0
+    assert invoke("actions", "claim", "worker-7", "--actor", "worker-7", *at).exit_code == 0
     done = invoke("actions", "watch", "--once", *at)
     assert (done.exit_code, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines()]

@@ -153,7 +153,8 @@ def test_complete_ends_the_execution_and_the_proposal(
     assert ask(lambda db: db.get_proposal(1)).status is ActionStatus.COMPLETED
     record = ask(lambda db: db.get_record(1))
     assert (record.success, record.result_data) == (True, {"leader": 3})
-    assert ask(lambda db: db.history(1))[-1].actor == "maria"
+    event = next(each for each in ask(lambda db: db.history(1))[::-1] if each.record_id)
+    assert (event.actor, event.worker) == (getpass.getuser(), "maria")
 
 
 def test_fail_says_when_it_is_run_again(invoke: Invoke, ledger: Path, ask: Ask) -> None:
@@ -198,9 +199,8 @@ def test_a_lost_lease_and_an_unknown_record_are_one_line(
     assert invoke("actions", *command).exit_code == 0
     done = invoke("actions", *command)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == (
-        "error: ledger.db: the lease of record 1 is lost: its execution has ended\n"
-    )
+    assert done.stderr.startswith("error: ledger.db: the lease of record 1 is lost: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

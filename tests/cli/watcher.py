@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 import tty
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,14 +29,20 @@ SHOW_CURSOR: Final = "\x1b[?25h"
 class Watcher:
     """The program at a terminal of its own, and what it has drawn there."""
 
-    def __init__(self, *arguments: str | Path, columns: int = 100, rows: int = 30) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        columns: int = 100,
+        rows: int = 30,
+        program: Sequence[str | Path] = (PROGRAM,),
+    ) -> None:
         self._main, self._terminal = pty.openpty()
         self.resize(columns, rows, tell=False)
         self.mode = self._mode()
         self.seen = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.process = subprocess.Popen(
-            [PROGRAM, *map(str, arguments)],
+            [*map(str, program), *map(str, arguments)],
             stdin=self._terminal,
             stdout=self._terminal,
             stderr=self._terminal,
@@ -74,6 +81,10 @@ class Watcher:
     def frames(self) -> list[str]:
         """The screens that are drawn whole, in colour."""
         return self.seen.split(_HOME)[1:-1]
+
+    def last_lines(self) -> list[str]:
+        """The lines of the screen that was drawn last, as far as it is drawn."""
+        return plain(self.seen.rpartition(_HOME)[2]).split("\r\n")
 
     def wait_for(self, *texts: str, after: int = 0) -> str:
         """The first screen on which all of the texts stand, of those that come after so many."""

@@ -1,14 +1,15 @@
 """``operator-core actions``: replay tool calls into a ledger, list proposals, show one."""
 
-import io
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, cast
 
 import typer
 from rich.console import Console
@@ -18,7 +19,9 @@ from rich.text import Text
 from operator_core.actions.errors import CorruptRow, NotFound
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
 from operator_core.cli import views
+from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
 from operator_core.cli.options import (
+    Actor,
     AsJson,
     DbPath,
     Place,
@@ -26,11 +29,12 @@ from operator_core.cli.options import (
     choose,
     complain,
     reported,
+    who,
 )
+from operator_core.cli.output import print_json, print_lines, terminal_width
 from operator_core.cli.replay import Tally, replay
 from operator_core.cli.standing import with_records
-from operator_core.cli.text import json_line, plain
-from operator_core.cli.tool_calls import BrokenLine, ToolCall, read_tool_calls
+from operator_core.cli.text import plain
 from operator_core.db.rows import Listing
 
 __all__ = ["app"]
@@ -42,7 +46,10 @@ app = typer.Typer(
 _LONG: Final = 200
 """Lines after which a replay shows how far it is."""
 
-Lines = Iterator[ToolCall | BrokenLine]
+_IN_MEMORY: Final = 1 << 20
+"""Bytes of standard input that are kept in memory; more go to a temporary file."""
+
+Entries = Iterator[Entry]
 
 Id = Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")]
 
@@ -56,15 +63,17 @@ def replay_command(
     ],
     db_path: DbPath = None,
     url: Url = None,
-    actor: Annotated[
-        str, typer.Option(metavar="NAME", help="Whom the history names as acting.")
-    ] = "replay",
+    actor: Actor = None,
 ) -> None:
     """Take recorded tool calls through the ledger, their results as outcomes.
 
-    A line is an object with name, arguments (an object, or its JSON text) and, if known, id or
-    call_id, reason and result. A result that is text and begins with Error is a failure. Lines
-    that are broken are reported and left out, and the exit status is 1.
+    A line is a tool call, a message or a response with calls as Anthropic, OpenAI or LangChain write them,
+    or an object with name, arguments (an object, or its JSON text) and, if known, id or call_id, reason and
+    result. A result that is text and begins with Error is a failure. A call without a result stays proposed.
+    Lines that are broken are reported and left out, and the exit status is 1.
+
+    A file is written once, however often it is replayed, and a replay that was interrupted can be repeated: a
+    call is known by the SHA-256 of the whole file and its line. So standard input is read to its end first.
     """
     place = choose(db_path, url)
     place.require_folder()
@@ -75,40 +84,54 @@ def replay_command(
         complain(line.problem, mark=f"line {line.line} left out:", console=errors)
 
     with reported(place), _opened(file) as stream:
-        source = "stdin" if stream is _stdin() else file.name
-        source = os.fsencode(source).decode(errors="replace")
+        name = "stdin" if str(file) == "-" else os.fsencode(file.name).decode(errors="replace")
+        source = Source.of(stream, name)
         try:
-            with place.opened(actor) as (run, db), _progress(errors, stream) as shown:
-                replay(run, db, shown(read_tool_calls(stream, source)), tally, report)
+            with (
+                place.opened(who(actor), new=True) as (run, db),
+                _progress(errors, stream) as shown,
+            ):
+                replay(run, db, shown(read_log(stream, source)), tally, report)
         except BaseException:
-            if tally.actions:
-                _print_tally(tally, source, place)
+            if tally.actions or tally.already:
+                _print_tally(tally, name, place)
             raise
-    _print_tally(tally, source, place)
+    _print_tally(tally, name, place)
     if tally.broken:
         raise typer.Exit(1)
 
 
-def _stdin() -> BinaryIO:
-    return sys.stdin.buffer
-
-
 @contextmanager
 def _opened(file: Path) -> Generator[BinaryIO]:
+    """What `file` holds, as a stream that can be read twice."""
     if str(file) == "-":
-        yield _stdin()
+        with _kept(sys.stdin.buffer) as kept:
+            yield kept
         return
     try:
         stream = file.open("rb")
     except OSError as error:
-        problem = f"can't be read: {file} ({error.strerror})"
+        problem = plain(f"can't be read: {file} ({error.strerror})")
         raise typer.BadParameter(problem, param_hint="FILE") from None
     with stream:
-        yield stream
+        if stream.seekable():
+            yield stream
+        else:
+            with _kept(stream) as kept:
+                yield kept
 
 
 @contextmanager
-def _progress(console: Console, stream: BinaryIO) -> Generator[Callable[[Lines], Lines]]:
+def _kept(stream: BinaryIO) -> Generator[BinaryIO]:
+    """A copy of a stream that can be read once."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield cast(BinaryIO, copy)
+
+
+@contextmanager
+def _progress(console: Console, stream: BinaryIO) -> Generator[Callable[[Entries], Entries]]:
     """In the block, a bar for a long file and a person who watches; by bytes, to read it only once."""
     if not console.is_interactive:
         yield lambda lines: lines
@@ -122,16 +145,17 @@ def _progress(console: Console, stream: BinaryIO) -> Generator[Callable[[Lines],
         console=console,
         transient=True,
     )
-    size = _size(stream)
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
     task = bar.add_task("", total=size, lines=0)
 
-    def shown(lines: Lines) -> Lines:
-        for count, line in enumerate(lines, 1):
+    def shown(entries: Entries) -> Entries:
+        for count, entry in enumerate(entries, 1):
             if count == _LONG:
                 bar.start()
             if count % 16 == 0:
-                bar.update(task, lines=count, completed=None if size is None else stream.tell())
-            yield line
+                bar.update(task, lines=entry.line, completed=stream.tell())
+            yield entry
 
     try:
         yield shown
@@ -140,21 +164,17 @@ def _progress(console: Console, stream: BinaryIO) -> Generator[Callable[[Lines],
             bar.stop()
 
 
-def _size(stream: BinaryIO) -> int | None:
-    try:
-        return os.fstat(stream.fileno()).st_size if stream.seekable() else None
-    except (OSError, io.UnsupportedOperation):
-        return None
-
-
 def _print_tally(tally: Tally, source: str, place: Place) -> None:
     out = Console()
-    calls = tally.completed + tally.failed + tally.waiting
-    if calls:
-        out.print(views.tally_table(tally))
+    written = tally.completed + tally.failed + tally.waiting
+    calls = written + tally.already
+    if written:
+        print_lines(views.tally_table(tally))
     line = Text.assemble(
         f" {_counted(calls, 'call')} of {plain(source)} in ", (plain(place.name), "bold")
     )
+    if tally.already:
+        line.append(f", {tally.already:,} already there", "yellow")
     if tally.broken:
         line.append(f", {_counted(tally.broken, 'broken line')} left out", "red")
     out.print(line, soft_wrap=True)
@@ -204,7 +224,7 @@ def list_command(
         now = run(db.now())
     if as_json:
         for proposal in proposals:
-            typer.echo(proposal.model_dump_json())
+            print_json(proposal)
     else:
         _print_list(proposals, records, now, limit)
     _exit_over(proposals.corrupt)
@@ -213,14 +233,13 @@ def list_command(
 def _print_list(
     proposals: Listing[ActionProposal], records: Iterable[ActionRecord], now: datetime, limit: int
 ) -> None:
-    out = Console()
     ids = [each.id or 0 for each in proposals] + [each.id for each in proposals.corrupt]
     if proposals:
-        out.print(views.proposal_table(proposals, records, now, out.width))
+        print_lines(views.proposal_table(proposals, records, now, terminal_width()))
     elif not ids:
-        out.print(" no such proposals")
+        print_lines([[(" no such proposals", "")]])
     if len(ids) == limit:
-        out.print(Text(f" older ones: --before {min(ids)}", "dim"))
+        print_lines([[(f" older ones: --before {min(ids)}", "dim")]])
 
 
 @app.command("show")
@@ -238,10 +257,14 @@ def show_command(
         history = run(db.history(id))
         now = run(db.now())
     if as_json:
-        found = {"proposal": proposal, "records": records, "history": history}
-        typer.echo(json_line(found))
+        print_json({"proposal": proposal, "records": records, "history": history})
+        _exit_over((*records.corrupt, *history.corrupt))
+        return
+    page = views.page(proposal, records, history, now)
+    if terminal_width() is None:
+        print_lines(page.for_pipe())
     else:
-        Console().print(views.proposal_page(proposal, records, history, now))
+        Console().print(page.for_terminal())
     _exit_over((*records.corrupt, *history.corrupt))
 
 

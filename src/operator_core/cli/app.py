@@ -1,13 +1,12 @@
 """The program: its groups of commands, ``--version``, and the streams that it writes to."""
 
-import io
-import sys
 from typing import Annotated
 
 import typer
 
 from operator_core import __version__
-from operator_core.cli import actions, db, watch, working
+from operator_core.cli import actions, db, stopping, watch, working
+from operator_core.cli.output import shield_streams
 
 __all__ = ["app", "run"]
 
@@ -23,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 actions.app.add_typer(working.app)
+actions.app.add_typer(stopping.app)
 actions.app.add_typer(watch.app)
 app.add_typer(actions.app, name="actions")
 app.add_typer(db.app, name="db")
@@ -48,8 +48,5 @@ def _options(
 
 def run() -> None:
     """Runs the program on the arguments of this process."""
-    for stream in (sys.stdout, sys.stderr):
-        # What agents write may be any text; a terminal that can't show a letter shows its number.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    shield_streams()
     app()

@@ -3,10 +3,8 @@
 Only reads, and changes no byte of the file.
 """
 
-import os
 import sqlite3
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,20 @@ from operator_core.cli.findings import (
     SHOWN,
     Finding,
     Verdict,
+    ask,
     check_revision,
     check_rows,
     compared,
     told,
 )
-from operator_core.db import migrate
-from operator_core.db.driver_errors import text_or_bytes
+from operator_core.cli.history_checks import HISTORY_CHECKS
+from operator_core.cli.row_checks import LAST_ID, NUMBERED, ROW_CHECKS
+from operator_core.db import migrate, sqlite_schema
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sqlite_connection import MEMORY, connect, over
+from operator_core.db.sqlite_files import open_read_only
 
 __all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
-
-
-@contextmanager
-def open_read_only(path: Path) -> Generator[sqlite3.Connection]:
-    """A connection to an existing file that can't change it; raises `sqlite3.Error`."""
-    uri = f"{path.absolute().as_uri()}?mode={_mode(path)}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-    connection.text_factory = text_or_bytes
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        yield connection
-    finally:
-        connection.close()
-
-
-def _mode(path: Path) -> str:
-    if any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal")):
-        # Somebody writes, or died writing: what is to be recovered is left to the next writer.
-        return "ro"
-    if not os.access(path.absolute().parent, os.W_OK):
-        # SQLite would need to put files beside it. Nobody writes, so it can do without.
-        return "ro&immutable=1"
-    # For "ro", SQLite would make the files of WAL mode and leave them behind.
-    return "rw"
 
 
 def revision_of(connection: sqlite3.Connection) -> str | None:
@@ -85,14 +62,19 @@ def check_up(path: Path) -> Iterator[Finding]:
         yield _library(sqlite3.sqlite_version_info)
         yield _journal_mode(connection)
         yield _integrity(connection)
-        yield _foreign_keys(connection)
-        if revision == migrate.HEAD:
-            yield _schema(connection)
+        if revision != migrate.HEAD:
+            yield _foreign_keys(connection, tables)
+        else:
+            yield from _schema(connection)
             yield check_rows(
                 lambda table, columns: connection.execute(
                     f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608
                 )
             )
+            yield _next_ids(connection)
+            # Last, as closing it closes what it is over.
+            with over(connection) as conn:
+                yield from ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS))
 
 
 def _without_revision(connection: sqlite3.Connection, tables: set[str]) -> Finding:
@@ -149,27 +131,68 @@ def _integrity(connection: sqlite3.Connection) -> Finding:
     return Finding("integrity", Verdict.BROKEN, "\n".join(str(each) for each in found))
 
 
-def _foreign_keys(connection: sqlite3.Connection) -> Finding:
+def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
+    """As the tables of any revision declare them; at head `ROW_CHECKS` ask for more."""
+
     def dangling() -> Iterator[str]:
-        for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-            yield f"{table} row {rowid} refers to a row of {parent} that isn't there"
+        for ours in sqlite_schema.OUR_TABLES:
+            if ours in tables:
+                for table, rowid, parent, _ in connection.execute(
+                    f"PRAGMA foreign_key_check({ours})"
+                ):
+                    yield f"{table} row {rowid} refers to a row of {parent} that isn't there"
 
     return told("foreign keys", dangling(), "every reference has its row")
 
 
-def _schema(connection: sqlite3.Connection) -> Finding:
-    """The triggers keep promises: one that another tool dropped or changed should not go unseen."""
+def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """The triggers keep promises: what another tool dropped, changed or added must not go unseen."""
     fresh = sqlite3.connect(":memory:", isolation_level=None)
     try:
         fresh.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-        wanted = _catalogue(fresh)
+        wanted = _objects(fresh)
     finally:
         fresh.close()
     try:
-        there = _catalogue(connection)
+        there = _objects(connection)
     except sqlite3.DatabaseError as error:
-        return Finding("schema", Verdict.BROKEN, str(error))
-    return compared(wanted, there)
+        yield Finding("schema", Verdict.BROKEN, str(error))
+        return
+
+    def harmless(name: str) -> bool:
+        table, sql = there[name]
+        # Tickets are another service's, and an index that is not unique refuses nothing.
+        return table == "tickets" or sql.upper().startswith("CREATE INDEX")
+
+    yield from compared(wanted, there, harmless)
+
+
+def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+    """What stands in the ledger's tables, whoever put it there: by kind and name, its table and text."""
+    ours = {*sqlite_schema.OUR_TABLES, migrate.VERSION_TABLE}
+    return {
+        f"{kind} {name}": (table, sql)
+        # SQLite keeps the name of a trigger's table in the letters that its maker used.
+        for kind, name, table, sql in connection.execute(
+            "SELECT type, name, lower(tbl_name), sql FROM sqlite_master WHERE sql IS NOT NULL"
+        )
+        if table in ours and name != migrate.VERSION_TABLE
+    }
+
+
+def _next_ids(connection: sqlite3.Connection) -> Finding:
+    """SQLite itself never counts back, and stops at the end of its numbers for ever."""
+
+    def wrong() -> Iterator[str]:
+        for table in NUMBERED:
+            (sound,) = connection.execute(
+                f"SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0) "  # noqa: S608
+                f"BETWEEN coalesce(max(id), 0) AND {LAST_ID - 1} FROM {table}"
+            ).fetchone()
+            if not sound:
+                yield f"the next id of {table} was given already, or is out of range"
+
+    return told("next ids", wrong(), "each is free")
 
 
 def _catalogue(connection: sqlite3.Connection) -> dict[str, str]:

@@ -41,7 +41,10 @@ def upgrade(
         ),
     ] = None,
 ) -> None:
-    """Upgrade the schema; makes a new ledger where there is none."""
+    """Upgrade the schema; makes a new ledger where there is none.
+
+    Needs no checkout, as the revisions are in the package. In a checkout, `alembic upgrade head` does the same.
+    """
     known = ("head", *migrate.REVISIONS)
     if revision not in known:
         raise typer.BadParameter(f"must be one of {', '.join(known)}", param_hint="--revision")
@@ -53,14 +56,14 @@ def upgrade(
     with reported(place):
         migrate.upgrade(place.url, revision, options)
         if place.path is not None or place.on_server:
-            typer.echo(f"{place.name}: {_standing(_revision_at(place))}")
+            typer.echo(plain(f"{place.name}: {_standing(_revision_at(place))}"))
 
 
 def _check_zone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        problem = f"is not a time zone that this machine knows: {name}"
+        problem = plain(f"is not a time zone that this machine knows: {name}")
         raise typer.BadParameter(problem, param_hint="--legacy-timezone") from None
 
 
@@ -69,7 +72,7 @@ def current(db_path: DbPath = None, url: Url = None) -> None:
     """Print the revision that the database is at."""
     place = choose(db_path, url)
     with reported(place):
-        typer.echo(f"{place.name}: {_standing(_revision_at(place))}")
+        typer.echo(plain(f"{place.name}: {_standing(_revision_at(place))}"))
 
 
 def _revision_at(place: Place) -> str | None:

@@ -1,9 +1,10 @@
 """Which ledger a command works on, and how whatever goes wrong with it is told."""
 
 import asyncio
+import getpass
 import os
 import sqlite3
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,31 @@ import typer
 from rich.console import Console
 from rich.text import Text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from operator_core.actions.errors import ActionError
-from operator_core.cli.checkup import open_read_only, revision_of
+from operator_core.actions.actors import is_reserved
+from operator_core.actions.errors import ActionError, InvalidValue
 from operator_core.cli.overview import OverviewDB
-from operator_core.cli.text import one_line
+from operator_core.cli.text import one_line, plain
 from operator_core.db import migrate
 from operator_core.db.driver_errors import translate
-from operator_core.db.postgresql import parse_url
 from operator_core.db.sqlite_connection import MEMORY
+from operator_core.db.urls import check_path, masked, target_from_text
 
-__all__ = ["AsJson", "DbPath", "Place", "Run", "Url", "choose", "complain", "fail", "reported"]
+__all__ = [
+    "Actor",
+    "AsJson",
+    "DbPath",
+    "Place",
+    "Reason",
+    "Run",
+    "Url",
+    "choose",
+    "complain",
+    "fail",
+    "reported",
+    "who",
+]
 
 T = TypeVar("T")
 
@@ -42,7 +56,22 @@ Url = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON lines for programs: one object a line.")
+]
+Actor = Annotated[
+    str | None,
+    typer.Option(
+        "--actor",
+        metavar="NAME",
+        help="Whom the history names as acting; your login name if not given.",
+        show_default=False,
+    ),
+]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Why, for the history.", show_default=False),
+]
 
 
 class Run(Protocol):
@@ -83,18 +112,9 @@ class Place:
         return path
 
     def require_existing(self) -> None:
-        """As `existing_file`, for what works with a ledger on a server too; and it is not behind."""
-        if self.on_server:
-            return
-        with reported(self), open_read_only(self.existing_file()) as connection:
-            revision = revision_of(connection)
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        # Opening would adopt or upgrade it, which is for whoever decides, not for whoever looks.
-        if revision in migrate.REVISIONS[:-1] or (revision is None and tables):
-            fail(
-                f"{self.name}: its schema is at {revision or 'no revision'}; see "
-                "`operator-core db check`, and `operator-core db upgrade --help`"
-            )
+        """As `existing_file`, for what works with a ledger on a server too."""
+        if not self.on_server:
+            self.existing_file()
 
     def require_folder(self) -> None:
         """A new ledger's file may be made, but not the folder that it is to be in."""
@@ -107,14 +127,19 @@ class Place:
             fail(f"{self.name}: there is no folder {path.parent} for it")
 
     @contextmanager
-    def opened(self, actor: str = "agent") -> Generator[tuple[Run, OverviewDB]]:
-        """The ledger, open, and what runs its coroutines.
+    def opened(
+        self, actor: str | None = None, *, new: bool = False
+    ) -> Generator[tuple[Run, OverviewDB]]:
+        """The ledger, open, and what runs its coroutines; only where it may be `new` is one made or upgraded.
 
         Between them no event loop runs, so what the block does itself, such as to wait for input,
         blocks none, and Ctrl-C ends it at once.
         """
+        settings: dict[str, Any] = {"upgrade": new}
+        if actor is not None:
+            settings["actor"] = actor
         with asyncio.Runner() as runner:
-            db = OverviewDB(self.url, actor=actor)
+            db = OverviewDB(self.url, **settings)
             runner.run(db.open())
             try:
                 yield runner.run, db
@@ -122,39 +147,45 @@ class Place:
                 runner.run(db.close())
 
 
+def who(actor: str | None) -> str:
+    """Who acts: the `actor` that is named, or else who is at the keyboard."""
+    if actor is not None:
+        return actor
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "operator-core"
+    # Some machines have a user of the ledger's own names, which stand for the ledger itself.
+    return f"user {name}" if is_reserved(name) else name
+
+
 def choose(db_path: Path | None, url: str | None) -> Place:
     """The place that the options, the environment or the default name."""
     if db_path is not None and url is not None:
         raise typer.BadParameter("--db-path and --url can't be given together")
     if db_path is not None:
-        return _file(str(db_path))
-    if url is not None:
-        if "://" not in url:
-            raise typer.BadParameter(
-                "must be a database URL; a path is --db-path", param_hint="--url"
-            )
-        return _url(url, "--url")
-    named = os.environ.get(migrate.URL_VARIABLE)
-    if not named:
-        return _url(migrate.DEFAULT_URL, "--url")
-    return _url(named, migrate.URL_VARIABLE) if "://" in named else _file(named)
+        return _named(lambda: check_path(db_path, "--db-path"), "--db-path")
+    if url is not None and "://" not in url:
+        raise typer.BadParameter("must be a database URL; a path is --db-path", param_hint="--url")
+    origin = "--url" if url is not None else migrate.URL_VARIABLE
+    text = url or os.environ.get(migrate.URL_VARIABLE) or migrate.DEFAULT_URL
+    return _named(lambda: target_from_text(text, origin), origin)
 
 
-def _file(path: str) -> Place:
-    return Place(URL.create("sqlite", database=path), path)
-
-
-def _url(text: str, origin: str) -> Place:
+def _named(read: Callable[[], str | URL], origin: str) -> Place:
     try:
-        url = parse_url(text)
-    except ArgumentError:
-        raise typer.BadParameter("is not a database URL", param_hint=origin) from None
-    if url.get_backend_name() == "sqlite":
-        return Place(url, url.database or MEMORY)
-    if url.get_backend_name() != "postgresql":
-        problem = f"must be of SQLite or PostgreSQL, not {url.get_backend_name()}"
+        target = read()
+    except InvalidValue as error:
+        problem = error.problem if error.path == origin else str(error)
+        raise typer.BadParameter(problem, param_hint=origin) from None
+    if isinstance(target, str):
+        return Place(URL.create("sqlite", database=target), target)
+    if target.get_backend_name() == "sqlite":
+        return Place(target, target.database or MEMORY)
+    if target.get_backend_name() != "postgresql":
+        problem = f"must be of SQLite or PostgreSQL, not {target.get_backend_name()}"
         raise typer.BadParameter(problem, param_hint=origin)
-    return Place(url, url.render_as_string(hide_password=True))
+    return Place(target, plain(masked(target)))
 
 
 def complain(message: str, *, mark: str = "error:", console: Console | None = None) -> None:

@@ -1,19 +1,19 @@
-"""Recorded tool calls live through the ledger: proposed, validated, executed, their outcome kept."""
+"""Recorded tool calls taken through the lifecycle: proposed, validated, executed, their outcome kept."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions.types import ActionRecord, ActionStatus
+from operator_core.cli.call_log import BrokenLine, Entry, LoggedCall, LoggedResult, Outcome
 from operator_core.cli.options import Run
-from operator_core.cli.tool_calls import BrokenLine, ToolCall
 from operator_core.db import ActionDB
+from operator_core.db.ledger import ActionLedger
 
-__all__ = ["Tally", "replay"]
+__all__ = ["Outcomes", "Tally", "replay"]
 
 _AT_ONCE: Final = 64
-"""How many calls live at the same time, so that their writes share commits."""
+"""Calls and results that share a transaction."""
 
 
 @dataclass
@@ -24,23 +24,37 @@ class Outcomes:
     failed: int = 0
     waiting: int = 0
 
+    def count(self, outcome: Outcome | None, number: int = 1) -> None:
+        """Counts a call that ended so, or that has not ended."""
+        if outcome is None:
+            self.waiting += number
+        elif outcome.success:
+            self.completed += number
+        else:
+            self.failed += number
+
 
 @dataclass
 class Tally:
-    """What a replay did so far; whoever stops it early still has it."""
+    """What a replay has written so far; a replay that ends early still has it."""
 
     actions: dict[str, Outcomes] = field(default_factory=dict[str, Outcomes])
+    already: int = 0
     broken: int = 0
 
-    def add(self, call: ToolCall) -> None:
-        """Counts a call that is in the ledger with all that is known of it."""
-        outcomes = self.actions.setdefault(call.proposal.action_name, Outcomes())
-        if call.success is None:
-            outcomes.waiting += 1
-        elif call.success:
-            outcomes.completed += 1
-        else:
-            outcomes.failed += 1
+    def of(self, action_name: str) -> Outcomes:
+        """The counts of one action."""
+        return self.actions.setdefault(action_name, Outcomes())
+
+    def add(self, other: "Tally") -> None:
+        """Adds the counts of `other`."""
+        for name, outcomes in other.actions.items():
+            mine = self.of(name)
+            mine.completed += outcomes.completed
+            mine.failed += outcomes.failed
+            mine.waiting += outcomes.waiting
+        self.already += other.already
+        self.broken += other.broken
 
     @property
     def completed(self) -> int:
@@ -54,49 +68,97 @@ class Tally:
 
     @property
     def waiting(self) -> int:
-        """Calls without a recorded result, which stay validated."""
+        """Calls without a recorded result, which stay proposed."""
         return sum(each.waiting for each in self.actions.values())
+
+
+class _Open(NamedTuple):
+    """A call without an outcome so far, and whether this replay has written it."""
+
+    proposal_id: int | None
+    action_name: str
+    status: ActionStatus
+    is_new: bool
 
 
 def replay(
     run: Run,
     db: ActionDB,
-    lines: Iterable[ToolCall | BrokenLine],
+    entries: Iterable[Entry],
     tally: Tally,
     report: Callable[[BrokenLine], None],
 ) -> None:
-    """Takes `lines` as they come, a few dozen at a time, and counts them in `tally`.
+    """Writes the calls of `entries` as they come, in order, and counts them in `tally`.
 
-    The proposals' ids are in the order of the lines. Each broken line is handed to `report`.
+    Each call is written once, under its key, and with its outcome in one transaction: no worker can claim a
+    call that is being imported, and a replay that was killed can be repeated. A call without an outcome stays
+    proposed. Each broken line is handed to `report`, as is a result that belongs to no call.
     """
-    calls: list[ToolCall] = []
-    for line in lines:
-        if isinstance(line, BrokenLine):
+    replaying = _Replay(db, tally, report)
+    group: list[LoggedCall | LoggedResult] = []
+    for entry in entries:
+        if isinstance(entry, BrokenLine):
             tally.broken += 1
-            report(line)
+            report(entry)
             continue
-        calls.append(line)
-        if len(calls) == _AT_ONCE:
-            run(_live(db, calls, tally))
-            calls.clear()
-    if calls:
-        run(_live(db, calls, tally))
+        group.append(entry)
+        if len(group) == _AT_ONCE:
+            run(replaying.write(group))
+            group.clear()
+    if group:
+        run(replaying.write(group))
 
 
-async def _live(db: ActionDB, calls: list[ToolCall], tally: Tally) -> None:
-    proposals = await db.create_proposals(call.proposal for call in calls)
-    lives = zip(proposals, calls, strict=True)
-    await asyncio.gather(*(_carry_out(db, proposal, call, tally) for proposal, call in lives))
+class _Replay:
+    def __init__(self, db: ActionDB, tally: Tally, report: Callable[[BrokenLine], None]) -> None:
+        self._db = db
+        self._tally = tally
+        self._report = report
+        self._open: dict[str, _Open] = {}
+
+    async def write(self, group: Iterable[LoggedCall | LoggedResult]) -> None:
+        """Writes a group in one transaction, and counts it when that is committed."""
+        counts = Tally()
+        async with self._db.transaction() as tx:
+            for entry in group:
+                if isinstance(entry, LoggedCall):
+                    await self._write_call(tx, entry, counts)
+                else:
+                    await self._write_result(tx, entry, counts)
+        self._tally.add(counts)
+
+    async def _write_call(self, tx: ActionLedger, call: LoggedCall, counts: Tally) -> None:
+        proposal = await tx.create_proposal(call.proposal, idempotency_key=call.key)
+        if call.outcome is not None and proposal.status is ActionStatus.PROPOSED:
+            await _carry_out(tx, proposal.id, call.outcome)
+        elif call.outcome is None and call.call_id is not None:
+            name, is_new = proposal.action_name, not proposal.replayed
+            self._open[call.call_id] = _Open(proposal.id, name, proposal.status, is_new)
+        if proposal.replayed:
+            counts.already += 1
+        else:
+            counts.of(proposal.action_name).count(call.outcome)
+
+    async def _write_result(self, tx: ActionLedger, result: LoggedResult, counts: Tally) -> None:
+        call = self._open.pop(result.call_id, None)
+        if call is None:
+            counts.broken += 1
+            problem = f"is a result, and no call before it waits for one as {result.call_id}"
+            self._report(BrokenLine(result.line, problem))
+            return
+        if call.status is ActionStatus.PROPOSED:
+            await _carry_out(tx, call.proposal_id, result.outcome)
+        if call.is_new:
+            outcomes = counts.of(call.action_name)
+            outcomes.count(None, -1)
+            outcomes.count(result.outcome)
 
 
-async def _carry_out(db: ActionDB, proposal: ActionProposal, call: ToolCall, tally: Tally) -> None:
-    await db.update_proposal_status(proposal.id, ActionStatus.VALIDATED)
-    if call.success is None:
-        tally.add(call)
-        return
-    await db.update_proposal_status(proposal.id, ActionStatus.EXECUTING)
-    record = await db.create_record(ActionRecord(proposal_id=proposal.id))
-    await db.update_record(record.id, call.success, call.error_message, call.result_data)
-    ended = ActionStatus.COMPLETED if call.success else ActionStatus.FAILED
-    await db.update_proposal_status(proposal.id, ended)
-    tally.add(call)
+async def _carry_out(tx: ActionLedger, proposal_id: int | None, outcome: Outcome) -> None:
+    await tx.update_proposal_status(proposal_id, ActionStatus.VALIDATED)
+    await tx.update_proposal_status(proposal_id, ActionStatus.EXECUTING)
+    record = await tx.create_record(ActionRecord(proposal_id=proposal_id))
+    success, message, result = outcome.success, outcome.error_message, outcome.result_data
+    await tx.update_record(record.id, success, message, result)
+    ended = ActionStatus.COMPLETED if success else ActionStatus.FAILED
+    await tx.update_proposal_status(proposal_id, ended)

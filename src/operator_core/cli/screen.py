@@ -1,19 +1,17 @@
 """What `watch` shows: how many stand where, what is being executed, and what happened last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from operator_core.actions.types import ActionEvent, ActionStatus
 from operator_core.cli.overview import MOST, Execution, Overview
-from operator_core.cli.standing import lease_text, status_text
+from operator_core.cli.standing import lease_span, status_line
+from operator_core.cli.table import Column, Line, laid_out
 from operator_core.cli.text import clock, one_line, span, when
-from operator_core.cli.views import CUT, new_table, what_happened
+from operator_core.cli.views import what_happened, who
 
 __all__ = ["EVENTS", "Events", "event_line", "screen"]
 
@@ -37,13 +35,13 @@ def screen(
     latest: Events,
     *,
     now: datetime,
-    width: int,
+    width: int | None,
     height: int | None = None,
     notice: str = "",
-) -> RenderableType:
+) -> Iterator[Line]:
     """All of it for a terminal of this size; without a height, as a page of its own.
 
-    A `notice`, of what is in the way, stands under the title.
+    Without a width, as for a pipe, nothing is cut. A `notice`, of what is in the way, stands under the title.
     """
     executions, events = overview.executions, latest.events[-10:]
     if height is not None:
@@ -52,20 +50,25 @@ def screen(
         # The heading of executions, a line that counts the others, or one that says there are none.
         used = max(len(executions), 1) + (len(executions) < len(overview.executions))
         events = latest.events[-max(room - used, 1) :]
-    title = Table.grid(expand=True)
-    title.add_column(**CUT)
-    title.add_column(justify="right", no_wrap=True)
-    title.add_row(Text(one_line(place), "bold"), Text(when(now), "dim"))
-    told = Text(one_line(notice), "bold red", no_wrap=True, overflow="ellipsis")
-    parts: list[RenderableType] = [title, told, _counts(overview.counts, width), Text()]
-    parts += _executing(executions, overview, now)
-    parts += [Text(), Text("latest events", "bold")]
-    parts += [
-        event_line(event, latest.names, clock(event.occurred_at, now)) for event in reversed(events)
-    ]
+    yield _title(one_line(place), when(now), width)
+    yield [(one_line(notice), "bold red")]
+    yield from _counts(overview.counts, width)
+    yield []
+    yield from _executing(executions, overview, now, width)
+    yield []
+    yield [("latest events", "bold")]
+    for event in reversed(events):
+        yield event_line(event, latest.names, clock(event.occurred_at, now))
     if height is not None:
-        parts += [Text(), Text("q or Ctrl-C ends this", "dim")]
-    return Padding(Group(*parts), (0, 1))
+        yield []
+        yield [("q or Ctrl-C ends this", "dim")]
+
+
+def _title(place: str, time: str, width: int | None) -> Line:
+    room = cell_len(place) if width is None else width - cell_len(time) - 2
+    if cell_len(place) > room:
+        place = set_cell_size(place, max(room - 1, 0)) + "…"
+    return [(set_cell_size(place, max(room, 0)), "bold"), ("  ", ""), (time, "dim")]
 
 
 def _share(wanted: int, room: int) -> int:
@@ -74,55 +77,55 @@ def _share(wanted: int, room: int) -> int:
     return wanted if wanted <= most else most - 1
 
 
-def _counts(counts: Mapping[ActionStatus, int], width: int) -> RenderableType:
-    table = new_table()
-    if width < 64:  # where all of them have just enough room
-        table.padding = 0
-    for status in ActionStatus:
-        table.add_column(status_text(status), justify="right", no_wrap=True)
-    numbers = (Text(f"{count:,}", "bold" if count else "dim") for count in counts.values())
-    table.add_row(*numbers)
-    return table
+def _counts(counts: Mapping[ActionStatus, int], width: int | None) -> Iterator[Line]:
+    columns = [Column(status.value, right=True) for status in ActionStatus]
+    numbers = [[(f"{count:,}", "bold" if count else "dim")] for count in counts.values()]
+    # Below 64 columns they have just enough room.
+    return laid_out(columns, [numbers], width, gap=1 if width is not None and width < 64 else 2)
+
+
+_EXECUTING: Final = (
+    Column("id", right=True),
+    Column("executing", share=1),
+    Column("worker", share=1),
+    Column("since", right=True),
+    Column("lease left", right=True),
+)
 
 
 def _executing(
-    executions: Sequence[Execution], overview: Overview, now: datetime
-) -> list[RenderableType]:
+    executions: Sequence[Execution], overview: Overview, now: datetime, width: int | None
+) -> Iterator[Line]:
     if not executions:
-        return [Text("nothing is being executed", "dim")]
-    table = new_table()
-    table.expand = True
-    table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("executing", ratio=1, **CUT)
-    table.add_column("worker", ratio=1, **CUT)
-    table.add_column("since", justify="right", no_wrap=True)
-    table.add_column("lease left", justify="right", no_wrap=True)
-    for each in executions:
-        name = Text(one_line(each.action_name))
-        if each.status is not ActionStatus.EXECUTING:
-            # First, as it must not be cut off: the worker goes on with something that was called off.
-            name = Text.assemble("(", status_text(each.status), ") ", name)
-        table.add_row(
-            str(each.proposal_id),
-            name,
-            Text(one_line(each.worker or "")),
-            "" if each.since is None else span(now - each.since),
-            lease_text(each.lease_until, now),
-        )
+        yield [("nothing is being executed", "dim")]
+        return
+    yield from laid_out(_EXECUTING, [_execution(each, now) for each in executions], width)
     found = len(overview.executions)
-    if found == len(executions):
-        return [table]
-    more = f"and {found - len(executions)}{' or more' if found == MOST else ''} others"
-    return [table, Text(more, "dim")]
+    if found > len(executions):
+        or_more = " or more" if found == MOST else ""
+        yield [(f"and {found - len(executions)}{or_more} others", "dim")]
 
 
-def event_line(event: ActionEvent, names: Mapping[int, str], time: str) -> Text:
-    """An event on one line, which is cut where there is no more room for it."""
-    line = Text(no_wrap=True, overflow="ellipsis")
+def _execution(each: Execution, now: datetime) -> Sequence[Line]:
+    name: Line = [(one_line(each.action_name), "")]
+    if each.status is not ActionStatus.EXECUTING:
+        # First, as it must not be cut off: the worker goes on with something that was called off.
+        name = [("(", ""), *status_line(each.status), (") ", ""), *name]
+    return [
+        [(str(each.proposal_id), "")],
+        name,
+        [(one_line(each.worker or ""), "")],
+        [("" if each.since is None else span(now - each.since), "")],
+        [lease_span(each.lease_until, now)],
+    ]
+
+
+def event_line(event: ActionEvent, names: Mapping[int, str], time: str) -> Line:
+    """An event on one line."""
     name = one_line(names.get(event.proposal_id, "?"))
-    line.append_text(Text.assemble((time, "dim"), f"  {event.proposal_id} ", what_happened(event)))
-    line.append_text(Text.assemble("  ", (name, "bold"), (f" by {one_line(event.actor)}", "dim")))
+    line = [(time, "dim"), (f"  {event.proposal_id} ", ""), *what_happened(event)]
+    line += [("  ", ""), (name, "bold"), (f" by {who(event)}", "dim")]
     # An execution's error stands on the proposal's own line too.
     if event.reason and event.record_id is None:
-        line.append(f": {one_line(event.reason)}", "dim")
+        line.append((f": {one_line(event.reason)}", "dim"))
     return line

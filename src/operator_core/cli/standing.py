@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
-from rich.text import Text
-
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.cli.table import Line, Span
 from operator_core.cli.text import clock, one_line, plain, span
 
-__all__ = ["lease_text", "outcome_text", "remarks", "status_text", "with_records"]
+__all__ = ["lease_span", "outcome_span", "remarks", "status_line", "with_records"]
 
 _STYLES: Final = {
     ActionStatus.PROPOSED: "cyan",
@@ -25,30 +24,29 @@ _UNKNOWN: Final = "bold magenta"
 """Neither the colour of success nor that of failure."""
 
 
-def status_text(status: ActionStatus, last: ActionRecord | None = None) -> Text:
-    """A status in its colour; after a `last` execution of unknown outcome it says so."""
-    text = Text(status.value, _STYLES[status])
+def status_line(status: ActionStatus, last: ActionRecord | None = None) -> Line:
+    """A status in its colour, a word a span; after a `last` execution of unknown outcome it says so."""
     if status is ActionStatus.FAILED and last is not None and last.outcome_unknown:
-        text = Text.assemble((status.value, _UNKNOWN), " ", ("(unknown)", _UNKNOWN))
-    return text
+        return [(status.value, _UNKNOWN), ("(unknown)", _UNKNOWN)]
+    return [(status.value, _STYLES[status])]
 
 
-def outcome_text(record: ActionRecord) -> Text:
+def outcome_span(record: ActionRecord) -> Span:
     """What came of an execution."""
     if record.outcome_unknown:
-        return Text(f"unknown: {plain(record.error_message or 'its worker fell silent')}", _UNKNOWN)
+        return f"unknown: {plain(record.error_message or 'its worker fell silent')}", _UNKNOWN
     if record.success is None:
-        return Text("none yet", "yellow")
-    return Text("succeeded", "green") if record.success else Text("failed", "bold red")
+        return "none yet", "yellow"
+    return ("succeeded", "green") if record.success else ("failed", "bold red")
 
 
-def lease_text(until: datetime | None, now: datetime) -> Text:
+def lease_span(until: datetime | None, now: datetime) -> Span:
     """What is left of a lease; without one nobody is missed."""
     if until is None:
-        return Text("none", "dim")
+        return "none", "dim"
     if until > now:
-        return Text(span(until - now))
-    return Text(f"ran out {span(now - until)} ago", "bold red")
+        return span(until - now), ""
+    return f"ran out {span(now - until)} ago", "bold red"
 
 
 def with_records(proposals: Iterable[ActionProposal]) -> list[int]:
@@ -57,26 +55,25 @@ def with_records(proposals: Iterable[ActionProposal]) -> list[int]:
     return [each.id or 0 for each in proposals if each.status in asked]
 
 
-def remarks(proposal: ActionProposal, last: ActionRecord | None, now: datetime) -> Iterator[Text]:
+def remarks(proposal: ActionProposal, last: ActionRecord | None, now: datetime) -> Iterator[Line]:
     """What there is to say besides the status, a line each: who is at it, what went wrong, what comes."""
     executing = proposal.status is ActionStatus.EXECUTING
     if executing and last is not None and last.completed_at is None and last.worker is not None:
         since = "" if last.started_at is None else f" for {span(now - last.started_at)}"
-        yield Text(f"at {one_line(last.worker)}{since}")
-        yield Text.assemble("lease ", lease_text(last.lease_expires_at, now))
+        yield [(f"at {one_line(last.worker)}{since}", "")]
+        yield [("lease ", ""), lease_span(last.lease_expires_at, now)]
     if proposal.status in PENDING_STATUSES:
         if proposal.priority:
-            yield Text(f"priority {proposal.priority}")
+            yield [(f"priority {proposal.priority}", "")]
         if proposal.scheduled_at is not None:
-            yield Text(f"not before {clock(proposal.scheduled_at, now)}")
+            yield [(f"not before {clock(proposal.scheduled_at, now)}", "")]
         if proposal.expires_at is not None:
-            yield Text(f"expires {clock(proposal.expires_at, now)}")
+            yield [(f"expires {clock(proposal.expires_at, now)}", "")]
     if proposal.last_error is not None and proposal.status is not ActionStatus.COMPLETED:
         if last is not None and last.outcome_unknown:
-            yield Text(
-                f"outcome unknown, {one_line(last.worker or 'worker')} fell silent", _UNKNOWN
-            )
+            worker = one_line(last.worker or "worker")
+            yield [(f"outcome unknown, {worker} fell silent", _UNKNOWN)]
         else:
-            yield Text(f"last error: {one_line(proposal.last_error)}", "red")
+            yield [(f"last error: {one_line(proposal.last_error)}", "red")]
     if proposal.next_retry_at is not None:
-        yield Text(f"next retry {clock(proposal.next_retry_at, now)}", "yellow")
+        yield [(f"next retry {clock(proposal.next_retry_at, now)}", "yellow")]

@@ -1,27 +1,44 @@
 """Text of agents made fit for a terminal: nothing in it may move the cursor or hide a word."""
 
 import json
+import re
 import unicodedata
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
-__all__ = ["clock", "compact", "json_line", "one_line", "plain", "span", "when"]
+__all__ = [
+    "clock",
+    "compact",
+    "json_line",
+    "json_text",
+    "one_line",
+    "plain",
+    "span",
+    "when",
+]
 
 _KEPT = "\n\t"
+
+_ODD: Final = re.compile(r"[^ -~]")
+
+
+def _is_unseen(letter: str) -> bool:
+    """Whether a terminal obeys it instead of showing it: controls, formats, surrogates, separators."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def plain(text: str) -> str:
     """`text` with control characters, and the marks that reorder a line, written as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        each
-        if each in _KEPT or unicodedata.category(each) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else each.encode("unicode_escape", "surrogatepass").decode()
-        for each in text
-    )
+
+    def escaped(match: re.Match[str]) -> str:
+        letter = match.group()
+        if letter in _KEPT or not _is_unseen(letter):
+            return letter
+        return letter.encode("unicode_escape", "surrogatepass").decode()
+
+    return _ODD.sub(escaped, text)
 
 
 def one_line(text: str) -> str:
@@ -29,20 +46,37 @@ def one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def compact(parameters: dict[str, Any], limit: int = 200) -> str:
+def compact(parameters: dict[str, Any], limit: int | None = 200) -> str:
     """Parameters as one writes the arguments of a call, cut after `limit` characters."""
     text = ""
     for key, value in parameters.items():
         text += ", " if text else ""
         text += f"{key}={json.dumps(value, ensure_ascii=False)}"
-        if len(text) > limit:
+        if limit is not None and len(text) > limit:
             return one_line(text[: limit - 1]) + "…"
     return one_line(text)
 
 
-def json_line(value: Any) -> str:
-    """`value` as JSON for programs, the models in it as they are."""
-    return json.dumps(value, ensure_ascii=False, default=_dumped)
+def json_line(value: BaseModel | dict[str, Any]) -> str:
+    """`value` as one line of JSON for programs, the models in it as they are.
+
+    What `plain` would escape is written as ``\\u`` escapes, which mean the same in JSON.
+    """
+    if isinstance(value, BaseModel):
+        return json_text(value.model_dump_json())
+    return json_text(json.dumps(value, ensure_ascii=False, default=_dumped))
+
+
+def json_text(text: str) -> str:
+    """JSON `text`, outside of whose strings there is ASCII only, fit for a terminal."""
+
+    def escaped(match: re.Match[str]) -> str:
+        letter = match.group()
+        if letter == "\n" or not _is_unseen(letter):
+            return letter
+        return json.dumps(letter)[1:-1] if ord(letter) > 0x7F else f"\\u{ord(letter):04x}"
+
+    return _ODD.sub(escaped, text)
 
 
 def _dumped(model: BaseModel) -> Any:

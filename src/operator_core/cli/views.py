@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -18,11 +18,12 @@ from operator_core.actions.types import (
     ActionStatus,
     EventType,
 )
-from operator_core.cli.replay import Tally
-from operator_core.cli.standing import lease_text, outcome_text, remarks, status_text
-from operator_core.cli.text import clock, compact, one_line, plain, when
+from operator_core.cli.replay import Outcomes, Tally
+from operator_core.cli.standing import lease_span, outcome_span, remarks, status_line
+from operator_core.cli.table import Column, Line, Span, laid_out, to_text
+from operator_core.cli.text import clock, compact, json_text, one_line, plain, when
 
-__all__ = ["CUT", "new_table", "proposal_page", "proposal_table", "tally_table", "what_happened"]
+__all__ = ["Page", "framed", "page", "proposal_table", "tally_table", "what_happened", "who"]
 
 _WIDE: Final = 130
 """Columns from which a proposal's parameters and reason stand side by side, not below each other."""
@@ -30,147 +31,204 @@ _WIDE: Final = 130
 _NARROW: Final = 80
 """Columns below which a time is only as long as it must be."""
 
-CUT: Final[dict[str, Any]] = {"no_wrap": True, "overflow": "ellipsis"}
 
-
-def new_table(*, header: bool = True) -> Table:
-    """A table as all of them are."""
-    # Blank lines and one rule, no boxes: what is read at night should be quiet.
-    return Table(
-        box=box.SIMPLE_HEAD,
-        show_header=header,
-        header_style="bold",
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+def framed(lines: Iterable[Line]) -> Iterator[Line]:
+    """Lines with a blank line before and after them, and a blank at their left."""
+    yield []
+    for line in lines:
+        yield [(" ", ""), *line]
+    yield []
 
 
 def proposal_table(
-    proposals: Sequence[ActionProposal], records: Iterable[ActionRecord], now: datetime, width: int
-) -> RenderableType:
+    proposals: Sequence[ActionProposal],
+    records: Iterable[ActionRecord],
+    now: datetime,
+    width: int | None,
+) -> Iterator[Line]:
     """Proposals for a terminal of `width` columns: a line each, or two where one has no room.
 
-    What there is to remark on one follows on lines of its own, for which `records` are its last ones.
+    What there is to remark on one follows on lines of its own, for which `records` are its last ones. For a
+    pipe, which has no width, each proposal is one line, and nothing is cut.
     """
     last = {each.proposal_id: each for each in records}
-    table = new_table()
-    table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    if width >= _WIDE:
-        table.add_column("action", max_width=32, **CUT)
-        table.add_column("parameters", ratio=1, **CUT)
-        table.add_column("reason", ratio=2, **CUT)
-        table.add_column("by", max_width=16, **CUT)
-        table.add_column("proposed at", no_wrap=True)
-    else:
-        table.add_column("action, parameters\nreason", ratio=1, **CUT)
-        table.add_column("proposed at\nby", **CUT)
-    table.expand = True
+    rows: list[Sequence[Line]] = []
     for each in proposals:
         record = last.get(each.id or 0)
-        cells = _cells(each, list(remarks(each, record, now)), now, width)
-        # Where it is of two words they stand one below the other.
-        status = Text("\n").join(status_text(each.status, record).split(" "))
-        table.add_row(str(each.id), status, *cells)
-    return Padding(table, (1, 1), expand=False)
+        said = list(remarks(each, record, now))
+        rows += _rows(each, status_line(each.status, record), said, now, width)
+    # The frame takes a column at each side.
+    return framed(laid_out(_columns(width), rows, None if width is None else width - 2))
 
 
-def _cells(proposal: ActionProposal, more: list[Text], now: datetime, width: int) -> Iterator[Text]:
-    name = Text(one_line(proposal.action_name))
-    parameters = compact(proposal.parameters)
+def _columns(width: int | None) -> list[Column]:
+    known = [Column("id", right=True), Column("status")]
+    if width is None:
+        known += [Column("action", most=32), Column("proposed at"), Column("by", most=16)]
+        return [*known, Column("parameters, reason", share=1)]
+    if width >= _WIDE:
+        known += [Column("action", most=32), Column("parameters", share=1)]
+        return [*known, Column("reason", share=2), Column("by", most=16), Column("proposed at")]
+    return [
+        *known,
+        Column("action, parameters\nreason", share=1),
+        Column("proposed at\nby", most=24),
+    ]
+
+
+def _rows(
+    proposal: ActionProposal, status: Line, said: list[Line], now: datetime, width: int | None
+) -> Iterator[Sequence[Line]]:
+    id_: Line = [(str(proposal.id), "")]
+    name = one_line(proposal.action_name)
+    parameters: Line = [(compact(proposal.parameters, None if width is None else 200), "")]
     reason = one_line(proposal.reason)
     by = one_line(proposal.proposed_by)
-    at = when(proposal.proposed_at) if width >= _NARROW else clock(proposal.proposed_at, now)
+    short = width is not None and width < _NARROW
+    at = clock(proposal.proposed_at, now) if short else when(proposal.proposed_at)
+    if width is None:
+        more = [span for remark in said for span in (("; ", ""), *remark)]
+        free: Line = [*parameters, ("  ", ""), (reason, ""), *more]
+        yield [id_, list(_words(status)), [(name, "")], [(at, "")], [(by, "")], free]
+        return
+    # Where a status is of two words they stand one below the other.
+    statuses: list[Line] = [[word] for word in status]
     if width >= _WIDE:
-        said = Text("\n").join([Text(reason), *more])
-        yield from (name, Text(parameters), said, Text(by), Text(at))
+        yield [id_, statuses[0], [(name, "")], parameters, [(reason, "")], [(by, "")], [(at, "")]]
+        for word, remark in zip_longest(statuses[1:], said, fillvalue=()):
+            yield [(), word, (), (), remark, (), ()]
     else:
-        call = Text.assemble((name.plain, "bold"), "  ", parameters)
-        yield Text("\n").join([call, Text(reason, "dim"), *more])
-        yield Text("\n").join([Text(at), Text(by, "dim")])
+        lefts: list[Line] = [[(name, "bold"), ("  ", ""), *parameters], [(reason, "dim")], *said]
+        rights: list[Line] = [[(at, "")], [(by, "dim")]]
+        yield from zip_longest([id_], statuses, lefts, rights, fillvalue=())
 
 
-def proposal_page(
+class Page(NamedTuple):
+    """All that is known of one proposal, to be read from top to bottom."""
+
+    title: Line
+    facts: list[tuple[str, Line]]
+    executions: list[tuple[str, list[tuple[str, Line]]]]
+    history: list[tuple[Line, Line, Line]]
+
+    def for_terminal(self) -> RenderableType:
+        """The page for a terminal, where what has no room is folded."""
+        parts: list[RenderableType] = [to_text(self.title), Text(), _folded(self.facts)]
+        for title, facts in self.executions:
+            parts += [Text(), Text(title, "bold"), _folded(facts)]
+        history = Table.grid(padding=(0, 2, 0, 0))
+        history.add_column(no_wrap=True)
+        history.add_column(overflow="fold")
+        history.add_column(overflow="fold")
+        for cells in self.history:
+            history.add_row(*(Text.assemble(*cell) for cell in cells))
+        parts += [Text(), Text("history", "bold"), history]
+        return Padding(Group(*parts), (1, 1), expand=False)
+
+    def for_pipe(self) -> Iterator[Line]:
+        """The page as lines, none of which is cut or folded."""
+        yield []
+        yield self.title
+        yield []
+        yield from _unfolded(self.facts)
+        for title, facts in self.executions:
+            yield []
+            yield [(title, "")]
+            yield from _unfolded(facts)
+        yield []
+        yield [("history", "")]
+        for time, what, by in self.history:
+            yield [*time, ("  ", ""), *what, ("  ", ""), *by]
+        yield []
+
+
+def _folded(facts: Iterable[tuple[str, Line]]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True, min_width=10)
+    grid.add_column(overflow="fold")
+    for name, fact in facts:
+        grid.add_row(name, Text.assemble(*fact))
+    return grid
+
+
+def _unfolded(facts: Iterable[tuple[str, Line]]) -> Iterator[Line]:
+    for name, fact in facts:
+        # A text of several lines stays below its beginning.
+        yield [
+            (f"{name:<12}", ""),
+            *((text.replace("\n", "\n" + " " * 12), "") for text, _ in fact),
+        ]
+
+
+def page(
     proposal: ActionProposal,
     records: Sequence[ActionRecord],
     history: Iterable[ActionEvent],
     now: datetime,
-) -> RenderableType:
-    """All that is known of one proposal, to be read from top to bottom."""
+) -> Page:
+    """The page of a proposal, as it stands at `now`."""
     last = records[-1] if records else None
-    title = Text.assemble(
-        (f"proposal {proposal.id}", "bold"),
-        "  ",
-        one_line(proposal.action_name),
-        "  ",
-        status_text(proposal.status, last),
+    name = one_line(proposal.action_name)
+    title: list[Span] = [(f"proposal {proposal.id}", "bold"), (f"  {name}  ", "")]
+    title += _words(status_line(proposal.status, last))
+    return Page(
+        title,
+        list(_proposal_facts(proposal, last)),
+        [(f"execution {record.id}", list(_record_facts(record, now))) for record in records],
+        [_happened(event) for event in history],
     )
-    parts: list[RenderableType] = [title, Text(), _facts(_proposal_facts(proposal, last))]
-    for record in records:
-        parts += [
-            Text(),
-            Text(f"execution {record.id}", "bold"),
-            _facts(_record_facts(record, now)),
-        ]
-    parts += [Text(), Text("history", "bold"), _history(history)]
-    return Padding(Group(*parts), (1, 1), expand=False)
+
+
+def _words(line: Line) -> Iterator[Span]:
+    for index, (text, style) in enumerate(line):
+        yield (f" {text}" if index else text, style)
 
 
 def _proposal_facts(
     proposal: ActionProposal, last: ActionRecord | None
-) -> Iterator[tuple[str, RenderableType]]:
-    yield "type", Text(proposal.action_type.value)
+) -> Iterator[tuple[str, Line]]:
+    yield "type", [(proposal.action_type.value, "")]
     yield "parameters", _json(proposal.parameters)
-    yield "reason", Text(plain(proposal.reason))
+    yield "reason", [(plain(proposal.reason), "")]
     if proposal.ticket_id is not None:
-        yield "ticket", Text(str(proposal.ticket_id))
+        yield "ticket", [(str(proposal.ticket_id), "")]
     if proposal.priority:
-        yield "priority", Text(str(proposal.priority))
-    yield "proposed", Text(f"{when(proposal.proposed_at)} by {one_line(proposal.proposed_by)}")
+        yield "priority", [(str(proposal.priority), "")]
+    yield "proposed", [(f"{when(proposal.proposed_at)} by {one_line(proposal.proposed_by)}", "")]
     yield from _moments(("not before", proposal.scheduled_at), ("expires", proposal.expires_at))
     yield from _moments(("validated", proposal.validated_at), ("cancelled", proposal.cancelled_at))
     if proposal.max_retries:
-        yield "retries", Text(f"{proposal.retry_count} of {proposal.max_retries}")
+        yield "retries", [(f"{proposal.retry_count} of {proposal.max_retries}", "")]
     yield from _moments(("next retry", proposal.next_retry_at))
     over = proposal.status is ActionStatus.COMPLETED or (last is not None and last.outcome_unknown)
     if proposal.last_error is not None and not over:
-        yield "last error", Text(plain(proposal.last_error), "red")
+        yield "last error", [(plain(proposal.last_error), "red")]
 
 
-def _record_facts(record: ActionRecord, now: datetime) -> Iterator[tuple[str, RenderableType]]:
+def _record_facts(record: ActionRecord, now: datetime) -> Iterator[tuple[str, Line]]:
     if record.worker is not None:
-        yield "worker", Text(one_line(record.worker))
+        yield "worker", [(one_line(record.worker), "")]
     yield from _moments(("started", record.started_at), ("ended", record.completed_at), exact=True)
     if record.lease_expires_at is not None and record.completed_at is None:
-        until = Text(f"until {when(record.lease_expires_at)}, ")
-        yield "lease", until + lease_text(record.lease_expires_at, now)
-    yield "outcome", outcome_text(record)
+        until = f"until {when(record.lease_expires_at)}, "
+        yield "lease", [(until, ""), lease_span(record.lease_expires_at, now)]
+    yield "outcome", [outcome_span(record)]
     if record.error_message is not None and not record.outcome_unknown:
-        yield "error", Text(plain(record.error_message), "red")
+        yield "error", [(plain(record.error_message), "red")]
     if record.result_data is not None:
         yield "result", _json(record.result_data)
 
 
 def _moments(
     *moments: tuple[str, datetime | None], exact: bool = False
-) -> Iterator[tuple[str, RenderableType]]:
+) -> Iterator[tuple[str, Line]]:
     for name, moment in moments:
         if moment is not None:
-            yield name, Text(when(moment, exact=exact))
+            yield name, [(when(moment, exact=exact), "")]
 
 
-def _facts(facts: Iterable[tuple[str, RenderableType]]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=10)
-    grid.add_column(overflow="fold")
-    for name, fact in facts:
-        grid.add_row(name, fact)
-    return grid
-
-
-def _json(value: dict[str, Any]) -> Text:
-    return Text(plain(json.dumps(value, ensure_ascii=False, indent=2)))
+def _json(value: dict[str, Any]) -> Line:
+    return [(json_text(json.dumps(value, ensure_ascii=False, indent=2)), "")]
 
 
 _RECORD_EVENTS: Final = {
@@ -179,51 +237,50 @@ _RECORD_EVENTS: Final = {
 }
 
 
-def _history(events: Iterable[ActionEvent]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_column(overflow="fold")
-    for event in events:
-        by = Text(f"by {one_line(event.actor)}")
-        # The reasons of the other events stand above, as the proposal's and as the error.
-        if event.reason and event.event_type is EventType.STATUS_CHANGED:
-            by.append(f": {one_line(event.reason)}")
-        grid.add_row(when(event.occurred_at, exact=True), what_happened(event), by)
-    return grid
+def _happened(event: ActionEvent) -> tuple[Line, Line, Line]:
+    """When, what, and by whom."""
+    by = f"by {who(event)}"
+    # The reasons of the others stand above, as the proposal's and as the error.
+    if event.reason and event.event_type is not EventType.PROPOSAL_CREATED and not event.record_id:
+        by += f": {one_line(event.reason)}"
+    return [(when(event.occurred_at, exact=True), "dim")], what_happened(event), [(by, "")]
 
 
-def what_happened(event: ActionEvent) -> Text:
+def who(event: ActionEvent) -> str:
+    """Who did it and, where that is somebody else, whose execution it is."""
+    actor = one_line(event.actor)
+    if event.worker is None or event.worker == event.actor:
+        return actor
+    return f"{actor} (execution of {one_line(event.worker)})"
+
+
+def what_happened(event: ActionEvent) -> Line:
     """An event in a word, or a few."""
-    if event.to_status is None:
+    if event.record_id is not None:
         finished = event.event_type is EventType.RECORD_FINISHED
         unknown = ", outcome unknown" if finished else ""
         outcome = {None: unknown, True: ", succeeded", False: ", failed"}[event.success]
         word = _RECORD_EVENTS.get(event.event_type, event.event_type.value)
-        return Text(f"execution {event.record_id} {word}{outcome}")
-    return status_text(event.to_status)
+        return [(f"execution {event.record_id} {word}{outcome}", "")]
+    if (
+        event.event_type in (EventType.PROPOSAL_CREATED, EventType.STATUS_CHANGED)
+        and event.to_status
+    ):
+        return status_line(event.to_status)
+    return [(event.event_type.value.replace("_", " "), "")]
 
 
-def tally_table(tally: Tally) -> RenderableType:
+def tally_table(tally: Tally) -> Iterator[Line]:
     """How the calls of each action ended, and all of them together."""
-    table = new_table()
-    table.show_footer = True
-    table.footer_style = "bold"
-    table.add_column("action", Text("total"), overflow="fold")
-    table.add_column("completed", _count(tally.completed, "green"), justify="right")
-    table.add_column("failed", _count(tally.failed, "red"), justify="right")
+    columns = [Column("action"), Column("completed", right=True), Column("failed", right=True)]
     if tally.waiting:
-        table.add_column("not executed", _count(tally.waiting, "yellow"), justify="right")
-    for name, outcomes in sorted(tally.actions.items()):
-        waiting = [_count(outcomes.waiting, "yellow")] if tally.waiting else []
-        table.add_row(
-            Text(one_line(name)),
-            _count(outcomes.completed, "green"),
-            _count(outcomes.failed, "red"),
-            *waiting,
-        )
-    return Padding(table, (1, 1), expand=False)
+        columns.append(Column("not executed", right=True))
 
+    def row(name: str, style: str, outcomes: Outcomes | Tally) -> Sequence[Line]:
+        counts = [(outcomes.completed, "green"), (outcomes.failed, "red")]
+        counts += [(outcomes.waiting, "yellow")] if tally.waiting else []
+        cells: list[Line] = [[(f"{count:,}", each if count else "dim")] for count, each in counts]
+        return [[(one_line(name), style)], *cells]
 
-def _count(number: int, style: str) -> Text:
-    return Text(f"{number:,}", style if number else "dim")
+    rows = [row(name, "", outcomes) for name, outcomes in sorted(tally.actions.items())]
+    return framed(laid_out(columns, rows, None, footer=row("total", "bold", tally)))

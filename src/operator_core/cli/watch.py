@@ -12,15 +12,19 @@ from datetime import timedelta
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 
 from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
 from operator_core.actions.types import ActionEvent
 from operator_core.cli.options import DbPath, Url, choose, complain, reported
+from operator_core.cli.output import print_lines, reader_left, terminal_width
 from operator_core.cli.overview import Overview, OverviewDB
 from operator_core.cli.screen import EVENTS, Events, event_line, screen
+from operator_core.cli.table import fitted, to_text
 from operator_core.cli.terminal import on_signals, taken
 from operator_core.cli.text import span, when
+from operator_core.cli.views import framed
 from operator_core.db.postgresql_errors import Trouble, trouble
 
 __all__ = ["app"]
@@ -37,6 +41,9 @@ _LOOK_EVERY: Final = 5.0
 
 _PAUSE: Final = 0.1
 """Seconds between two looks at the least."""
+
+_LONGEST_PAUSE: Final = 15.0
+"""Seconds between two looks at the most: a look may have taken long because its server came back only then."""
 
 _LAST: Final = 10
 """How many events are printed that happened before."""
@@ -58,29 +65,18 @@ def watch_command(
     """
     place = choose(db_path, url)
     place.require_existing()
-    console = _Console()
+    console = Console()
     with reported(place), place.opened() as (run, db):
         if once:
             overview, latest = run(_looked_at(db))
-            console.print()
-            shown = screen(place.name, overview, latest, now=overview.now, width=console.width)
-            console.print(shown)
-            console.print()
+            width = terminal_width()
+            room = None if width is None else width - 2
+            shown = screen(place.name, overview, latest, now=overview.now, width=room)
+            print_lines(framed(fitted(line, room) for line in shown))
         elif sys.stdout.isatty() and not console.is_dumb_terminal:
             run(_until_told(_Watch(db, place.name, console).run()))
         else:
-            run(_until_told(_print_events(db, console)))
-
-
-class _Console(Console):
-    """One for which a reader that has gone, such as `head`, is the end and no error."""
-
-    def on_broken_pipe(self) -> None:
-        try:
-            super().on_broken_pipe()
-        except SystemExit:
-            # Inside a task that would be the end of the loop, without a chance to close the ledger.
-            raise asyncio.CancelledError from None
+            run(_until_told(_print_events(db)))
 
 
 async def _looked_at(db: OverviewDB) -> tuple[Overview, Events]:
@@ -158,8 +154,8 @@ async def _new_events(
         await asyncio.sleep(_TICK)
 
 
-async def _print_events(db: OverviewDB, console: Console) -> None:
-    """Prints the last few events, and then each further one."""
+async def _print_events(db: OverviewDB) -> None:
+    """Prints the last few events, and then each further one, while somebody reads them."""
     told = False
 
     def lost(error: ActionError) -> None:
@@ -170,17 +166,25 @@ async def _print_events(db: OverviewDB, console: Console) -> None:
 
     known, newest = await _latest_events(db)
     for event in known[-_LAST:]:
-        await _print_event(db, console, event, lost)
+        await _print_event(db, event, lost)
+    if reader_left():
+        return
     async with aclosing(_new_events(db, known, newest, lost)) as events:
         async for event in events:
-            await _print_event(db, console, event, lost)
+            await _print_event(db, event, lost)
+            if reader_left():
+                return
             told = False
 
 
-async def _print_event(db: OverviewDB, console: Console, event: ActionEvent, lost: Lost) -> None:
+async def _print_event(db: OverviewDB, event: ActionEvent, lost: Lost) -> None:
     names = await _patiently(lambda: db.action_names([event.proposal_id]), lost)
-    line = event_line(event, names, when(event.occurred_at, exact=True))
-    console.print(line, soft_wrap=True)
+    print_lines([event_line(event, names, when(event.occurred_at, exact=True))])
+
+
+def _raise_if_ended(task: asyncio.Task[None]) -> None:
+    if task.done():
+        task.result()
 
 
 class _Watch:
@@ -231,15 +235,20 @@ class _Watch:
     ) -> None:
         """Looks at the ledger if there is a reason, draws, and waits until there is one again."""
         stale = time.monotonic() - self._looked >= _LOOK_EVERY
-        if changed.is_set() or self._news.is_set() or stale:
+        asked = changed.is_set() or self._news.is_set() or stale
+        rest = self._looked + self._rest - time.monotonic()
+        if asked and rest > 0:
+            # What is asked for waits; what is left of a lease grows less all the same.
+            redraw()
+            await asyncio.wait({following}, timeout=min(rest, _TICK))
+            _raise_if_ended(following)
+            return
+        if asked:
             # What is committed while it is read is read again.
             changed.clear()
             self._news.clear()
             await self._look_patiently(redraw)
-            redraw()
-            await asyncio.sleep(self._rest)
-        else:
-            redraw()
+        redraw()
         waits = [asyncio.create_task(event.wait()) for event in (changed, self._news)]
         try:
             await asyncio.wait(
@@ -248,8 +257,7 @@ class _Watch:
         finally:
             for each in waits:
                 each.cancel()
-        if following.done():
-            following.result()
+        _raise_if_ended(following)
 
     async def _look_patiently(self, redraw: Callable[[], None]) -> None:
         """Looks; while there is no answer, what was seen last is shown as what it is."""
@@ -275,18 +283,19 @@ class _Watch:
         self._latest = await _named(self._db, self._events)
         self._looked = time.monotonic()
         # To count a large ledger takes a while, and it has better things to do all the time.
-        self._rest = max(_PAUSE, 5 * (self._looked - started))
+        self._rest = min(max(_PAUSE, 5 * (self._looked - started)), _LONGEST_PAUSE)
 
     def _draw(self) -> RenderableType:
         """As of this moment, by the database's clock, which was read when it was looked at."""
         age = timedelta(seconds=time.monotonic() - self._looked)
         width, height = self._console.size
-        return screen(
+        shown = screen(
             self._place,
             self._overview,
             self._latest,
             now=self._overview.now + age,
-            width=width,
+            width=width - 2,
             height=height,
             notice=self._notice and f"as it was {span(age)} ago: {self._notice}",
         )
+        return Padding(Group(*map(to_text, shown)), (0, 1))

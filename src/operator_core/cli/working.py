@@ -1,25 +1,35 @@
 """``operator-core actions claim``, ``complete``, ``fail``, ``retry``, ``recover``: work, by hand or in a script."""
 
-import getpass
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.text import Text
 
 from operator_core.actions.errors import InvalidValue
+from operator_core.actions.tool_calls import parse_object
 from operator_core.actions.types import ActionRecord, ActionType, Claim
 from operator_core.actions.values import MAX_DELAY
-from operator_core.cli.options import AsJson, DbPath, Place, Run, Url, choose, reported
+from operator_core.cli.options import (
+    Actor,
+    AsJson,
+    DbPath,
+    Place,
+    Reason,
+    Run,
+    Url,
+    choose,
+    reported,
+    who,
+)
+from operator_core.cli.output import print_json, print_lines, terminal_width
 from operator_core.cli.overview import OverviewDB
-from operator_core.cli.standing import status_text
-from operator_core.cli.text import compact, json_line, one_line, when
-from operator_core.cli.tool_calls import parse_object
-from operator_core.cli.views import CUT, new_table
+from operator_core.cli.standing import status_line
+from operator_core.cli.table import Column, Line, Span, laid_out
+from operator_core.cli.text import compact, one_line, when
+from operator_core.cli.views import framed
 
 __all__ = ["app"]
 
@@ -55,6 +65,7 @@ def claim_command(
         list[ActionType] | None,
         typer.Option(help="Only proposals of this type; may be given several times."),
     ] = None,
+    actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
     """Take what is due, for this worker alone, and print it."""
@@ -62,7 +73,7 @@ def claim_command(
         problem = f"must be from 0.001 to {MAX_DELAY:,} seconds"
         raise typer.BadParameter(problem, param_hint="--lease")
     place = choose(db_path, url)
-    with _opened(place, _user()) as (run, db):
+    with _opened(place, actor) as (run, db):
         claims = run(
             db.claim(
                 worker,
@@ -70,50 +81,57 @@ def claim_command(
                 lease=timedelta(seconds=lease),
                 action_names=action_name or None,
                 action_types=action_type or None,
+                actor=who(actor),
             )
         )
     if as_json:
         for claim in claims:
-            typer.echo(json_line({"proposal": claim.proposal, "record": claim.record}))
+            print_json({"proposal": claim.proposal, "record": claim.record})
     elif claims:
-        out = Console()
-        out.print(_claim_table(claims))
+        print_lines(_claim_table(claims))
         hint = " end each: operator-core actions complete RECORD, or fail RECORD MESSAGE"
-        out.print(Text(hint, "dim"), soft_wrap=True)
+        print_lines([[(hint, "dim")]])
     else:
-        typer.echo(" nothing is due")
+        print_lines([[(" nothing is due", "")]])
 
 
 @contextmanager
-def _opened(place: Place, actor: str) -> Generator[tuple[Run, OverviewDB]]:
+def _opened(place: Place, actor: str | None) -> Generator[tuple[Run, OverviewDB]]:
     """A ledger that is there already: nobody works on one that is made by a slip of the keyboard."""
     place.require_existing()
-    with reported(place), place.opened(actor) as opened:
+    with reported(place), place.opened(who(actor)) as opened:
         yield opened
 
 
-def _claim_table(claims: Sequence[Claim]) -> RenderableType:
-    table = new_table()
-    table.add_column("record", justify="right", no_wrap=True)
-    table.add_column("proposal", justify="right", no_wrap=True)
-    table.add_column("action, parameters\nlease until", overflow="fold")
+def _claim_table(claims: Sequence[Claim]) -> Iterator[Line]:
+    columns = [
+        Column("record", right=True),
+        Column("proposal", right=True),
+        Column("action, parameters\nlease until", share=1),
+    ]
+    rows: list[Sequence[Line]] = []
     for proposal, record in claims:
-        call = Text.assemble((one_line(proposal.action_name), "bold"), "  ")
-        # Whoever is to carry it out needs all of it, or to be told that this is not all.
-        call.append(compact(proposal.parameters, 4000))
+        # Whoever is to carry it out needs all of it.
+        call = f"  {compact(proposal.parameters, None)}"
+        ids: list[Line] = [[(str(each), "")] for each in (record.id, proposal.id)]
+        rows.append([*ids, [(one_line(proposal.action_name), "bold"), (call, "")]])
         if record.lease_expires_at is not None:
-            call.append(f"\n{when(record.lease_expires_at)}", "dim")
-        table.add_row(str(record.id), str(proposal.id), call)
-    return Padding(table, (1, 1), expand=False)
+            rows.append([(), (), [(when(record.lease_expires_at), "dim")]])
+    return framed(laid_out(columns, rows, None))
 
 
 @app.command("complete")
 def complete_command(
-    *, record_id: RecordId, db_path: DbPath = None, url: Url = None, result: Result = None
+    *,
+    record_id: RecordId,
+    db_path: DbPath = None,
+    url: Url = None,
+    result: Result = None,
+    actor: Actor = None,
 ) -> None:
     """End an execution well."""
     data = _parsed(result)
-    with _opened(choose(db_path, url), _user()) as (run, db):
+    with _opened(choose(db_path, url), actor) as (run, db):
         run(db.complete(record_id, data))
         _print_ended(run, db, record_id)
 
@@ -126,11 +144,15 @@ def fail_command(
     db_path: DbPath = None,
     url: Url = None,
     result: Result = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Whether the action was done is not known.")
+    ] = False,
+    actor: Actor = None,
 ) -> None:
     """End an execution that went wrong."""
     data = _parsed(result)
-    with _opened(choose(db_path, url), _user()) as (run, db):
-        run(db.fail(record_id, message, data))
+    with _opened(choose(db_path, url), actor) as (run, db):
+        run(db.fail(record_id, message, data, outcome_unknown=unknown))
         _print_ended(run, db, record_id)
 
 
@@ -146,21 +168,11 @@ def _print_ended(run: Run, db: OverviewDB, record_id: int) -> None:
     proposal = None if record is None else run(db.get_proposal(record.proposal_id))
     if proposal is None:
         return
-    line = Text.assemble(
-        f" execution {record_id} has ended, proposal {proposal.id} is ",
-        status_text(proposal.status),
-    )
+    line: list[Span] = [(f" execution {record_id} has ended, proposal {proposal.id} is ", "")]
+    line += status_line(proposal.status)
     if proposal.next_retry_at is not None:
-        line.append(f"; next retry {when(proposal.next_retry_at)}")
-    Console().print(line, soft_wrap=True)
-
-
-def _user() -> str:
-    """Who is at the keyboard, for the history, where no worker is known and nobody is named."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return "operator-core"
+        line.append((f"; next retry {when(proposal.next_retry_at)}", ""))
+    print_lines([line])
 
 
 @app.command("retry")
@@ -169,62 +181,87 @@ def retry_command(
     id: Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")],
     db_path: DbPath = None,
     url: Url = None,
-    actor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whom the history names as deciding so; your login name if not given.",
-            show_default=False,
-        ),
-    ] = None,
-    reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why, for the history.")
-    ] = None,
+    actor: Actor = None,
+    reason: Reason = None,
 ) -> None:
     """Put a failed proposal back among those that are claimed, now."""
-    with _opened(choose(db_path, url), _user()) as (run, db):
-        run(db.retry(id, actor=actor, reason=reason))
-    typer.echo(f" proposal {id} is due again")
+    with _opened(choose(db_path, url), actor) as (run, db):
+        run(db.retry(id, reason=reason))
+    print_lines([[(f" proposal {id} is due again", "")]])
+
+
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _length(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
+    if match is None:
+        raise typer.BadParameter("must be a number of seconds, or one with s, m, h or d behind it")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
 @app.command("recover")
-def recover_command(*, db_path: DbPath = None, url: Url = None, as_json: AsJson = False) -> None:
-    """End what fell silent: the executions whose lease ran out.
+def recover_command(
+    *,
+    db_path: DbPath = None,
+    url: Url = None,
+    older_than: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=_length,
+            metavar="TIME",
+            help="Also end what has been executing without a lease for longer than this: seconds, or 90s, 15m, 1h, 2d.",
+            show_default=False,
+        ),
+    ] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the executions whose lease ran out.
 
-    Whether these were done is not known, and their records say so. A claim does it too, by itself.
+    Whether these were done is not known, and their records say so. A claim does it too, by itself. What was
+    started by hand has no lease, and nothing else ends it if it is abandoned: --older-than does.
     """
-    out = Console()
     found = False
-    with _opened(choose(db_path, url), _user()) as (run, db):
+    with _opened(choose(db_path, url), actor) as (run, db):
         # So many at a time; what is printed has happened, also if the next ones can't be had.
-        while records := run(db.recover_expired()):
+        while records := run(db.recover_expired(older_than=older_than, actor=who(actor))):
             found = True
             if as_json:
                 for record in records:
-                    typer.echo(record.model_dump_json())
+                    print_json(record)
             else:
-                out.print(_recovered_table(records))
+                print_lines(_recovered_table(records))
     if as_json:
         return
     if found:
         hint = " look at each; to do it once more: operator-core actions retry PROPOSAL"
-        out.print(Text(hint, "dim"), soft_wrap=True)
+        print_lines([[(hint, "dim")]])
     else:
-        typer.echo(" no lease has run out")
+        nothing = "no lease has run out"
+        if older_than is not None:
+            nothing += ", and nothing without one is so old"
+        print_lines([[(f" {nothing}", "")]])
 
 
-def _recovered_table(records: Sequence[ActionRecord]) -> RenderableType:
-    table = new_table()
-    table.add_column("record", justify="right", no_wrap=True)
-    table.add_column("proposal", justify="right", no_wrap=True)
-    table.add_column("worker", ratio=1, **CUT)
-    table.add_column("lease ran out", no_wrap=True)
+_RECOVERED: Final = (
+    Column("record", right=True),
+    Column("proposal", right=True),
+    Column("worker", most=40),
+    Column("lease ran out"),
+)
+
+
+def _recovered_table(records: Sequence[ActionRecord]) -> Iterator[Line]:
+    rows: list[Sequence[Line]] = []
     for record in records:
         until = record.lease_expires_at
-        table.add_row(
+        cells = (
             str(record.id),
             str(record.proposal_id),
-            Text(one_line(record.worker or "")),
-            "" if until is None else when(until),
+            one_line(record.worker or ""),
+            "none" if until is None else when(until),
         )
-    return Padding(table, (1, 1), expand=False)
+        rows.append([[(cell, "")] for cell in cells])
+    width = terminal_width()
+    return framed(laid_out(_RECOVERED, rows, None if width is None else width - 2))

@@ -1,0 +1,251 @@
+"""Whether a ledger's history is one that its triggers write, and ends where its rows are.
+
+Events of revisions before 0008 and of adopted rows carry no version, and are sound without one.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
+
+from operator_core.actions.lifecycle import TRANSITIONS
+from operator_core.actions.types import EventType
+from operator_core.cli.findings import Check, Verdict
+from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS
+
+__all__ = ["HISTORY_CHECKS"]
+
+_STEPS: Final = [f"{source}>{to}" for source, after in TRANSITIONS.items() for to in sorted(after)]
+
+_OF_RECORDS: Final = (EventType.RECORD_STARTED.value, EventType.RECORD_FINISHED.value)
+_OF_RETRIES: Final = (EventType.RETRY_SCHEDULED.value, EventType.RETRY_CANCELLED.value)
+
+
+def _bad_statuses(_: Connection) -> Any:
+    last = (
+        select(EVENTS.c.proposal_id, func.max(EVENTS.c.id).label("id"))
+        .where(EVENTS.c.event_type.not_in(_OF_RECORDS))
+        .group_by(EVENTS.c.proposal_id)
+        .subquery()
+    )
+    status, said = PROPOSALS.c.status, EVENTS.c.to_status
+    problem = case((EVENTS.c.id.is_(None), "no event"), else_=func.coalesce(said, "no status"))
+    return (
+        select(PROPOSALS.c.id, status, problem)
+        .outerjoin_from(PROPOSALS, last, last.c.proposal_id == PROPOSALS.c.id)
+        .outerjoin(EVENTS, EVENTS.c.id == last.c.id)
+        .where(or_(EVENTS.c.id.is_(None), said.is_distinct_from(status)))
+    )
+
+
+def _impossible_events(_: Connection) -> Any:
+    """Folds the events of each proposal: every event goes on from where the one before it ended."""
+    event = EVENTS.c
+    window: dict[str, Any] = {"partition_by": event.proposal_id, "order_by": event.id}
+    told = (
+        select(
+            *(
+                event[name]
+                for name in (
+                    "id",
+                    "proposal_id",
+                    "event_type",
+                    "from_status",
+                    "to_status",
+                    "version",
+                    "record_id",
+                    "success",
+                    "worker",
+                )
+            ),
+            func.row_number().over(**window).label("place"),
+            func.lag(event.to_status).over(**window).label("status"),
+            func.max(event.version).over(**window, rows=(None, -1)).label("last_version"),
+        )
+        .where(event.event_type.not_in(_OF_RECORDS))
+        .subquery()
+        .c
+    )
+    created = told.event_type == EventType.PROPOSAL_CREATED.value
+    step = told.from_status + ">" + told.to_status
+    problem = case(
+        (and_(told.place == 1, ~created), "comes before its proposal was created"),
+        (and_(told.place > 1, created), "creates its proposal a second time"),
+        (
+            told.from_status.is_distinct_from(told.status),
+            "does not go on from the status before it",
+        ),
+        (
+            and_(
+                told.event_type == EventType.STATUS_CHANGED.value,
+                func.coalesce(step, "").not_in(_STEPS),
+            ),
+            "is no step of the lifecycle",
+        ),
+        (
+            and_(
+                told.event_type.in_(_OF_RETRIES),
+                told.from_status.is_distinct_from(told.to_status),
+            ),
+            "is about a retry and changes the status",
+        ),
+        (and_(created, told.version != 1), "creates its proposal with another version than 1"),
+        (
+            and_(
+                told.last_version.is_not(None),
+                func.coalesce(told.version, 0) <= told.last_version,
+            ),
+            "has no version above that of the event before it",
+        ),
+        (
+            or_(told.record_id.is_not(None), told.success.is_not(None), told.worker.is_not(None)),
+            "is about a proposal and names an execution",
+        ),
+    )
+    judged = select(told.id, told.proposal_id, problem.label("problem")).subquery().c
+    of_records = select(
+        event.id,
+        event.proposal_id,
+        literal("is about an execution and names none, or a status or version").label("problem"),
+    ).where(
+        event.event_type.in_(_OF_RECORDS),
+        or_(
+            event.record_id.is_(None),
+            event.from_status.is_not(None),
+            event.to_status.is_not(None),
+            event.version.is_not(None),
+        ),
+    )
+    too_new = (
+        select(event.id, event.proposal_id, literal("has a version above that of its proposal"))
+        .join(PROPOSALS, PROPOSALS.c.id == event.proposal_id)
+        .where(event.version > PROPOSALS.c.version)
+    )
+    chain = select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
+    wrong = union_all(chain, of_records, too_new).subquery()
+    return select(*wrong.c)
+
+
+def _bad_executions(_: Connection) -> Any:
+    event, record = EVENTS.c, RECORDS.c
+    is_start = event.event_type == EventType.RECORD_STARTED.value
+    is_end = event.event_type == EventType.RECORD_FINISHED.value
+
+    def when(condition: ColumnElement[bool], value: Any) -> ColumnElement[Any]:
+        return case((condition, value))
+
+    told = (
+        select(
+            event.record_id,
+            func.count(when(is_start, 1)).label("starts"),
+            func.count(when(is_end, 1)).label("ends"),
+            func.min(when(is_start, event.id)).label("start"),
+            func.min(when(is_end, event.id)).label("end"),
+            func.max(when(is_end, cast(event.success, Integer))).label("success"),
+            func.min(event.proposal_id).label("lowest"),
+            func.max(event.proposal_id).label("highest"),
+            func.min(event.worker).label("first_worker"),
+            func.max(event.worker).label("last_worker"),
+        )
+        .where(event.record_id.is_not(None))
+        .group_by(event.record_id)
+        .subquery()
+    )
+    of = told.c
+    starts, ends = func.coalesce(of.starts, 0), func.coalesce(of.ends, 0)
+    ended = record.completed_at.is_not(None)
+    problem = case(
+        (starts == 0, "has no event of its start"),
+        (starts > 1, "has more than one event of its start"),
+        (and_(ended, ends == 0), "has ended and has no event of its end"),
+        (and_(~ended, ends > 0), "has not ended and has an event of its end"),
+        (ends > 1, "has more than one event of its end"),
+        (of.end < of.start, "has the event of its end before that of its start"),
+        (
+            or_(of.lowest != record.proposal_id, of.highest != record.proposal_id),
+            "has an event of another proposal",
+        ),
+        (
+            and_(ended, of.success.is_distinct_from(cast(record.success, Integer))),
+            "has another outcome than the event of its end",
+        ),
+        (
+            # Events of revisions before 0008 name no worker.
+            and_(
+                of.first_worker.is_not(None),
+                or_(
+                    of.first_worker.is_distinct_from(record.worker),
+                    of.last_worker.is_distinct_from(record.worker),
+                ),
+            ),
+            "has an event of another worker",
+        ),
+    )
+    judged = (
+        select(record.id, record.proposal_id, problem.label("problem"))
+        .outerjoin_from(RECORDS, told, of.record_id == record.id)
+        .subquery()
+        .c
+    )
+    return select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
+
+
+def _untold_versions(_: Connection) -> Any:
+    event = EVENTS.c
+    told = (
+        select(
+            event.proposal_id,
+            func.min(event.version).label("first"),
+            func.count(event.version).label("count"),
+        )
+        .where(event.version.is_not(None))
+        .group_by(event.proposal_id)
+        .subquery()
+    )
+    untold = PROPOSALS.c.version - told.c.first + 1 - told.c.count
+    return (
+        select(PROPOSALS.c.id, untold)
+        .join(told, told.c.proposal_id == PROPOSALS.c.id)
+        .where(untold > 0)
+    )
+
+
+HISTORY_CHECKS: Final = (
+    Check(
+        "statuses",
+        "proposal {0} is {1}; its last event: {2}",
+        _bad_statuses,
+        "each is what the history ends with",
+    ),
+    Check(
+        "history",
+        "event {0} of proposal {1} {2}",
+        _impossible_events,
+        "every event goes on from the one before it, along the lifecycle",
+    ),
+    Check(
+        "executions",
+        "record {0} of proposal {1} {2}",
+        _bad_executions,
+        "each has the events of its start and its end",
+    ),
+    Check(
+        "versions",
+        "proposal {0}: {1} changes have no event: an UPDATE of another tool that moved nothing, or a lost event",
+        _untold_versions,
+        "every change has its event",
+        Verdict.WARNING,
+    ),
+)
+"""What the history says of the rows, and what it says of itself."""

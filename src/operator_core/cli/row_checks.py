@@ -1,0 +1,132 @@
+"""Whether a ledger's rows refer to rows that are there, by ids that there can be."""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    not_,
+    select,
+    true,
+    union_all,
+)
+
+from operator_core.cli.findings import Check
+from operator_core.db.base import Base
+from operator_core.db.tables import DEPENDENCIES, EVENTS, PROPOSALS, RECORDS, TICKETS, WORKFLOWS
+
+__all__ = ["LAST_ID", "NUMBERED", "ROW_CHECKS"]
+
+LAST_ID: Final = 2**62 - 1
+"""The largest id that the schema takes: above it there is room enough for the numbering to go on."""
+
+NUMBERED: Final = ("action_proposals", "action_records", "action_events", "workflows")
+"""The tables whose ids are the ledger's; those of tickets are another service's."""
+
+_REFERENCES: Final = (
+    (PROPOSALS.c.ticket_id, TICKETS),
+    (PROPOSALS.c.workflow_id, WORKFLOWS),
+    (WORKFLOWS.c.ticket_id, TICKETS),
+    (RECORDS.c.proposal_id, PROPOSALS),
+    (DEPENDENCIES.c.proposal_id, PROPOSALS),
+    (DEPENDENCIES.c.depends_on_id, PROPOSALS),
+    (EVENTS.c.proposal_id, PROPOSALS),
+    (EVENTS.c.record_id, RECORDS),
+)
+
+
+def _dangling(_: Connection) -> Any:
+    def one(column: ColumnElement[Any], parent: FromClause) -> Any:
+        child: Any = column.table  # pyright: ignore
+        row = child.c.id if "id" in child.c else child.c.proposal_id
+        # The same table twice, where proposals refer to proposals.
+        there = parent.alias("parent")
+        return (
+            select(
+                literal(child.name).label("child"),
+                row.label("row"),
+                literal(parent.name).label("parent"),  # pyright: ignore
+                column.label("target"),
+            )
+            .outerjoin_from(child, there, there.c.id == column)
+            .where(column.is_not(None), there.c.id.is_(None))
+        )
+
+    wrong = union_all(*(one(column, parent) for column, parent in _REFERENCES)).subquery()
+    return select(*wrong.c)
+
+
+def _bad_ids(_: Connection) -> Any:
+    tables = [Base.metadata.tables[name] for name in NUMBERED]
+    outside = (
+        select(
+            literal(table.name).label("name"), table.c.id, literal("is out of range").label("why")
+        ).where(not_(table.c.id.between(1, LAST_ID)))
+        for table in tables
+    )
+    twice = (
+        select(literal(table.name), table.c.id, literal("is there more than once"))
+        .group_by(table.c.id)
+        .having(func.count() > 1)
+        for table in tables
+    )
+    wrong = union_all(*outside, *twice).subquery()
+    return select(*wrong.c)
+
+
+def _bad_edges(conn: Connection) -> Any:
+    """What ``depends_on`` names and what the edges say, side by side: each must be there twice."""
+    named: Any
+    listed = PROPOSALS.c.depends_on
+    if conn.dialect.name == "sqlite":
+        # What is no array of JSON is found where the rows are read.
+        is_array = and_(func.json_valid(listed) == 1, func.json_type(listed) == "array")
+        named = func.json_each(case((is_array, listed), else_="[]")).table_valued("value")
+    else:
+        is_array = func.json_typeof(listed) == "array"
+        given = case((is_array, listed), else_=cast("[]", listed.type))
+        named = func.json_array_elements_text(given).table_valued("value")
+    wanted = (
+        select(
+            PROPOSALS.c.id.label("id"),
+            cast(named.c.value, Text).label("other"),
+            literal(1).label("side"),
+        )
+        .select_from(PROPOSALS.join(named, true()))
+        .where(listed.is_not(None))
+        .distinct()
+    )
+    edges = select(DEPENDENCIES.c.proposal_id, cast(DEPENDENCIES.c.depends_on_id, Text), literal(2))
+    both = union_all(wanted, edges).subquery()
+    sides = func.sum(both.c.side)
+    problem = case((sides == 1, "has no edge for it"), else_="does not name it, and has an edge")
+    return (
+        select(both.c.id, both.c.other, problem)
+        .group_by(both.c.id, both.c.other)
+        .having(sides != 3)
+    )
+
+
+ROW_CHECKS: Final = (
+    Check(
+        "foreign keys",
+        "{0} row {1} refers to a row of {2} that isn't there: {3}",
+        _dangling,
+        "every reference has its row",
+    ),
+    Check("ids", "{0}: the id {1} {2}", _bad_ids, "each is there once, in range"),
+    Check(
+        "dependencies",
+        "proposal {0}, which depends on {1}: depends_on {2}",
+        _bad_edges,
+        "the edges are those that depends_on names",
+    ),
+)
+"""Of references, ids and dependencies."""

@@ -1,0 +1,79 @@
+"""``operator-core actions cancel`` and ``stop``: for an engineer on call, who has no other way."""
+
+from typing import Annotated
+
+import typer
+
+from operator_core.actions.errors import ActionError
+from operator_core.actions.types import ActionStatus
+from operator_core.cli.options import Actor, DbPath, Reason, Url, choose, complain, reported, who
+from operator_core.cli.output import print_lines
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+Ids = Annotated[list[int], typer.Argument(min=1, metavar="ID...", help="The proposals' ids.")]
+
+
+@app.command("cancel")
+def cancel_command(
+    *,
+    ids: Ids,
+    db_path: DbPath = None,
+    url: Url = None,
+    actor: Actor = None,
+    reason: Reason = None,
+) -> None:
+    """Cancel proposals, in whatever status that is not final, and print how many.
+
+    A worker that is executing one notices at its next heartbeat. Those that can't be cancelled are reported,
+    and the exit status is 1.
+    """
+    place = choose(db_path, url)
+    place.require_existing()
+    cancelled = 0
+    with reported(place), place.opened(who(actor)) as (run, db):
+        try:
+            for each in ids:
+                try:
+                    run(db.update_proposal_status(each, ActionStatus.CANCELLED, reason=reason))
+                except (LookupError, ValueError) as error:
+                    complain(f"{place.name}: {error}")
+                else:
+                    cancelled += 1
+        finally:
+            print_lines([[(f" {_counted(cancelled)} cancelled", "")]])
+    if cancelled < len(ids):
+        raise typer.Exit(1)
+
+
+@app.command("stop")
+def stop_command(
+    *, db_path: DbPath = None, url: Url = None, actor: Actor = None, reason: Reason = None
+) -> None:
+    """Cancel everything that nobody has started yet, at once, and print how many.
+
+    Also what has failed and waits for its next retry is not run again. What is being executed goes on: cancel
+    each of these by its id.
+    """
+    place = choose(db_path, url)
+    place.require_existing()
+    with reported(place), place.opened(who(actor)) as (run, db):
+        stopped = run(db.cancel_all_pending(reason=reason))
+        print_lines([[(f" {_counted(stopped)} cancelled", "")]])
+        try:
+            executing = run(db.count_proposals())[ActionStatus.EXECUTING]
+        except ActionError as error:
+            # What was asked for is done; this was only to be told as well.
+            complain(f"{place.name}: {error}", mark="warning:")
+            return
+    if executing:
+        goes_on = (
+            f" {_counted(executing)} being executed: operator-core actions list --status executing"
+        )
+        print_lines([[(goes_on, "bold red")]])
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} proposal{'' if number == 1 else 's'}"

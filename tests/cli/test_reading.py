@@ -1,0 +1,150 @@
+"""Commands that look write nothing: no ledger is made, none is upgraded, and a read-only copy will do."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operator_core.actions.types import ActionProposal, ActionStatus
+from operator_core.db import ActionDB, migrate
+from tests.cli.conftest import Invoke, Program, digest
+from tests.legacy import make_legacy
+
+READING = [
+    ("actions", "list"),
+    ("actions", "list", "--json"),
+    ("actions", "show", "1"),
+    ("actions", "show", "1", "--json"),
+    ("actions", "watch", "--once"),
+    ("db", "check"),
+    ("db", "current"),
+]
+WORKING = [
+    ("actions", "claim", "w"),
+    ("actions", "complete", "1"),
+    ("actions", "fail", "1", "why"),
+    ("actions", "retry", "1"),
+    ("actions", "recover"),
+    ("actions", "cancel", "1"),
+    ("actions", "stop"),
+]
+OPENING = [each for each in READING + WORKING if each[0] == "actions"]
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    return {each.name: (digest(each), each.stat().st_mtime_ns) for each in folder.iterdir()}
+
+
+@pytest.mark.parametrize("command", OPENING, ids=" ".join)
+def test_an_empty_file_stays_empty(
+    invoke: Invoke, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "empty.db").touch()
+    before = contents(tmp_path)
+    done = invoke(*command, "--db-path", "empty.db")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: empty.db: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", OPENING, ids=" ".join)
+@pytest.mark.parametrize("kind", ["legacy", "behind"])
+def test_a_ledger_that_is_behind_is_not_upgraded(
+    invoke: Invoke, tmp_path: Path, command: tuple[str, ...], kind: str
+) -> None:
+    path = tmp_path / "old.db"
+    if kind == "legacy":
+        make_legacy(path)
+    else:
+        migrate.upgrade(f"sqlite:///{path}", migrate.REVISIONS[-2])
+    before = contents(tmp_path)
+    done = invoke(*command, "--db-path", "old.db")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "operator-core db upgrade" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_looking_changes_no_byte_and_leaves_no_file(
+    program: Program, full_ledger: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    before = contents(tmp_path)
+    done = program(*command, "--db-path", full_ledger)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path) == before
+
+
+@pytest.fixture
+def copy() -> Iterator[Path]:
+    """A copy of a ledger in WAL mode, in a folder that nobody may write and everyone can reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        place = Path(folder) / "copies"
+        place.mkdir()
+
+        async def fill() -> None:
+            async with ActionDB(Path(folder) / "ledger.db") as db:
+                proposal = ActionProposal(
+                    action_name="drain_store", reason="why", status=ActionStatus.VALIDATED
+                )
+                await db.create_proposal(proposal)
+                await db.claim("worker-7")
+
+        asyncio.run(fill())
+        shutil.copyfile(Path(folder) / "ledger.db", place / "copy.db")
+        # The file's header says that it is in WAL mode.
+        assert (place / "copy.db").read_bytes()[18:20] == b"\2\2"
+        (place / "copy.db").chmod(0o444)
+        place.chmod(0o555)
+        yield place / "copy.db"
+        place.chmod(0o755)
+
+
+def as_nobody(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the program as a user who may write nothing; the others are run as whoever runs the tests."""
+    code = (
+        "import os, sys\n"
+        "from operator_core.cli import app, main\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "sys.argv[0] = 'operator-core'\n"
+        "main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+        env={**os.environ, "HOME": "/"},
+    )
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_a_copy_that_cant_be_written_can_be_read(copy: Path, command: tuple[str, ...]) -> None:
+    before = copy.read_bytes()
+    done = as_nobody(*command, "--db-path", copy)
+    assert (done.returncode, done.stderr.replace("\n", "")) == (0, "")
+    if command[0] == "actions":
+        assert "drain_store" in done.stdout
+    assert copy.read_bytes() == before
+    assert [each.name for each in copy.parent.iterdir()] == ["copy.db"]
+
+
+@pytest.mark.parametrize("command", WORKING, ids=" ".join)
+def test_a_copy_that_cant_be_written_says_so_to_who_would_write(
+    copy: Path, command: tuple[str, ...]
+) -> None:
+    done = as_nobody(*command, "--db-path", copy)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert [each.name for each in copy.parent.iterdir()] == ["copy.db"]
