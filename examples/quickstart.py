@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions import ActionStatus, ProposalRequest
 from operator_core.db import ActionDB
 
 
@@ -16,24 +16,22 @@ class TransferLeader(BaseModel):
 
 
 async def main(path: Path) -> None:
-    async with ActionDB(path, actor="tikv-operator") as db:
+    async with ActionDB(path, actor="gateway") as db:
         proposal = await db.create_proposal(
-            ActionProposal(
+            ProposalRequest(
                 action_name="transfer_leader",
                 parameters=TransferLeader(region_id=4711, to_store_id=3),
                 reason="store 1 serves 80 % of the reads",
-            )
+            ),
+            proposed_by="tikv-operator",
         )
         await db.update_proposal_status(proposal.id, ActionStatus.VALIDATED, actor="policy")
-        await db.update_proposal_status(proposal.id, ActionStatus.EXECUTING)
-        record = await db.create_record(ActionRecord(proposal_id=proposal.id))
 
-        call = proposal.parameters_as(TransferLeader)
-        outcome = {"leader": call.to_store_id}  # here the real thing happens
-
-        async with db.transaction() as tx:  # the outcome and the status, both or neither
-            await tx.update_record(record.id, success=True, result_data=outcome)
-            await tx.update_proposal_status(proposal.id, ActionStatus.COMPLETED)
+        async with db.claimed("worker-1", action_names="transfer_leader") as execution:
+            if execution is not None:  # None: nothing is due
+                call = execution.proposal.parameters_as(TransferLeader)
+                # Here the real thing happens. If the process dies, the lease expires and the outcome is unknown.
+                execution.result_data = {"leader": call.to_store_id}
 
         for event in await db.history(proposal.id):
             print(event.occurred_at, event.actor, event.event_type, event.to_status or "")

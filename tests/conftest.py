@@ -1,5 +1,6 @@
 """Fixtures for every test: the backends, each a real one, and what the tests do beside the facade."""
 
+import argparse
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -11,7 +12,8 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, following, recovery
+from tests.clocks import LoopClock, loop_clock
 from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -33,6 +35,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a skipped test fails the run, unless only the real data beside the checkout is missing",
     )
+    parser.addoption(
+        "--backends",
+        type=_backends,
+        default=BACKENDS,
+        metavar="NAME,...",
+        help="run the tests that take a backend on these only: " + ", ".join(BACKENDS),
+    )
+
+
+def _backends(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(BACKENDS):
+        raise argparse.ArgumentTypeError(f"no such backend: {', '.join(sorted(unknown))}")
+    return names
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--backends")
+
+    def is_chosen(item: pytest.Item) -> bool:
+        call = getattr(item, "callspec", None)
+        return call is None or call.params.get("backend", chosen[0]) in chosen
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
+    items[:] = filter(is_chosen, items)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -146,6 +173,26 @@ async def open_ledger(
 async def db(open_ledger: Callable[..., Awaitable[ActionDB]]) -> ActionDB:
     """An empty ledger of the backend."""
     return await open_ledger()
+
+
+@pytest.fixture(name="loop_clock")
+async def _loop_clock(db: ActionDB) -> AsyncIterator[LoopClock]:
+    """The clock of the test's event loop, for the test to set forward."""
+    # `db` closes later: by the right clock.
+    with loop_clock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def whole_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep tries to its end: on a busy machine its half a second is over after a row or two."""
+    monkeypatch.setattr(recovery, "_BUDGET", 3600.0)
+
+
+@pytest.fixture
+def only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a change is woken by it: looking now and then without that would hide that it isn't."""
+    monkeypatch.setattr(following, "_AT_LEAST_EVERY", 3600.0)
 
 
 @pytest.fixture

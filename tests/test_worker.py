@@ -5,22 +5,28 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from operator_core import worker as worker_loop
 from operator_core.actions import ActionProposal, ActionRecord, ActionStatus, InvalidValue, NotOpen
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, following
+from operator_core.db.work import BEATS
 from operator_core.worker import run_worker
-from tests.conftest import proposal
+from tests.clocks import PATIENCE, LoopClock
+from tests.conftest import RawSQL, proposal
 
-PATIENCE: Final = 60.0
+LEASE: Final = timedelta(hours=1)
+BEAT: Final = LEASE.total_seconds() / BEATS
+"""Seconds between two heartbeats."""
+
+RUN_OUT: Final = "UPDATE action_records SET lease_expires_at = '2001-01-01 00:00:00.000000'"
 
 S = ActionStatus
 
@@ -51,7 +57,7 @@ async def working(
 
 
 async def ended(db: ActionDB, id: int) -> tuple[ActionProposal, ActionRecord]:
-    found = await db.wait_for(id, timeout=30)
+    found = await db.wait_for(id, timeout=PATIENCE)
     return found, (await db.get_records_for_proposal(id))[-1]
 
 
@@ -107,19 +113,6 @@ async def test_what_a_handler_raises_is_the_failure(db: ActionDB) -> None:
     assert (second.status, second.last_error) == (S.FAILED, "KeyError")
 
 
-@pytest.mark.parametrize("result", ["restarted", {"load": float("nan")}, {1: 2}])
-async def test_a_result_that_is_none_is_a_failure_too(result: Any) -> None:
-    async def restart(_: ActionProposal) -> Any:
-        return result
-
-    async with ActionDB(":memory:") as db:
-        id = await validated(db)
-        async with working(db, {"restart": restart}):
-            found = await db.wait_for(id, timeout=1)
-    assert found.status is S.FAILED
-    assert "result_data" in (found.last_error or "")
-
-
 @TWO
 async def test_what_may_be_run_again_is(db: ActionDB) -> None:
     tries: list[int] = []
@@ -169,7 +162,7 @@ async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
 
     ids = [await validated(db) for _ in range(12)]
     async with working(db, {"restart": restart}, concurrency=3) as task:
-        await asyncio.wait_for(full.wait(), 30)
+        await asyncio.wait_for(full.wait(), PATIENCE)
         found = await db.count_proposals()
         assert (found[S.EXECUTING], found[S.VALIDATED]) == (3, 9)
         for id in ids:
@@ -178,7 +171,9 @@ async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
 
 
 @TWO
-async def test_a_lost_lease_cancels_the_handler_and_changes_nothing(db: ActionDB) -> None:
+async def test_a_lost_lease_cancels_the_handler_and_changes_nothing(
+    db: ActionDB, loop_clock: LoopClock
+) -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
     async def restart(_: ActionProposal) -> dict[str, Any]:
@@ -191,43 +186,77 @@ async def test_a_lost_lease_cancels_the_handler_and_changes_nothing(db: ActionDB
         return {}
 
     id = await validated(db)
-    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)) as task:
-        await asyncio.wait_for(begun.wait(), 30)
+    async with working(db, {"restart": restart}, lease=LEASE) as task:
+        await asyncio.wait_for(begun.wait(), PATIENCE)
         # It is alive, and nevertheless somebody says how it ended.
         (record,) = await db.get_records_for_proposal(id)
         await db.fail(record.id, "ended by somebody else")
         before = await db.history(id), await db.get_records_for_proposal(id)
-        await asyncio.wait_for(cancelled.wait(), 30)
+        await loop_clock.advance(BEAT)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
         # And the worker goes on.
         begun.clear()
         other = await validated(db)
-        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(begun.wait(), PATIENCE)
         assert (await db.history(id), await db.get_records_for_proposal(id)) == before
         await db.update_proposal_status(other, S.CANCELLED)
+        cancelled.clear()
+        await loop_clock.advance(BEAT)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
     assert await task == 2
     assert (await db.history(id), await db.get_records_for_proposal(id)) == before
     assert not task.cancelled()
 
 
 @TWO
-async def test_the_result_of_a_thread_whose_lease_is_lost_is_dropped(db: ActionDB) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+async def test_the_result_of_a_thread_whose_lease_is_lost_is_dropped_and_holds_up_nothing(
+    db: ActionDB,
+    loop_clock: LoopClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on, left = threading.Event(), threading.Event(), threading.Event()
 
-    def restart(_: ActionProposal) -> dict[str, Any]:
+    def restart(it: ActionProposal) -> dict[str, Any]:
+        if it.id != id:
+            return {"in": "time"}
         begun.set()
-        go_on.wait(30)
-        return {"too": "late"}
+        try:
+            go_on.wait(PATIENCE)
+            return {"too": "late"}
+        finally:
+            left.set()
 
+    asked: list[int | None] = []
+    complete = db.complete
+
+    async def noted(record_id: int | None, *given: Any, **named: Any) -> None:
+        asked.append(record_id)
+        await complete(record_id, *given, **named)
+
+    monkeypatch.setattr(db, "complete", noted)
     id = await validated(db)
-    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)) as task:
-        await asyncio.to_thread(begun.wait, 30)
-        (record,) = await db.get_records_for_proposal(id)
-        await db.fail(record.id, "ended by somebody else")
-        before = await db.history(id), await db.get_records_for_proposal(id)
-        await asyncio.sleep(0.2)
-        go_on.set()
-    assert await task == 1
+    with caplog.at_level(logging.INFO, "operator_core"):
+        async with working(db, {"restart": restart}, lease=LEASE) as task:
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+            (record,) = await db.get_records_for_proposal(id)
+            await db.fail(record.id, "ended by somebody else")
+            before = await db.history(id), await db.get_records_for_proposal(id)
+            await loop_clock.advance(BEAT)
+            # It runs one at a time, and the thread that it can't end is in nobody's way.
+            _, second = await ended(db, await validated(db))
+            assert not left.is_set()
+            go_on.set()
+            assert await asyncio.to_thread(left.wait, PATIENCE)
+            # Whatever the loop is told by the thread, it has been told when this is over.
+            _, third = await ended(db, await validated(db))
+    assert await task == 3
+    assert [each.result_data for each in (second, third)] == [{"in": "time"}] * 2
     assert (await db.history(id), await db.get_records_for_proposal(id)) == before
+    # The ledger would refuse it; it isn't even asked.
+    assert asked == [second.id, third.id]
+    said = [line for line in caplog.messages if f"record {record.id}" in line]
+    assert [line.split()[1] for line in said] == ["starts", "lost"]
 
 
 async def test_as_many_threads_run_at_once_as_were_asked_for() -> None:
@@ -236,7 +265,7 @@ async def test_as_many_threads_run_at_once_as_were_asked_for() -> None:
     together = threading.Barrier(many)
 
     def restart(_: ActionProposal) -> None:
-        together.wait(30)
+        together.wait(PATIENCE)
 
     async with ActionDB(":memory:") as db:
         ids = [await validated(db) for _ in range(many)]
@@ -305,10 +334,12 @@ async def test_signals_mean_afterwards_what_they_meant_before() -> None:
     try:
         async with ActionDB(":memory:") as db:
             ran = [asyncio.create_task(run_worker(db, {"restart": print})) for _ in range(2)]
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(PATIENCE):
+                while len(worker_loop._stops) < len(ran):
+                    await asyncio.sleep(0)
             assert signal.getsignal(signal.SIGTERM) is not mine
             os.kill(os.getpid(), signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 assert await asyncio.gather(*ran) == [0, 0]
             assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
             # Who says when to stop says what signals do.
@@ -319,18 +350,39 @@ async def test_signals_mean_afterwards_what_they_meant_before() -> None:
 
 
 @TWO
-async def test_a_long_execution_is_kept_alive(db: ActionDB) -> None:
+async def test_a_long_execution_is_kept_alive(
+    db: ActionDB, raw: RawSQL, loop_clock: LoopClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = asyncio.Semaphore(0)
+    heartbeat = db.heartbeat
+
+    async def noted(*given: Any, **named: Any) -> datetime:
+        until = await heartbeat(*given, **named)
+        arrived.release()
+        return until
+
+    monkeypatch.setattr(db, "heartbeat", noted)
+
+    over = asyncio.Event()
+
     async def restart(_: ActionProposal) -> dict[str, Any]:
         # Three leases long, and anybody may look for what is silent.
-        for _ in range(6):
-            await asyncio.sleep(0.15)
-            assert await db.recover_expired() == []
+        try:
+            for _ in range(3 * BEATS):
+                await raw(RUN_OUT)
+                await loop_clock.advance(BEAT)
+                await asyncio.wait_for(arrived.acquire(), PATIENCE)
+                assert await db.recover_expired() == []
+        finally:
+            over.set()
         return {"done": True}
 
     id = await validated(db)
-    async with working(db, {"restart": restart}, lease=timedelta(seconds=0.3)):
-        found, record = await ended(db, id)
-    assert (found.status, record.result_data) == (S.COMPLETED, {"done": True})
+    async with working(db, {"restart": restart}, lease=LEASE):
+        # Without a deadline, which the clock would run into.
+        await over.wait()
+        _, record = await ended(db, id)
+    assert record.result_data == {"done": True}
 
 
 @TWO
@@ -345,13 +397,14 @@ async def test_it_stops_when_it_is_told_to_and_ends_what_runs(db: ActionDB) -> N
     first = await validated(db)
     stop = asyncio.Event()
     task = asyncio.create_task(run_worker(db, {"restart": restart}, stop=stop))
-    await asyncio.wait_for(begun.wait(), 30)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
     stop.set()
     second = await validated(db)
+    # Whatever it might do wrong, it does in the meantime.
     _, waiting = await asyncio.wait([task], timeout=0.1)
     assert waiting
     go_on.set()
-    assert await asyncio.wait_for(task, 30) == 1
+    assert await asyncio.wait_for(task, PATIENCE) == 1
     assert (await ended(db, first))[1].result_data == {"done": True}
     found = await db.get_proposal(second)
     assert found is not None
@@ -361,17 +414,18 @@ async def test_it_stops_when_it_is_told_to_and_ends_what_runs(db: ActionDB) -> N
 
 
 @TWO
-async def test_it_starts_soon_what_comes_while_it_is_idle(db: ActionDB) -> None:
+async def test_what_comes_while_it_is_idle_wakes_it(
+    db: ActionDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def restart(_: ActionProposal) -> None:
         pass
 
+    # Neither it nor who waits for it looks by itself.
+    monkeypatch.setattr(worker_loop, "_PAUSE", 3600.0)
+    monkeypatch.setattr(following, "_AT_LEAST_EVERY", 3600.0)
     async with working(db, {"restart": restart}):
-        await ended(db, await validated(db))
-        begun = time.monotonic()
-        for _ in range(5):
+        for _ in range(6):
             await ended(db, await validated(db))
-        # It asks once a second by itself.
-        assert time.monotonic() - begun < 2
 
 
 async def test_what_makes_no_sense_is_refused() -> None:
@@ -402,7 +456,7 @@ async def test_a_ledger_that_is_closed_ends_it() -> None:
         id = await validated(db)
         await ended(db, id)
     with pytest.raises(NotOpen):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 @TWO

@@ -58,7 +58,7 @@ async def test_a_server_that_is_restarted_does_not_end_it(
         # So impatient that it is refused while the server is away.
         async with ActionDB(url, busy_timeout=0.1) as db, ActionDB(url, busy_timeout=60) as other:
             # A claim may be committed and its answer lost; its lease ends that.
-            again: dict[str, Any] = {"max_retries": 3, "retry_delay": 0}
+            again: dict[str, Any] = {"max_retries": 1000, "retry_delay": 0}
             ids = [await validated(other, **again) for _ in range(3)]
             lease = timedelta(seconds=1)
             async with working(db, {"restart": restart}, lease=lease) as task:

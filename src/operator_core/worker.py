@@ -18,18 +18,22 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias, cast
 
 from operator_core.actions.errors import ActionError, InvalidValue, LeaseLost, NotOpen
+from operator_core.actions.results import describe
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db import checks
 from operator_core.db.finishing import finish_or_give_back
 from operator_core.db.ledger import ActionLedger
-from operator_core.db.work import LEASE, ResultData
+from operator_core.db.work import LEASE
 
-__all__ = ["Handler", "run_worker"]
+__all__ = ["Handler", "HandlerExit", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
-Handler: TypeAlias = Callable[[ActionProposal], Awaitable[ResultData] | ResultData]
-"""What carries an action out: a coroutine function, or a plain one, which is run in a thread."""
+Handler: TypeAlias = Callable[[ActionProposal], Awaitable[object] | object]
+"""What carries an action out: a coroutine function, or a plain one, which is run in a thread.
+
+What it returns is the result, whatever it is: see `operator_core.actions.results.keep`.
+"""
 
 MAX_CONCURRENCY: Final = 1000
 
@@ -48,8 +52,9 @@ async def run_worker(
 ) -> int:
     """Runs what is claimable by the handlers of its `action_name`, up to `concurrency` (1 to 1,000) at a time.
 
-    Each handler gets the proposal and gives back the result, or None. What it raises fails the
-    execution; if its lease is lost it is cancelled (a thread can't be, and its result is dropped).
+    Each handler gets the proposal and returns the result, or None. What it returns completes the execution, whatever it
+    is; what it raises fails the execution, SystemExit and KeyboardInterrupt too, and the others go on. If its lease is
+    lost it is cancelled (a thread can't be, and its result is dropped).
     Ends when `stop` is set: it claims nothing more and waits for what is running, as it does when it
     is cancelled. Without a `stop`, and in the main thread, that is what SIGTERM and SIGINT do, for all
     that run there so; whoever gives one handles signals too. Returns how many it has run.
@@ -173,9 +178,18 @@ class _Loop:
         else:
             logger.info("%s completed %s", self._worker, what)
 
-    async def _call(self, handler: Handler, proposal: ActionProposal) -> ResultData:
+    async def _call(self, handler: Handler, proposal: ActionProposal) -> object:
+        try:
+            return await self._called(handler, proposal)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            # It would end the event loop, and all that runs in it.
+            raise HandlerExit(describe(error)) from error
+
+    async def _called(self, handler: Handler, proposal: ActionProposal) -> object:
         if inspect.iscoroutinefunction(handler):
-            return await cast(Awaitable[ResultData], handler(proposal))
+            return await cast(Awaitable[object], handler(proposal))
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
 
         def call() -> Any:
@@ -189,6 +203,10 @@ class _Loop:
         if inspect.isawaitable(result):
             return await result
         return result
+
+
+class HandlerExit(RuntimeError):
+    """A handler raised what would end the process, such as SystemExit; the message says what."""
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

@@ -23,6 +23,7 @@ from operator_core.actions import ActionProposal, ActionStatus, Claim, LeaseLost
 from operator_core.db import ActionDB
 from operator_core.db.base import written_now
 from operator_core.db.tables import PROPOSALS, RECORDS
+from tests.clocks import PATIENCE
 from tests.conftest import proposal
 from tests.contract.ledger_choices import (
     FAR,
@@ -91,7 +92,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def wait_for(self, lapsing: Sequence[int]) -> None:
         """Until leases of a millisecond have run out by the database's clock."""
-        late = time.monotonic() + 5
+        late = time.monotonic() + PATIENCE
         silent = select(RECORDS.c.id).where(
             RECORDS.c.id.in_(lapsing), RECORDS.c.lease_expires_at <= written_now()
         )

@@ -10,8 +10,10 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     EventType,
+    Expired,
     InvalidTransition,
     LeaseLost,
+    NotDue,
     NotFound,
     VersionConflict,
 )
@@ -115,6 +117,10 @@ class Model:
             return VersionConflict
         if to not in TRANSITIONS[proposal.status] or (retry and proposal.status is not S.FAILED):
             return InvalidTransition
+        if to is S.EXECUTING and proposal.waits:
+            return NotDue
+        if to is S.EXECUTING and proposal.expired:
+            return Expired
         proposal.move(to, by)
         proposal.off_the_list()
         return None
@@ -124,12 +130,12 @@ class Model:
         for proposal in self.proposals.values():
             if proposal.status in (S.PROPOSED, S.VALIDATED):
                 proposal.move(S.CANCELLED, by)
+                count += 1
             elif proposal.status is S.FAILED and proposal.retried:
                 proposal.version += 1
             else:
                 continue
             proposal.off_the_list()
-            count += 1
         return count
 
     def heartbeat(self, id: int, *, lapsed: bool) -> Refusal:
@@ -212,9 +218,7 @@ class Model:
         due = [
             each
             for each in self.proposals.values()
-            if each.status is S.VALIDATED and each.readable and not each.expired
-            # What has failed once has waited for its time already.
-            if each.retried or not each.waits
+            if each.status is S.VALIDATED and each.readable and not each.expired and not each.waits
             if names is None or each.row.action_name in names
         ]
         taken = sorted(due, key=lambda each: each.place)[:limit]
@@ -230,7 +234,7 @@ class Replay:
 
     statuses: dict[int, ActionStatus] = field(default_factory=dict)
     moved_by: dict[int, str] = field(default_factory=dict)
-    moves: dict[int, int] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
     failed_at: dict[int, datetime] = field(default_factory=dict)
     records: dict[int, tuple[str, str | None, bool | None, str | None]] = field(
         default_factory=dict
@@ -244,6 +248,12 @@ class Replay:
             self.last = event.id
             self._apply(event)
 
+    def _count(self, event: ActionEvent) -> None:
+        """An UPDATE that changes nothing of what is told counts too, so some versions have no event."""
+        assert event.version is not None
+        assert event.version > self.versions.get(event.proposal_id, 0)
+        self.versions[event.proposal_id] = event.version
+
     def _apply(self, event: ActionEvent) -> None:
         id, record_id = event.proposal_id, event.record_id
         match event.event_type:
@@ -251,9 +261,12 @@ class Replay:
                 assert event.to_status is not None
                 assert self.statuses.get(id) == event.from_status
                 self.statuses[id], self.moved_by[id] = event.to_status, event.actor
-                self.moves[id] = self.moves.get(id, -1) + 1
+                self._count(event)
                 if event.to_status is S.FAILED:
                     self.failed_at[id] = event.occurred_at
+            case EventType.RETRY_SCHEDULED | EventType.RETRY_CANCELLED:
+                assert event.from_status is event.to_status is self.statuses[id] is S.FAILED
+                self._count(event)
             case EventType.RECORD_STARTED:
                 assert record_id is not None
                 assert record_id > max(self.records, default=0)

@@ -18,7 +18,8 @@ from operator_core.actions import (
     InvalidValue,
 )
 from operator_core.db import ActionDB
-from tests.conftest import proposal
+from tests.clocks import PATIENCE
+from tests.conftest import ON_SERVER, proposal
 
 S = ActionStatus
 
@@ -228,6 +229,29 @@ async def test_the_longest_and_the_shortest_are_taken(db: ActionDB) -> None:
         assert claim.record.lease_expires_at is not None
         given = claim.record.lease_expires_at - claim.record.started_at
         assert abs(given - lease) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+@pytest.mark.parametrize("held_by", ["a claim", "a change", "a lock"])
+async def test_a_claim_goes_past_what_another_transaction_holds(
+    db: ActionDB, open_ledger: Callable[..., Awaitable[ActionDB]], held_by: str
+) -> None:
+    other = await open_ledger()
+    held, free = await db.create_proposals([ready(priority=1), ready()])
+    async with other.transaction() as tx:
+        if held_by == "a claim":
+            assert [each.proposal.id for each in await tx.claim("worker-1")] == [held.id]
+        elif held_by == "a change":
+            await tx.update_proposal_status(held.id, S.CANCELLED)
+        else:
+            lock = f"SELECT 1 FROM action_proposals WHERE id = {held.id} FOR UPDATE"
+            await tx._units.read(lambda conn: conn.exec_driver_sql(lock).all())
+        # A deadline would wait for the claim too, which would wait for this transaction.
+        claiming = asyncio.create_task(db.claim("worker-2", limit=2))
+        done, _ = await asyncio.wait({claiming}, timeout=PATIENCE)
+    taken = await claiming
+    assert done, "the claim waited for somebody else's transaction"
+    assert [each.proposal.id for each in taken] == [free.id]
 
 
 async def test_the_history_has_it_in_the_same_order_on_all(db: ActionDB) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
+from tests.clocks import asleep
 from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL
 from tests.contract.test_claims import ids, ready
 from tests.contract.test_corrupt_rows import DAMAGES, DAMAGES_ON_SQLITE, damage
@@ -126,18 +127,25 @@ async def test_a_silent_workers_damaged_record_is_in_nobodys_way_either(
     assert await db.claim("worker-2") == []
 
 
-async def test_numbers_at_their_end_block_nobody(db: ActionDB, raw: RawSQL) -> None:
-    columns = "action_name, parameters, reason, status, proposed_at, priority"
-    values = "'a', '{}', 'r', 'validated', '2026-01-01 00:00:00.000000', 9"
-    await raw(
-        f"INSERT INTO action_proposals ({columns}, version) VALUES ({values}, 9223372036854775807)"
+async def test_numbers_at_their_end_block_nobody(db: ActionDB) -> None:
+    """Rows from before the database checked what is inserted."""
+    await db.create_proposals(
+        [ready(priority=9), ready(priority=9, max_retries=3), ready(priority=9), ready()]
     )
-    await raw(
-        f"INSERT INTO action_proposals ({columns}, max_retries, retry_delay, max_retry_delay) "
-        f"VALUES ({values}, 3, 1e300, 1e300)"
+    await asleep(db, "UPDATE action_proposals SET version = 9223372036854775807 WHERE id = 1")
+    await asleep(
+        db, "UPDATE action_proposals SET retry_delay = 1e300, max_retry_delay = 1e300 WHERE id = 2"
     )
+    await asleep(db, "UPDATE action_proposals SET retry_delay = -1e300 WHERE id = 3")
+    taken = await db.claim("worker-1", limit=9, lease=timedelta(milliseconds=1))
+    assert set(ids(taken)) >= {2, 3, 4}
+    ended: list[int] = []
+    while len(ended) < 3:
+        ended += [each.proposal_id for each in await db.recover_expired()]
+    assert set(ended) >= {2, 3, 4}
     await db.create_proposal(ready())
-    assert ids(await db.claim("worker-1", lease=timedelta(milliseconds=1))) == [2]
-    while not await db.recover_expired():
-        pass
-    assert ids(await db.claim("worker-1", limit=5)) == [3]
+    assert 5 in ids(await db.claim("worker-1", limit=5))
+    # What can't move costs only itself.
+    await db.create_proposal(ready())
+    assert await db.cancel_all_pending() >= 1
+    assert not await db.list_proposals(S.PROPOSED)

@@ -12,9 +12,9 @@ import pytest
 
 from operator_core.actions import ActionEvent, ActionStatus, EventType, InvalidValue, NotFound
 from operator_core.db import ActionDB
+from tests.clocks import PATIENCE
 from tests.conftest import ON_SERVER, proposal
 from tests.contract.waiting import (
-    SOON,
     await_waiting,
     cancelled_at_the_end,
     hold,
@@ -25,6 +25,8 @@ from tests.contract.waiting import (
 )
 
 S = ActionStatus
+
+pytestmark = pytest.mark.usefixtures("only_woken")
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ async def test_whoever_breaks_off_goes_on_where_it_was(db: ActionDB, other: Acti
 
     writing = asyncio.create_task(write())
     heard: list[int] = []
-    async with cancelled_at_the_end(writing), asyncio.timeout(30):
+    async with cancelled_at_the_end(writing), asyncio.timeout(PATIENCE):
         while len(heard) < 60:
             async with aclosing(db.events(after=heard[-1] if heard else None, follow=True)) as few:
                 async for event in few:
@@ -234,10 +236,8 @@ async def test_one_of_several_that_ends_leaves_the_others_listening(
         await asyncio.gather(leaving, return_exceptions=True)
         await await_waiting(db, 1)
         await db.list_proposals()
-        begun = time.monotonic()
         await made(other, 1)
         assert len(await staying) == 2
-        assert time.monotonic() - begun < SOON
 
 
 async def test_how_soon_a_follower_is_told(db: ActionDB, other: ActionDB, backend: str) -> None:
@@ -249,7 +249,6 @@ async def test_how_soon_a_follower_is_told(db: ActionDB, other: ActionDB, backen
             await db.list_proposals()
             await other.create_proposal(proposal())
             begun = time.monotonic()
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, PATIENCE)
             seconds.append(time.monotonic() - begun)
     print(f"\n{backend}: told after {statistics.median(seconds) * 1000:.1f} ms in the median")
-    assert statistics.median(seconds) < SOON

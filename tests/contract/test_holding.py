@@ -2,20 +2,34 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionProposal, ActionRecord, ActionStatus, LeaseLost
+from operator_core.actions import (
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    Claim,
+    LeaseLost,
+)
 from operator_core.db import ActionDB
 from operator_core.db.holding import Execution
+from operator_core.db.work import BEATS
+from tests.clocks import PATIENCE, LoopClock
 from tests.conftest import RawSQL, proposal
 
 S = ActionStatus
 
-SHORT = timedelta(milliseconds=150)
+LEASE = timedelta(hours=1)
+BEAT = LEASE.total_seconds() / BEATS
+"""Seconds between two heartbeats."""
+
+MINUTE = 60.0
+"""What a test leaves before and after a moment, for a machine however busy."""
+
 RUN_OUT = "UPDATE action_records SET lease_expires_at = '2001-01-01 00:00:00.000000'"
 
 
@@ -78,7 +92,7 @@ async def test_an_exception_fails_it_and_goes_on(
     assert record.result_data == {"got": "this far"}
 
 
-async def test_a_cancellation_fails_it_too(db: ActionDB) -> None:
+async def test_after_a_cancellation_it_is_not_known_how_far_it_came(db: ActionDB) -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -92,20 +106,20 @@ async def test_a_cancellation_fails_it_too(db: ActionDB) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     ended, record = await outcome(db)
-    assert (ended.status, record.success) == (S.FAILED, False)
-    assert record.error_message == "CancelledError"
+    assert (ended.status, record.success, record.outcome_unknown) == (S.FAILED, None, True)
+    assert record.error_message == "CancelledError: whether it was done is not known"
 
 
 @pytest.mark.parametrize("taken_by", ["recovery", "cancellation", "another execution"])
 async def test_who_loses_the_lease_while_at_it_is_cancelled_and_told(
-    db: ActionDB, raw: RawSQL, taken_by: str
+    db: ActionDB, raw: RawSQL, loop_clock: LoopClock, taken_by: str
 ) -> None:
     (claim,) = await db.claim("worker-1")
     begun, seen = asyncio.Event(), []
 
     async def work() -> int:
         with pytest.raises(LeaseLost) as caught:
-            async with db.holding(claim, lease=SHORT):
+            async with db.holding(claim, lease=LEASE):
                 begun.set()
                 try:
                     await asyncio.Event().wait()
@@ -120,9 +134,8 @@ async def test_who_loses_the_lease_while_at_it_is_cancelled_and_told(
     task = asyncio.create_task(work())
     await begun.wait()
     if taken_by == "recovery":
-        # A heartbeat between the two makes the lease what it was.
-        while not await db.recover_expired():
-            await raw(RUN_OUT)
+        await raw(RUN_OUT)
+        assert len(await db.recover_expired()) == 1
     elif taken_by == "cancellation":
         await db.update_proposal_status(claim.proposal.id, S.CANCELLED)
     else:
@@ -130,8 +143,10 @@ async def test_who_loses_the_lease_while_at_it_is_cancelled_and_told(
         await db.retry(claim.proposal.id)
         assert len(await db.claim("worker-2")) == 1
     before = await outcome(db)
+    # The next heartbeat finds out.
+    await loop_clock.advance(BEAT)
     # A timeout would cancel the block itself, and hide that nobody else did.
-    done, _ = await asyncio.wait({task}, timeout=10)
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     task.cancel()
     assert done
     # It was the block that was cancelled, and not what is around it.
@@ -163,23 +178,60 @@ async def test_an_exception_after_the_lease_was_lost_is_still_the_one_that_goes_
     assert (record.outcome_unknown, record.success) == (True, None)
 
 
-async def test_heartbeats_keep_a_short_lease_alive(db: ActionDB) -> None:
-    lease = timedelta(milliseconds=600)
-    async with db.claimed("worker-1", lease=lease) as execution:
+def heartbeats(db: ActionDB, monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[datetime]":
+    """Until when the lease lasts by each heartbeat that has arrived, from now on."""
+    arrived: asyncio.Queue[datetime] = asyncio.Queue()
+    heartbeat = db.heartbeat
+
+    async def noted(*given: Any, **named: Any) -> datetime:
+        until = await heartbeat(*given, **named)
+        arrived.put_nowait(until)
+        return until
+
+    monkeypatch.setattr(db, "heartbeat", noted)
+    return arrived
+
+
+async def test_heartbeats_keep_a_lease_alive_however_long_it_takes(
+    db: ActionDB, raw: RawSQL, loop_clock: LoopClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = heartbeats(db, monkeypatch)
+    async with db.claimed("worker-1", lease=LEASE) as execution:
         assert execution is not None
-        first = execution.record.lease_expires_at
-        assert first is not None
-        async with asyncio.timeout(30):
-            while True:
-                assert await db.recover_expired() == []
-                _, record = await outcome(db)
-                assert record.lease_expires_at is not None
-                # The last one was sent after the first lease would have run out.
-                if record.lease_expires_at - first > lease:
-                    break
-                await asyncio.sleep(0.02)
+        # Twice as long as the lease that it was claimed with.
+        for _ in range(2 * BEATS):
+            await raw(RUN_OUT)
+            await loop_clock.advance(BEAT)
+            until = await asyncio.wait_for(arrived.get(), PATIENCE)
+            assert await db.recover_expired() == []
+            _, record = await outcome(db)
+            assert record.lease_expires_at == until
     ended, record = await outcome(db)
     assert (ended.status, record.success) == (S.COMPLETED, True)
+
+
+@pytest.mark.parametrize("entered", ["claimed", "holding", "holding since"])
+async def test_each_heartbeat_comes_when_a_third_of_the_lease_is_over_and_not_before(
+    db: ActionDB, loop_clock: LoopClock, monkeypatch: pytest.MonkeyPatch, entered: str
+) -> None:
+    arrived = heartbeats(db, monkeypatch)
+    async with AsyncExitStack() as block:
+        if entered == "claimed":
+            await block.enter_async_context(db.claimed("worker-1", lease=LEASE))
+        else:
+            asked = loop_clock.time()
+            (claim,) = await db.claim("worker-1", lease=LEASE)
+            since = asked if entered == "holding since" else None
+            await block.enter_async_context(db.holding(claim, lease=LEASE, since=since))
+        if entered == "holding":
+            # It begins with one.
+            await asyncio.wait_for(arrived.get(), PATIENCE)
+        for _ in range(2 * BEATS):
+            await loop_clock.advance(BEAT - MINUTE)
+            assert arrived.empty()
+            await loop_clock.advance(MINUTE)
+            await asyncio.wait_for(arrived.get(), PATIENCE)
+            assert arrived.empty()
 
 
 OpenLedger = Callable[..., Awaitable[ActionDB]]
@@ -195,40 +247,36 @@ async def held_up(db: ActionDB, record_id: int | None) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("entered", ["claimed", "holding"])
 async def test_a_block_whose_heartbeats_do_not_arrive_runs_no_longer_than_its_lease(
-    db: ActionDB, backend: str, open_ledger: OpenLedger, entered: str
+    db: ActionDB, backend: str, open_ledger: OpenLedger, loop_clock: LoopClock, entered: str
 ) -> None:
     other = db if backend == "memory" else await open_ledger()
-    lease = timedelta(seconds=0.5)
     begun, ended = asyncio.Event(), asyncio.Event()
-    clock = asyncio.get_running_loop().time
-    times: list[float] = []
 
     async def block() -> None:
         begun.set()
         try:
             await asyncio.Event().wait()
         finally:
-            times.append(clock())
             ended.set()
 
     async def work() -> None:
         with pytest.raises(LeaseLost, match="no heartbeat has reached the ledger"):
             if entered == "claimed":
-                async with db.claimed("worker-1", lease=lease):
+                async with db.claimed("worker-1", lease=LEASE):
                     await block()
             else:
                 (claim,) = await db.claim("worker-1")
-                async with db.holding(claim, lease=lease):
+                async with db.holding(claim, lease=LEASE):
                     await block()
 
     task = asyncio.create_task(work())
     await begun.wait()
     async with held_up(other, 1):
-        since = clock()
-        await asyncio.wait_for(ended.wait(), 30)
-        # A heartbeat may have been answered just before.
-        assert times[0] - since < lease.total_seconds() * 1.5
-    await asyncio.wait_for(task, 30)
+        await loop_clock.advance(LEASE.total_seconds() - MINUTE)
+        assert not ended.is_set()
+        await loop_clock.advance(MINUTE)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
+    await asyncio.wait_for(task, PATIENCE)
     found, record = await outcome(db)
     assert (found.status, record.completed_at) == (S.EXECUTING, None)
 
@@ -251,7 +299,7 @@ async def test_a_passing_outage_does_not_give_the_claim_up(
     # It has the lock on SQLite, and on a server the only connection.
     async with other.transaction() as tx:
         away.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while "no heartbeat" not in caplog.text:
                 await asyncio.sleep(0.01)
         assert await tx.get_record(1) == claim.record
@@ -294,8 +342,8 @@ async def test_a_cancellation_that_comes_with_the_end_is_not_lost(db: ActionDB) 
                 task = asyncio.current_task()
                 complete = db.complete
 
-                async def completed(*given: Any) -> None:
-                    await complete(*given)
+                async def completed(*given: Any, **more: Any) -> None:
+                    await complete(*given, **more)
                     asyncio.get_running_loop().call_soon(later, turns)  # noqa: B023
 
                 def later(left: int) -> None:
@@ -311,7 +359,7 @@ async def test_a_cancellation_that_comes_with_the_end_is_not_lost(db: ActionDB) 
 
         try:
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(asyncio.create_task(work()), 10)
+                await asyncio.wait_for(asyncio.create_task(work()), PATIENCE)
         finally:
             del db.complete
         found = await db.get_proposal(made.id)
@@ -320,19 +368,25 @@ async def test_a_cancellation_that_comes_with_the_end_is_not_lost(db: ActionDB) 
 
 
 async def test_a_task_that_lost_one_lease_and_went_on_can_lose_another(
-    db: ActionDB, raw: RawSQL
+    db: ActionDB, raw: RawSQL, loop_clock: LoopClock
 ) -> None:
     await db.create_proposals(proposal(status=S.VALIDATED) for _ in range(2))
     task = asyncio.current_task()
     assert task is not None
+
+    async def lose(claim: Claim) -> None:
+        await raw(RUN_OUT + f" WHERE id = {claim.record.id}")
+        assert len(await db.recover_expired()) == 1
+        # The next heartbeat finds out, and that may be in the turns of this one.
+        await loop_clock.advance(BEAT)
+        await asyncio.Event().wait()
+
     for _ in range(2):
         (claim,) = await db.claim("worker-1")
         with pytest.raises(ZeroDivisionError):
-            async with db.holding(claim, lease=SHORT):
-                await raw(RUN_OUT + f" WHERE id = {claim.record.id}")
-                await db.recover_expired()
+            async with db.holding(claim, lease=LEASE):
                 try:
-                    await asyncio.Event().wait()
+                    await lose(claim)
                 except asyncio.CancelledError:
                     raise ZeroDivisionError from None
         assert task.cancelling() == 0
@@ -342,9 +396,7 @@ async def test_a_task_that_lost_one_lease_and_went_on_can_lose_another(
         await asyncio.sleep(0)
     (claim,) = await db.claim("worker-1")
     with pytest.raises(LeaseLost):
-        async with db.holding(claim, lease=SHORT):
-            await raw(RUN_OUT + f" WHERE id = {claim.record.id}")
-            await db.recover_expired()
-            await asyncio.Event().wait()
+        async with db.holding(claim, lease=LEASE):
+            await lose(claim)
     assert task.cancelling() == 1
     task.uncancel()

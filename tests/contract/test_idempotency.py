@@ -1,12 +1,14 @@
 """The same proposal asked for twice is written once, the same on every backend."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from operator_core.actions import (
     ActionError,
+    ActionProposal,
     ActionStatus,
     ActionType,
     Conflict,
@@ -19,6 +21,11 @@ from tests.conftest import RawSQL, proposal
 S = ActionStatus
 
 KEY = "run 17, step 3"
+
+TICKET = (
+    "INSERT INTO tickets (violation_key, invariant_name, first_seen_at, last_seen_at, message) "
+    "VALUES (?, 'i', 't', 't', 'm')"
+)
 
 
 async def test_the_same_key_and_content_give_back_the_same_proposal(db: ActionDB) -> None:
@@ -46,19 +53,81 @@ async def test_it_comes_back_as_it_stands_now(db: ActionDB) -> None:
         {"parameters": {"n": 1.0}},
         {"parameters": {"n": True}},
         {"parameters": {}},
-        {"reason": "because"},
         {"proposed_by": "someone else"},
+        {"ticket_id": 1},
+        {"ticket_id": 2},
+        {"ticket_id": None},
     ],
 )
 async def test_another_content_under_the_same_key_is_a_conflict(
-    db: ActionDB, other: dict[str, Any]
+    db: ActionDB, raw: RawSQL, other: dict[str, Any]
 ) -> None:
+    for ticket in (1, 2):
+        await raw(TICKET, f"v{ticket}")
     fields: dict[str, Any] = {"parameters": {"n": 1}}
+    if "ticket_id" in other:
+        fields["ticket_id"] = 1 if other["ticket_id"] != 1 else None
     first = await db.create_proposal(proposal(**fields), idempotency_key=KEY)
     with pytest.raises(Conflict, match="idempotency key") as caught:
         await db.create_proposal(proposal(**{**fields, **other}), idempotency_key=KEY)
     assert caught.value.id == first.id
     assert len(await db.list_proposals()) == 1
+
+
+async def test_a_reason_in_other_words_is_no_other_content(db: ActionDB) -> None:
+    first = await db.create_proposal(proposal(), idempotency_key=KEY)
+    again = await db.create_proposal(proposal(reason="in other words"), idempotency_key=KEY)
+    assert (again.id, again.replayed, again.reason) == (first.id, True, first.reason)
+
+
+OTHERS: dict[str, Any] = {
+    "ticket_id": 1,
+    "action_name": "drain_store",
+    "action_type": ActionType.TOOL,
+    "parameters": {"n": 1},
+    "proposed_by": "someone else",
+    "priority": 1,
+    "scheduled_at": datetime(2199, 1, 1, tzinfo=UTC),
+    "expires_at": datetime(2199, 1, 1, tzinfo=UTC),
+    "max_retries": 1,
+    "retry_delay": 2.0,
+    "max_retry_delay": 2.0,
+    "depends_on": [1],
+    "wait_on_failure": True,
+}
+"""For each field in which two proposals under one key must agree, a value that is not its default."""
+
+NOT_COMPARED = {
+    "reason", "status", "proposed_at", "validated_at", "cancelled_at",
+}  # fmt: skip
+"""A model that is asked again words its reason anew; the others say what became of it, and when."""
+
+KEPT = {
+    "id", "created_at", "updated_at", "retry_count", "next_retry_at", "last_error", "version", "workflow_id",
+}  # fmt: skip
+"""What the ledger gives, and no proposer."""
+
+
+def test_it_is_decided_of_each_field_whether_it_is_compared() -> None:
+    fields = set(ActionProposal.model_fields)
+    assert fields == {*OTHERS, *NOT_COMPARED, *KEPT}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_each_field_that_is_compared_is_enough_for_a_conflict(
+    db: ActionDB, raw: RawSQL, name: str
+) -> None:
+    await raw(TICKET, "v")
+    needed = await db.create_proposal(proposal())
+    assert needed.id == 1
+    plain, other = proposal(), proposal(**{name: OTHERS[name]})
+    for first, second in ((plain, other), (other, plain)):
+        key = f"{KEY} {first is other}"
+        made = await db.create_proposal(first, idempotency_key=key)
+        with pytest.raises(Conflict) as caught:
+            await db.create_proposal(second, idempotency_key=key)
+        assert caught.value.id == made.id
+        assert (await db.create_proposal(first, idempotency_key=key)).replayed
 
 
 async def test_of_many_who_ask_at_once_one_writes(db: ActionDB) -> None:
@@ -114,7 +183,7 @@ async def test_nobody_changes_a_key_or_takes_one_twice(db: ActionDB, raw: RawSQL
     for change in ("'other' WHERE id = 1", "NULL WHERE id = 1", "'new' WHERE id = 2"):
         with pytest.raises(ActionError, match="action_proposals_immutable"):
             await raw(f"UPDATE action_proposals SET idempotency_key = {change}")
-    with pytest.raises(ActionError, match=r"(?i)unique"):
+    with pytest.raises(ActionError, match=r"(?i)unique|this idempotency key is taken"):
         await raw(
             "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, "
             f"idempotency_key) VALUES ('a', '{{}}', 'r', '2026-01-01 00:00:00.000000', '{KEY}')"

@@ -10,6 +10,7 @@ from operator_core.actions import (
     ActionStatus,
     InvalidValue,
     NotFound,
+    WorkflowProposal,
 )
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
@@ -130,14 +131,41 @@ async def test_an_unknown_outcome_is_a_failure_for_what_depends_on_it(db: Action
     assert await status(db, behind) is ActionStatus.CANCELLED
 
 
-async def test_retries_that_are_called_off_cancel_what_waits_elsewhere(db: ActionDB) -> None:
-    root = await validated(db, max_retries=1, retry_delay=3600.0)
-    behind = await db.create_proposal(proposal(depends_on=[root]))
-    records = await claimed(db)
-    await db.fail(records[root], "once")
-    assert await db.cancel_all_pending() == 2
-    assert await status(db, root) is ActionStatus.FAILED
-    assert await status(db, behind.id or 0) is ActionStatus.CANCELLED
+@pytest.mark.parametrize("way", ["kill switch", "its workflow is cancelled", "raw SQL"])
+async def test_a_retry_that_is_called_off_cancels_what_waits_elsewhere(
+    db: ActionDB, raw: RawSQL, way: str
+) -> None:
+    workflow, (root,) = await db.create_workflow(
+        WorkflowProposal(name="n"),
+        [proposal(status=ActionStatus.VALIDATED, max_retries=1, retry_delay=3600.0)],
+    )
+    # None of these is part of the workflow.
+    behind = await db.create_proposal(proposal(depends_on=[root.id]))
+    further = await validated(db, depends_on=[behind.id])
+    waiting = await validated(db, depends_on=[root.id], wait_on_failure=True)
+    beside = await validated(db)
+    (claim,) = await db.claim("worker")
+    assert claim.proposal.id == root.id
+    await db.fail(claim.record.id, "once")
+    assert await status(db, further) is ActionStatus.VALIDATED
+    if way == "kill switch":
+        await db.cancel_all_pending(actor="oncall")
+    elif way == "raw SQL":
+        await raw("UPDATE action_proposals SET next_retry_at = NULL WHERE id = ?", root.id)
+    else:
+        await db.cancel_workflow(workflow.id, actor="oncall")
+    found = await db.get_proposal(root.id)
+    assert found is not None
+    assert (found.status, found.next_retry_at) == (ActionStatus.FAILED, None)
+    for id in (behind.id or 0, further):
+        assert await status(db, id) is ActionStatus.CANCELLED
+    if way != "kill switch":
+        assert await status(db, waiting) is ActionStatus.VALIDATED
+        assert await status(db, beside) is ActionStatus.VALIDATED
+        for id in (behind.id, further):
+            last = (await db.history(id))[-1]
+            assert last.actor == "ledger"
+            assert last.reason == f"proposal {root.id}, which it depends on, failed"
 
 
 async def test_what_has_ended_badly_already_ends_it_at_once(db: ActionDB) -> None:

@@ -15,6 +15,7 @@ from operator_core.actions import (
     LeaseLost,
 )
 from operator_core.db import ActionDB
+from tests.clocks import PATIENCE, asleep
 from tests.conftest import RawSQL, proposal
 
 S = ActionStatus
@@ -194,14 +195,11 @@ async def test_what_was_not_started_in_time_is_cancelled_by_the_next_claim(
 
 
 async def test_what_was_started_in_time_may_end_late(db: ActionDB) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=2)
-    await db.create_proposal(ready(expires_at=soon))
+    await db.create_proposals([ready(expires_at=FAR), ready(expires_at=FAR, priority=-1)])
     (claim,) = await db.claim("worker-1")
-    await db.create_proposal(proposal(expires_at=soon))
-    async with asyncio.timeout(20):
-        while (await get(db, 2)).status is S.PROPOSED:
-            assert await db.claim("worker-2") == []
-            await asyncio.sleep(0.05)
+    await asleep(db, f"UPDATE action_proposals SET expires_at = {PAST}")
+    assert await db.claim("worker-2") == []
+    assert [(await get(db, id)).status for id in (1, 2)] == [S.EXECUTING, S.CANCELLED]
     await db.complete(claim.record.id)
     assert (await get(db)).status is S.COMPLETED
 
@@ -219,10 +217,14 @@ async def test_what_has_expired_is_not_run_again(db: ActionDB) -> None:
 
 async def test_what_is_scheduled_starts_then_and_not_before(db: ActionDB) -> None:
     at = datetime.now(UTC) + timedelta(seconds=1)
-    await db.create_proposal(ready(scheduled_at=at))
-    async with asyncio.timeout(20):
-        while not (taken := await db.claim("worker-1")):
+    await db.create_proposals([ready(scheduled_at=at), ready(scheduled_at=FAR)])
+    async with asyncio.timeout(PATIENCE):
+        while not (taken := await db.claim("worker-1", limit=2)):
             await asyncio.sleep(0.02)
-    started = taken[0].record.started_at
-    assert started is not None
-    assert at <= started < at + timedelta(seconds=10)
+    (claim,) = taken
+    assert (claim.proposal.id, claim.record.started_at is not None) == (1, True)
+    assert at <= claim.record.started_at  # type: ignore[operator]
+    assert await db.claim("worker-1") == []
+    await asleep(db, f"UPDATE action_proposals SET scheduled_at = {PAST} WHERE id = 2")
+    (claim,) = await db.claim("worker-1")
+    assert claim.proposal.id == 2

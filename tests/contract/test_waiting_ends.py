@@ -17,8 +17,8 @@ from operator_core.actions import (
     StorageError,
 )
 from operator_core.db import ActionDB
+from tests.clocks import PATIENCE
 from tests.contract.waiting import (
-    SOON,
     await_waiting,
     cancelled_at_the_end,
     hold,
@@ -26,6 +26,8 @@ from tests.contract.waiting import (
 )
 
 S = ActionStatus
+
+pytestmark = pytest.mark.usefixtures("only_woken")
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ async def test_patience_ends_when_it_was_said(
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
         await db.wait_for(1, timeout=timeout)
-    assert timeout <= time.monotonic() - begun < timeout + SOON
+    assert timeout <= time.monotonic() - begun < timeout + PATIENCE
     await held.check_given_back()
 
 
@@ -95,13 +97,11 @@ async def test_who_is_cancelled_at_any_moment_leaves_nothing_behind(
             await waiting
     await held.check_given_back()
     # And who comes afterwards is woken as ever.
-    waiting = asyncio.create_task(db.wait_for(1, timeout=30))
+    waiting = asyncio.create_task(db.wait_for(1, timeout=PATIENCE))
     async with cancelled_at_the_end(waiting):
         await await_waiting(db)
-        begun = time.monotonic()
         await other.update_proposal_status(1, S.CANCELLED)
         await waiting
-    assert time.monotonic() - begun < SOON
 
 
 @pytest.mark.parametrize("backend", ["file", "engine"], indirect=True)
@@ -114,22 +114,17 @@ async def test_who_comes_while_another_begins_to_listen_misses_nothing(
         async with db.changes():
             await asyncio.Event().wait()
 
-    missed = 0
     with closing(sqlite3.connect(place, isolation_level=None)) as stranger:
         for turn in range(10):
             stranger.execute("BEGIN IMMEDIATE")
-            stranger.execute("UPDATE action_proposals SET status_reason = ?", (str(turn),))
+            stranger.execute("UPDATE action_proposals SET last_error = ?", (str(turn),))
             first = asyncio.create_task(listen())
             async with cancelled_at_the_end(first):
                 await asyncio.sleep(0)
                 async with db.changes() as changed:
                     changed.clear()
                     stranger.execute("COMMIT")
-                    try:
-                        await asyncio.wait_for(changed.wait(), 0.3)
-                    except TimeoutError:
-                        missed += 1
-    assert missed == 0
+                    await asyncio.wait_for(changed.wait(), PATIENCE)
 
 
 async def test_who_waits_when_it_is_closed_is_told_at_once(
@@ -144,11 +139,9 @@ async def test_who_waits_when_it_is_closed_is_told_at_once(
     waiting = [asyncio.create_task(db.wait_for(1)), asyncio.create_task(follow())]
     async with cancelled_at_the_end(*waiting):
         await await_waiting(db, 2)
-        begun = time.monotonic()
         await db.close()
-        done, _ = await asyncio.wait(waiting, timeout=2 * SOON)
+        done, _ = await asyncio.wait(waiting, timeout=PATIENCE)
         assert done == set(waiting), "still waiting for a ledger that is closed"
-        assert time.monotonic() - begun < SOON
     assert [type(task.exception()) for task in waiting] == [NotOpen, NotOpen]
     await held.check_given_back()
     with pytest.raises(NotOpen):

@@ -109,6 +109,14 @@ async def test_cancelling_stops_what_has_not_started(db: ActionDB) -> None:
     assert await db.cancel_workflow(id_) == 0
 
 
+async def test_cancelling_one_leaves_those_beside_it(db: ActionDB) -> None:
+    (before, one, after) = [(await chain(db))[0] for _ in range(3)]
+    assert await db.cancel_workflow(one) == 3
+    assert await db.workflow_status(one) is WorkflowStatus.CANCELLED
+    for other in (before, after):
+        assert await db.workflow_status(other) is WorkflowStatus.PENDING
+
+
 @pytest.mark.parametrize(
     ("after", "said"),
     [

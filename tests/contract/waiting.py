@@ -10,11 +10,9 @@ from typing import Any, Final
 
 from operator_core.actions import ActionEvent, ActionProposal, ActionStatus
 from operator_core.db import ActionDB
+from tests.clocks import PATIENCE
 from tests.conftest import proposal
 from tests.databases import query
-
-SOON: Final = 1.0
-"""Seconds within which who waits is woken; long before it would look by itself, after 5."""
 
 LISTENING: Final = """
     SELECT pid FROM pg_stat_activity
@@ -32,7 +30,7 @@ def listening(place: str | Path) -> set[int]:
 async def await_waiting(db: ActionDB, count: int = 1) -> None:
     """Waits until so many wait for changes of this ledger object."""
     # Nobody is told that somebody waits.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(db._units._doorbell._listeners) != count:  # type: ignore[attr-defined]
             await asyncio.sleep(0.001)
 
@@ -46,7 +44,7 @@ class Held:
 
     async def check_given_back(self) -> None:
         """Fails unless it is as it was; sessions and threads end a moment after they are told to."""
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + PATIENCE
         while left := self._left():
             assert time.monotonic() < deadline, f"left behind: {left}"
             await asyncio.sleep(0.005)
@@ -98,7 +96,7 @@ async def told(db: ActionDB, count: int, after: int | None = None) -> list[Actio
     """The next so many events that a follower is given."""
     events = db.events(after=after, follow=True)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return [await anext(events) for _ in range(count)]
     finally:
         await events.aclose()

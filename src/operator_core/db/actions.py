@@ -1,11 +1,10 @@
 """`ActionDB`, the ledger as services use it."""
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, cast
+from typing import Any, Final, Self, TypeAlias
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
@@ -18,10 +17,13 @@ from operator_core.db.engine import Runner
 from operator_core.db.joined import SessionRunner
 from operator_core.db.ledger import ActionLedger
 from operator_core.db.pooled_sqlite import SqliteEngineRunner
-from operator_core.db.postgresql import make_engine, parse_url
+from operator_core.db.postgresql import make_engine
 from operator_core.db.server import ServerRunner
 from operator_core.db.sqlite import SqliteRunner
 from operator_core.db.sqlite_connection import MEMORY
+from operator_core.db.sqlite_files import FILE_MODE
+from operator_core.db.turns import Turns
+from operator_core.db.urls import check_path, masked, parse_url, target_from_text
 
 __all__ = ["ActionDB", "Target"]
 
@@ -43,7 +45,15 @@ class ActionDB(ActionLedger):
     Use it as ``async with ActionDB(...) as db:``, or call `open` and `close`. Opening makes the
     schema in a new SQLite file and upgrades one that is behind. Many may be open on one file.
 
-    `actor` is who acts where a call does not say. `busy_timeout` is how many seconds (0 to 3,600) a
+    With `upgrade` False, opening changes nothing: a SQLite file that is not there is
+    `StorageUnavailable`, one that is behind or empty is `SchemaOutdated`, and one in a folder that can't be
+    written can be read. A server's schema is never changed by opening, nor is a joined session's.
+
+    `file_mode` is the permissions of a SQLite file that opening makes, and of those that SQLite puts
+    beside it; it must let the owner read and write. A file that is there keeps its own.
+
+    `actor` is who acts where a call does not say: ``agent`` if neither does, but for what ends an execution, which is then
+    the worker's doing. `busy_timeout` is how many seconds (0 to 3,600) a
     write waits for other processes' writes before it raises `Busy`; on a borrowed engine that is for
     the engine's owner to set. `max_json_bytes` is the size limit of parameters and of result data as
     JSON, 2 bytes to 256 MiB.
@@ -53,30 +63,39 @@ class ActionDB(ActionLedger):
         self,
         target: Target,
         *,
-        actor: str = "agent",
+        actor: str | None = None,
         busy_timeout: float = BUSY_TIMEOUT,
         pool_size: int = POOL_SIZE,
         max_json_bytes: int = MAX_JSON_BYTES,
+        upgrade: bool = True,
+        file_mode: int = FILE_MODE,
     ) -> None:
-        checks.check_actor(actor)
+        if actor is not None:
+            checks.check_actor(actor)
         checks.check_seconds(busy_timeout, "busy_timeout")
         checks.check_count(pool_size, "pool_size", 1000)
         checks.check_size(max_json_bytes, "max_json_bytes")
+        checks.check_flag(upgrade, "upgrade")
+        _check_file_mode(file_mode)
         super().__init__(None, actor, max_json_bytes)
-        self._database = _runner(target, busy_timeout, pool_size)
+        self._database = _runner(target, busy_timeout, pool_size, upgrade, file_mode)
+        self._place = _shown(target)
         # Opening and closing take turns, whoever asks for them.
-        self._gate = asyncio.Lock()
+        self._gate = Turns()
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
         """The ledger that the environment variable ``OPERATOR_DATABASE_URL`` names.
 
-        Raises `InvalidValue` if it is not set.
+        Raises `InvalidValue` if it is not set, or is a bare word, which is rather a mistake than a path.
         """
-        url = os.environ.get(migrate.URL_VARIABLE, "")
-        if not url:
+        text = os.environ.get(migrate.URL_VARIABLE, "")
+        if not text:
             raise InvalidValue(migrate.URL_VARIABLE, "must be set to the ledger's URL or path")
-        return cls(url, **settings)
+        return cls(target_from_text(text, migrate.URL_VARIABLE), **settings)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._place}>"
 
     async def open(self) -> Self:
         """Opens the ledger; raises `SchemaError` or `StorageError`. Opening an open one does nothing."""
@@ -123,28 +142,42 @@ class ActionDB(ActionLedger):
             yield ActionLedger(units, self._actor, self._max_json_bytes)
 
 
-def _runner(target: Target, busy_timeout: float, pool_size: int) -> Runner:
+def _runner(
+    target: Target, busy_timeout: float, pool_size: int, upgrade: bool, file_mode: int
+) -> Runner:
     if isinstance(target, AsyncSession):
         return SessionRunner(target)
     if isinstance(target, AsyncEngine):
         if _backend(target.dialect.name) == "sqlite":
-            return SqliteEngineRunner(target, timeout=busy_timeout)
+            return SqliteEngineRunner(target, timeout=busy_timeout, upgrade=upgrade)
         return ServerRunner(target, timeout=busy_timeout, owned=False)
-    if isinstance(target, str) and "://" in target:
+    if isinstance(target, URL) or (isinstance(target, str) and "://" in target):
         try:
-            target = parse_url(target)
+            url = parse_url(target)
         except ArgumentError:
             raise InvalidValue("target", "is not a database URL") from None
-    if isinstance(target, URL):
-        if _backend(target.get_backend_name()) == "postgresql":
-            engine = make_engine(target, pool_size=pool_size, timeout=busy_timeout)
+        if _backend(url.get_backend_name()) == "postgresql":
+            engine = make_engine(url, pool_size=pool_size, timeout=busy_timeout)
             return ServerRunner(engine, timeout=busy_timeout, owned=True)
-        if target.query:
+        if url.query:
             raise InvalidValue("target", "must have no options behind a question mark")
-        return SqliteRunner(_absolute(target.database or MEMORY), busy_timeout=busy_timeout)
-    if not isinstance(cast(object, target), str | os.PathLike) or not os.fspath(target):
-        raise InvalidValue("target", "must be a path, a URL, an AsyncEngine or an AsyncSession")
-    return SqliteRunner(_absolute(os.fspath(target)), busy_timeout=busy_timeout)
+        target = url.database or MEMORY
+    path = _absolute(check_path(target))
+    return SqliteRunner(path, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode)
+
+
+def _check_file_mode(value: object) -> None:
+    if type(value) is not int or value & ~0o777 or value & 0o600 != 0o600:
+        raise InvalidValue(
+            "file_mode",
+            "must be permissions from 0o600 to 0o777 with which the owner can read and write",
+        )
+
+
+def _shown(target: Target) -> str:
+    if isinstance(target, AsyncSession):
+        return "on a session"
+    return masked(target.url if isinstance(target, AsyncEngine) else target)
 
 
 def _backend(name: str) -> str:

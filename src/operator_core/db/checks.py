@@ -6,8 +6,16 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from operator_core.actions.actors import is_reserved
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionStatus, ActionType, Claim, to_invalid_value
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionStatus,
+    ActionType,
+    Claim,
+    ProposalRequest,
+    to_invalid_value,
+)
 from operator_core.actions.values import (
     MAX_DELAY,
     MAX_ID,
@@ -20,6 +28,7 @@ from operator_core.actions.values import (
 
 __all__ = [
     "check_actor",
+    "check_age",
     "check_claim",
     "check_count",
     "check_error",
@@ -38,6 +47,7 @@ __all__ = [
     "check_names",
     "check_optional_id",
     "check_position",
+    "check_proposal",
     "check_reason",
     "check_seconds",
     "check_size",
@@ -50,8 +60,8 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _REASON: Final[TypeAdapter[str]] = TypeAdapter(Reason)
 _MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(LongText)
 
-RAW_SQL: Final = "raw SQL"
 _MAX_SECONDS: Final = 3600
+_MAX_AGE: Final = 3650 * 86_400
 _SHORTEST_LEASE: Final = 0.001
 # Well below what SQLite holds in one value (a thousand million bytes).
 _MAX_SIZE: Final = 1 << 28
@@ -92,6 +102,16 @@ def check_lease(value: object) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else -1
     if not _SHORTEST_LEASE <= seconds <= MAX_DELAY:
         raise InvalidValue("lease", "must be a timedelta from a millisecond to seven days")
+    return seconds
+
+
+def check_age(value: object, path: str) -> float | None:
+    """None, or an age in seconds; raises `InvalidValue` for what is no timedelta from 0 to 3,650 days."""
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else -1
+    if not 0 <= seconds <= _MAX_AGE:
+        raise InvalidValue(path, "must be None or a timedelta from 0 to 3,650 days")
     return seconds
 
 
@@ -191,6 +211,23 @@ def check_model(value: object, model: type[BaseModel], path: str) -> None:
         raise InvalidValue(path, f"must be {article} {model.__name__}, not {type(value).__name__}")
 
 
+def check_proposal(value: object, path: str, actor: str, proposed_by: str | None) -> ActionProposal:
+    """A checked copy of what is proposed, by `proposed_by`, so that nothing can change it before it is written.
+
+    Checked again although it was when it was made: ``model_copy`` checks nothing, and a dict inside a frozen
+    model can still be changed. Raises `InvalidValue`, also for a proposer with a name of the ledger's own.
+    """
+    check_model(value, ProposalRequest, path)
+    given = cast(ProposalRequest, value).__dict__
+    if proposed_by is not None:
+        given = {**given, "proposed_by": proposed_by}
+    elif not isinstance(value, ActionProposal):
+        given = {**given, "proposed_by": actor}
+    proposal = ActionProposal.model_validate(given)
+    check_actor(proposal.proposed_by, "proposed_by")
+    return proposal
+
+
 def _check(adapter: TypeAdapter[str], value: object, path: str) -> str:
     try:
         return adapter.validate_python(value)
@@ -209,10 +246,10 @@ def check_key(value: object) -> str | None:
 
 
 def check_actor(value: object, path: str = "actor") -> str:
-    """Who acts; raises `InvalidValue`, also for what the history calls writers who don't say."""
+    """Who acts; raises `InvalidValue`, also for what is, or looks like, a name of the ledger's own."""
     actor = _check(_NAME, value, path)
-    if actor == RAW_SQL:
-        raise InvalidValue(path, f"must not be {RAW_SQL!r}, which stands for an unknown writer")
+    if is_reserved(actor):
+        raise InvalidValue(path, "must not be a name that stands for the ledger itself")
     return actor
 
 

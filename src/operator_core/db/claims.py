@@ -20,6 +20,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import (
@@ -36,8 +37,10 @@ from operator_core.db.base import (
     utcnow,
     written_now,
 )
-from operator_core.db.listed import each, listed
-from operator_core.db.moves import any_of, moved
+from operator_core.db.driver_errors import is_refusal
+from operator_core.db.halving import in_parts
+from operator_core.db.listed import listed
+from operator_core.db.moves import any_of, may_start, moved
 from operator_core.db.plain import Plain
 from operator_core.db.planning import any_number, few, few_in, nearly_all
 from operator_core.db.recovery import overdue, sweep
@@ -46,28 +49,35 @@ from operator_core.db.rows import (
     decode_time,
     to_proposal,
 )
-from operator_core.db.tables import DEPENDENCIES, PROPOSALS, RECORDS
+from operator_core.db.savepoint import savepoint
+from operator_core.db.tables import PROPOSALS, RECORDS
 
-__all__ = ["Wanted", "claim"]
+__all__ = ["Wanted", "claim", "claim_what_can_be"]
 
 logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
 
-_PLANNED = func.coalesce(_P.next_retry_at, _P.scheduled_at)
 # As the index says it.
 _DUE = func.coalesce(_P.next_retry_at, _P.scheduled_at, _P.created_at)
 _ORDER = (_P.priority.desc(), _DUE, _P.id)
 
 
 class Wanted(NamedTuple):
-    """What a worker asks for: who it is, how many at the most, for how many seconds, and of what kind."""
+    """What a worker asks for: who it is and who asks for it, how many at the most, for how long, of what kind."""
 
     worker: str
     limit: int
     lease: float
     action_names: tuple[str, ...] | None
     action_types: tuple[str, ...] | None
+    actor: str | None = None
+    """By default the worker."""
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Who works and who acts, by the parameters of the statements."""
+        return {"who": self.worker, "actor": self.actor or self.worker}
 
     @property
     def kinds(self) -> dict[str, list[str]]:
@@ -83,36 +93,14 @@ def _claimable(*kinds: Any) -> list[Any]:
     """Of those that are validated."""
     return [
         # Who asked for no time is due whatever the clock says, also after it was set back.
-        or_(_PLANNED.is_(None), written_now() >= _PLANNED),
-        or_(_P.expires_at.is_(None), _P.expires_at > written_now()),
+        or_(_P.next_retry_at.is_(None), written_now() >= _P.next_retry_at),
+        *may_start(),
         readable(_P.parameters),
-        # One that another tool has set to the last can't move.
+        # One that somebody has set to the last while no guard was there can't move.
         _P.version < literal_column(str(MAX_ID)),
         _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
-        or_(_P.depends_on.is_(None), _finished()),
         *kinds,
     ]
-
-
-def _finished() -> Any:
-    """Whether all that a proposal depends on is completed.
-
-    By a subquery that is run for each row: PostgreSQL's planner may answer an EXISTS for all at once.
-    """
-    needed = PROPOSALS.alias("needed")
-    return (
-        select(needed.c.id)
-        .join_from(DEPENDENCIES, needed, needed.c.id == DEPENDENCIES.c.depends_on_id)
-        .where(
-            DEPENDENCIES.c.proposal_id == _P.id,
-            few(DEPENDENCIES.c.depends_on_id),
-            nearly_all(needed.c.status != literal_column(f"'{ActionStatus.COMPLETED.value}'")),
-        )
-        .limit(literal_column("1"))
-        .correlate(PROPOSALS)
-        .scalar_subquery()
-        .is_(None)
-    )
 
 
 def _kinds(names: bool, types: bool) -> list[Any]:
@@ -156,9 +144,9 @@ def _claim_on_server(names: bool, types: bool) -> Select[Any]:
 
 
 def _start() -> dict[str, Any]:
-    worker = bindparam("who", type_=Text())
+    actor = bindparam("actor", type_=Text())
     return moved(
-        ActionStatus.EXECUTING, status_changed_by=worker, status_reason=None, next_retry_at=None
+        ActionStatus.EXECUTING, status_changed_by=actor, status_reason=None, next_retry_at=None
     )
 
 
@@ -187,13 +175,13 @@ def _begun(row: Sequence[Any], worker: str) -> ActionRecord:
 def _record(ids: Select[Any]) -> Any:
     """The records of executions that start, of the proposals with these ids."""
     (id_,) = ids.subquery("these").c
-    worker = bindparam("who", type_=Text())
+    worker, actor = bindparam("who", type_=Text()), bindparam("actor", type_=Text())
     lease = from_now(bindparam("lease", type_=Double()))
     return (
         insert(RECORDS)
         .from_select(
             ["proposal_id", "started_at", "started_by", "worker", "lease_expires_at"],
-            select(id_, utcnow(), worker, worker, lease),
+            select(id_, utcnow(), actor, worker, lease),
         )
         .returning(*_BEGUN)
     )
@@ -207,6 +195,7 @@ def _candidates(names: bool, types: bool) -> Select[Any]:
         .order_by(*_ORDER)
         .limit(bindparam("limit", type_=BigInteger()))
         .offset(bindparam("offset", type_=BigInteger()))
+        .with_for_update(skip_locked=True)
     )
 
 
@@ -216,19 +205,24 @@ _START_LISTED = (
     .values(_start())
     .returning(*PROPOSAL_COLUMNS)
 )
-_RECORD_LISTED = _record(select(each("ids").c.value))
+_RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
 
 
 def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
     """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
     kinds = wanted.kinds
-    said = {"who": wanted.worker, "lease": wanted.lease, "limit": wanted.limit, **kinds}
+    said = {
+        **wanted.who,
+        "lease": wanted.lease,
+        "limit": wanted.limit,
+        **kinds,
+    }
     statement = _claim_on_server("names" in kinds, "types" in kinds)
 
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
         if conn.dialect.name == "sqlite":
             sweep(conn)
-            return _claim_on_sqlite(conn, wanted), False
+            return _claim_by_turns(conn, wanted), False
         return answer(conn.execute(statement, said).all())
 
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
@@ -238,8 +232,8 @@ def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
 
 
 def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
-    left, first, *_ = rows[0]
-    if first is None:
+    left = rows[0][0]
+    if rows[0][_ID] is None:
         return [], left
     taken: list[Claim] = []
     # Sorted here, where it costs less than in the statement.
@@ -254,19 +248,69 @@ def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
     return taken, left
 
 
-_PRIORITY = 1 + tuple(ActionProposal.model_fields).index("priority")
+_FIELDS = tuple(ActionProposal.model_fields)
+_ID, _PRIORITY = (1 + _FIELDS.index(name) for name in ("id", "priority"))
 _DUE_AT = 1 + len(PROPOSAL_COLUMNS)
 
 
 def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return -row[_PRIORITY], row[_DUE_AT], row[1]
+    return -row[_PRIORITY], row[_DUE_AT], row[_ID]
 
 
-def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
+def claim_what_can_be(conn: Connection, wanted: Wanted) -> tuple[list[Claim], bool]:
+    """As `claim`, for all but the proposals that the database refuses to start, which are logged."""
+    return _claim_by_turns(conn, wanted), False
+
+
+def _claim_by_turns(conn: Connection, wanted: Wanted) -> list[Claim]:
+    """What is due, found and then started: SQLite has no statement for both."""
+    taken: list[Claim] = []
+    refused = 0
+    while len(taken) < wanted.limit:
+        rest = wanted._replace(limit=wanted.limit - len(taken))
+        found = _first_due(conn, rest, refused)
+        started = _start_what_can(conn, wanted, found)
+        taken += started
+        if len(started) == len(found):
+            break
+        # What the database refuses stays where it is in the order.
+        refused += len(found) - len(started)
+    return taken
+
+
+def _start_what_can(
+    conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]
+) -> list[Claim]:
+    """Starts all of these, or those that the database does not refuse."""
+    if not found:
+        return []
+    try:
+        with savepoint(conn):
+            return _start_all(conn, wanted, found)
+    except DBAPIError as error:
+        if not is_refusal(error):
+            raise
+    # Each statement has a time of its own: some may have expired since they were found. Others may be damaged.
+    known = {each.id: each for each in found}
+
+    def start(conn: Connection, ids: Sequence[int | None]) -> list[Claim]:
+        return _start_all(conn, wanted, [known[id_] for id_ in ids])
+
+    started: list[Claim] = []
+    try:
+        for some in in_parts(conn, list(known), start, "start proposal"):
+            started += some
+    except DBAPIError as error:
+        if not is_refusal(error):
+            raise
+    return started
+
+
+def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[ActionProposal]:
     found: list[ActionProposal] = []
     kinds = wanted.kinds
     candidates = _candidates("names" in kinds, "types" in kinds)
-    said: dict[str, Any] = {"offset": 0, **kinds}
+    said: dict[str, Any] = {"offset": offset, **kinds}
     while len(found) < wanted.limit:
         said["limit"] = wanted.limit - len(found)
         rows = conn.execute(candidates, said).all()
@@ -279,13 +323,15 @@ def _claim_on_sqlite(conn: Connection, wanted: Wanted) -> list[Claim]:
             except CorruptRow as error:
                 # Never claimed, and in nobody's way.
                 logger.warning("not claimable: %s", error)
-    if not found:
-        return []
-    begin = {"ids": [proposal.id for proposal in found], "who": wanted.worker}
-    start = {**begin, "lease": wanted.lease}
+    return found
+
+
+def _start_all(conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]) -> list[Claim]:
+    begin = {"ids": [proposal.id for proposal in found], "actor": wanted.who["actor"]}
+    start = {**begin, **wanted.who, "lease": wanted.lease}
     # First, so that the history is as on a server.
     records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, start)}
-    begun = {row[0]: row for row in conn.execute(_START_LISTED, begin)}
+    begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
     return [
         Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found
     ]

@@ -23,22 +23,34 @@ from sqlalchemy import (
     cast,
     false,
     func,
+    literal_column,
+    null,
     select,
     true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
-from operator_core.actions.errors import ActionError, LeaseLost, NotFound
+from operator_core.actions.errors import ActionError, Conflict, LeaseLost, NotFound
 from operator_core.actions.types import ActionStatus
 from operator_core.db.base import after_jitter, from_now, utcnow
+from operator_core.db.halving import in_parts
 from operator_core.db.moves import moved
 from operator_core.db.plain import UNANSWERED, Plain, Unanswered
 from operator_core.db.planning import few, few_in, nearly_all
 from operator_core.db.rows import decode_time
 from operator_core.db.tables import PROPOSALS, RECORDS
 
-__all__ = ["Ending", "end", "end_proposal", "heartbeat", "lost"]
+__all__ = [
+    "Ending",
+    "Manner",
+    "end",
+    "end_in_parts",
+    "end_proposal",
+    "heartbeat",
+    "lost",
+    "why_not_ended",
+]
 
 _P = PROPOSALS.c
 _R = RECORDS.c
@@ -90,10 +102,30 @@ def _until(rows: Sequence[Any]) -> datetime | Unanswered:
     return decode_time(rows[0][0]) if rows else UNANSWERED
 
 
+_WHY_LOST = (
+    select(
+        _R.completed_at,
+        _R.completed_by,
+        _R.worker,
+        _R.outcome_unknown,
+        _P.status,
+        _P.status_changed_by,
+    )
+    .join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id)
+    .where(_R.id == bindparam("wanted"))
+)
+
+
 def lost(conn: Connection, record_id: int) -> ActionError:
     """Why a record is no longer the caller's: `NotFound` or `LeaseLost`."""
-    known = conn.scalar(select(_R.id).where(_R.id == record_id))
-    return NotFound("record", record_id) if known is None else LeaseLost(record_id)
+    found = conn.execute(_WHY_LOST, {"wanted": record_id}).one_or_none()
+    if found is None:
+        return NotFound("record", record_id)
+    if found.completed_at is None:
+        cause = "cancelled" if found.status == ActionStatus.CANCELLED else "moved"
+        return LeaseLost(record_id, cause, found.status_changed_by)
+    recovered = found.outcome_unknown and found.completed_by != found.worker
+    return LeaseLost(record_id, "recovered" if recovered else "ended", found.completed_by)
 
 
 class Ending(NamedTuple):
@@ -102,6 +134,18 @@ class Ending(NamedTuple):
     record_id: int
     result: str | None
     error: str | None
+
+
+class Manner(NamedTuple):
+    """How executions of one call end: well, badly, or (None) so that nobody knows; and who says so.
+
+    Without an `actor` it is the worker of each. `leased`: the proposals of claimed ones alone are moved; those
+    of records that were made by hand are moved by hand.
+    """
+
+    success: bool | None
+    actor: str | None
+    leased: bool = False
 
 
 def _retry_at() -> Any:
@@ -122,8 +166,12 @@ def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
     )
 
 
+# A record that was made by hand may have no worker.
+_BY = func.coalesce(bindparam("actor", type_=Text()), _R.worker, literal_column("'agent'"))
+
+
 @cache
-def _end_on_server(success: bool) -> Select[Any]:
+def _end_on_server(success: bool | None, leased: bool) -> Select[Any]:
     arrays = (
         bindparam(name, type_=ARRAY(kind))
         for name, kind in (("ids", BigInteger()), ("results", Text()), ("errors", Text()))
@@ -137,23 +185,32 @@ def _end_on_server(success: bool) -> Select[Any]:
             nearly_all(_R.completed_at.is_(None)),
         )
         .values(
-            success=true() if success else false(),
+            success=_truth(success),
+            outcome_unknown=_truth(success is None),
             completed_at=utcnow(),
             result_data=cast(given.c.result, JSON),
             error_message=given.c.error,
-            completed_by=func.coalesce(_R.worker, bindparam("actor", type_=Text())),
+            completed_by=_BY,
         )
-        .returning(_R.id, _R.proposal_id, _R.completed_by, _R.error_message)
+        .returning(_R.id, _R.proposal_id, _R.completed_by, _R.error_message, _R.lease_expires_at)
         .cte("ended")
     )
+    claimed = [ended.c.lease_expires_at.is_not(None)] if leased else []
     moved = (
         update(PROPOSALS)
-        .where(_P.id == ended.c.proposal_id, nearly_all(*_executed_by(ended.c.id)))
-        .values(_outcome(success, ended.c.completed_by, ended.c.error_message))
+        .where(
+            _P.id == ended.c.proposal_id,
+            nearly_all(*_executed_by(ended.c.id), *claimed),
+        )
+        .values(_outcome(success is True, ended.c.completed_by, ended.c.error_message))
         .returning(_P.id)
         .cte("moved")
     )
     return select(ended.c.id).add_cte(moved)
+
+
+def _truth(value: bool | None) -> Any:
+    return null() if value is None else true() if value else false()
 
 
 _END_RECORD = (
@@ -161,12 +218,13 @@ _END_RECORD = (
     .where(_R.id == bindparam("wanted"), _R.completed_at.is_(None))
     .values(
         success=bindparam("succeeded", type_=Boolean()),
+        outcome_unknown=bindparam("unknown", type_=Boolean()),
         completed_at=utcnow(),
         result_data=bindparam("result", type_=Text()),
         error_message=bindparam("error", type_=Text()),
-        completed_by=func.coalesce(_R.worker, bindparam("actor", type_=Text())),
+        completed_by=_BY,
     )
-    .returning(_R.proposal_id, _R.completed_by)
+    .returning(_R.proposal_id, _R.completed_by, _R.lease_expires_at)
 )
 
 
@@ -183,7 +241,7 @@ def end_proposal(*, success: bool) -> Update:
     )
 
 
-def end(endings: Sequence[Ending], *, success: bool, actor: str) -> Plain[set[int]]:
+def end(endings: Sequence[Ending], manner: Manner) -> Plain[set[int]]:
     """Ends executions and moves their proposals, where these still execute them; which it did.
 
     One that has ended before is not ended again, and left out of the answer. A proposal that was
@@ -193,25 +251,33 @@ def end(endings: Sequence[Ending], *, success: bool, actor: str) -> Plain[set[in
         "ids": [each.record_id for each in endings],
         "results": [each.result for each in endings],
         "errors": [each.error for each in endings],
-        "actor": actor,
+        "actor": manner.actor,
     }
-    statement = _end_on_server(success)
+    statement = _end_on_server(manner.success, manner.leased)
 
     def unit(conn: Connection) -> set[int]:
         if conn.dialect.name == "sqlite":
-            return _end_on_sqlite(conn, endings, success=success, actor=actor)
+            return _end_on_sqlite(conn, endings, manner)
         return _ids(conn.execute(statement, said).all())
 
     return Plain(statement, said, _ids, unit)
+
+
+def end_in_parts(conn: Connection, endings: Sequence[Ending], manner: Manner) -> set[int]:
+    """As `end`, for all but those that the database refuses to end, which are logged."""
+    known = {each.record_id: each for each in endings}
+
+    def some(conn: Connection, ids: Sequence[int]) -> set[int]:
+        return end([known[id_] for id_ in ids], manner)(conn)
+
+    return set[int]().union(*in_parts(conn, list(known), some, "end record"))
 
 
 def _ids(rows: Sequence[Any]) -> set[int]:
     return {row[0] for row in rows}
 
 
-def _end_on_sqlite(
-    conn: Connection, endings: Sequence[Ending], *, success: bool, actor: str
-) -> set[int]:
+def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) -> set[int]:
     ended: set[int] = set()
     proposals: list[dict[str, Any]] = []
     for each in endings:
@@ -219,18 +285,32 @@ def _end_on_sqlite(
             _END_RECORD,
             {
                 "wanted": each.record_id,
-                "succeeded": success,
+                "succeeded": manner.success,
+                "unknown": manner.success is None,
                 "result": each.result,
                 "error": each.error,
-                "actor": actor,
+                "actor": manner.actor,
             },
         ).one_or_none()
-        if row is not None:
-            ended.add(each.record_id)
+        if row is None:
+            continue
+        proposal_id, by, lease = row
+        ended.add(each.record_id)
+        if lease is not None or not manner.leased:
             proposals.append(
-                {"proposal": row[0], "record": each.record_id, "by": row[1], "why": each.error}
+                {"proposal": proposal_id, "record": each.record_id, "by": by, "why": each.error}
             )
     # After all records, as on a server.
     for said in proposals:
-        conn.execute(end_proposal(success=success), said)
+        conn.execute(end_proposal(success=manner.success is True), said)
     return ended
+
+
+def why_not_ended(conn: Connection, record_id: int) -> ActionError:
+    """Why a record could not be ended by hand: `NotFound`, or `Conflict` if it has ended."""
+    known = conn.scalar(select(_R.id).where(_R.id == record_id))
+    return (
+        NotFound("record", record_id)
+        if known is None
+        else Conflict("record", record_id, "completed")
+    )

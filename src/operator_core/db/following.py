@@ -1,18 +1,22 @@
 """The verbs of those who wait: for a proposal to be finished, and for whatever happens next."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from operator_core.actions.errors import NotFound
+from operator_core.actions.errors import ActionError, NotFound
 from operator_core.actions.lifecycle import FINAL_STATUSES
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionStatus
 from operator_core.db import checks, proposal_queries
 from operator_core.db.events import Page, Position, newest_event, next_events, position_of
+from operator_core.db.recovery import is_overdue, sweep
 from operator_core.db.verbs import Verbs
 
 __all__ = ["FollowVerbs"]
+
+logger = logging.getLogger(__name__)
 
 _PAGE: Final = 1000
 
@@ -34,8 +38,9 @@ class FollowVerbs(Verbs):
     ) -> ActionProposal:
         """Returns the proposal when it is finished: completed, cancelled, or failed for good.
 
-        Raises `NotFound`, and `TimeoutError` after `timeout` seconds (0 to 3,600). A server that is away
-        for longer than `busy_timeout` ends it with `StorageUnavailable`: wait again.
+        It ends what is overdue in the ledger, as a claim does, so that a dead worker keeps nobody waiting; on a ledger
+        that can only be read it leaves that to others. Raises `NotFound`, and `TimeoutError` after `timeout` seconds
+        (0 to 3,600). A server that is away for longer than `busy_timeout` ends it with `StorageUnavailable`: wait again.
         """
         known = checks.check_id(proposal_id, "proposal_id")
         if timeout is not None:
@@ -51,6 +56,7 @@ class FollowVerbs(Verbs):
 
     async def _finished(self, known: int) -> ActionProposal:
         async with self.changes() as changed:
+            swept = False
             while True:
                 changed.clear()
                 proposal = await self._units.read(proposal_queries.plain_get(known))
@@ -60,12 +66,24 @@ class FollowVerbs(Verbs):
                     proposal.status is ActionStatus.FAILED and proposal.next_retry_at is None
                 ):
                     return proposal
+                if not swept and await self._units.read(is_overdue):
+                    # Once in a turn: what the database refuses to end stays overdue.
+                    swept = True
+                    await self._sweep()
+                    continue
                 await _woken(changed, _AT_LEAST_EVERY)
+                swept = False
+
+    async def _sweep(self) -> None:
+        try:
+            await self._units.write(sweep)
+        except ActionError as error:
+            logger.info("what is overdue is left to others: %s", error)
 
     async def events(
         self, *, after: int | None = None, follow: bool = False
     ) -> AsyncGenerator[ActionEvent]:
-        """The whole history in the order in which it was committed, or what came after the event `after`.
+        """The whole history, or what came after the event `after`: of each proposal in the order in which it happened.
 
         With `follow` it never ends, and gives each event within some 50 ms of its commit. None is
         skipped, however late its transaction commits, and none comes twice: to go on later, pass the

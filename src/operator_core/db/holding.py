@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -15,14 +16,14 @@ from operator_core.actions.errors import (
     LeaseLost,
     NotFound,
     OutcomeUnknown,
+    StorageFull,
     StorageUnavailable,
 )
+from operator_core.actions.results import describe, keep
 from operator_core.actions.types import Claim
-from operator_core.actions.values import MAX_TEXT
 from operator_core.db import checks
 from operator_core.db.backoff import pause
 from operator_core.db.finishing import finish
-from operator_core.db.records import get_record
 from operator_core.db.work import BEATS, LEASE, Names, ResultData, Types, WorkVerbs
 
 __all__ = ["Execution", "HoldingVerbs"]
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 _AGAIN: Final = 1.0
 """Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
 
-_PASSING: Final = (Busy, OutcomeUnknown, StorageUnavailable)
+_PASSING: Final = (Busy, OutcomeUnknown, StorageFull, StorageUnavailable)
 
 
 class Execution:
@@ -41,8 +42,8 @@ class Execution:
     def __init__(self, claim: Claim) -> None:
         self.proposal = claim.proposal
         self.record = claim.record
-        self.result_data: ResultData = None
-        """What `complete` is told at the end of the block."""
+        self.result_data: object = None
+        """What the block gives back: kept as `operator_core.actions.results.keep` says, whatever it is."""
 
 
 class HoldingVerbs(WorkVerbs):
@@ -56,11 +57,12 @@ class HoldingVerbs(WorkVerbs):
         lease: timedelta = LEASE,
         action_names: Names = None,
         action_types: Types = None,
+        actor: str | None = None,
     ) -> AsyncGenerator[Execution | None]:
         """Claims one proposal for the block, or gives None if none is due; as `holding` from there."""
         asked = asyncio.get_running_loop().time()
         taken = await self.claim(
-            worker, lease=lease, action_names=action_names, action_types=action_types
+            worker, lease=lease, action_names=action_names, action_types=action_types, actor=actor
         )
         if not taken:
             yield None
@@ -74,10 +76,11 @@ class HoldingVerbs(WorkVerbs):
     ) -> AsyncGenerator[Execution]:
         """Keeps a claim alive while the block runs, and ends it with the block.
 
-        At its end the execution is completed with what the block has set as `result_data`; an
-        exception, and a cancellation too, fails it and goes on. If the lease is lost the block is
-        cancelled, and `LeaseLost` raised; so it is if no heartbeat has reached the ledger for the time
-        of the lease, by the clock of the event loop.
+        At its end the execution is completed with what the block has set as `result_data`. A result that is no JSON
+        object is kept as ``{"result": ...}``; one that the ledger can't keep is replaced by a note, with a warning
+        in the log. An exception fails the execution and goes on; after a cancellation its outcome is unknown. If the lease is
+        lost the block is cancelled, and `LeaseLost` raised; so it is if no heartbeat has reached the ledger for the
+        time of the lease, by the clock of the event loop.
 
         It begins with a heartbeat: a claim that has been lost already raises `LeaseLost`, and one that
         the ledger can't be asked about for the time of a lease what is in the way; the block is not run.
@@ -128,25 +131,51 @@ class HoldingVerbs(WorkVerbs):
                     if ours and isinstance(error, asyncio.CancelledError):
                         raise lost[0] from None
                     raise
-                why, result = describe(error), execution.result_data
+                failed = partial(self._fail_held, execution, error)
                 with suppress(LeaseLost):
-                    await end(lambda: self.fail(record_id, why, result))
+                    await end(failed)
                 raise
             if lost:
                 # It was to be cancelled in the very turn in which it ended.
                 body.uncancel()
                 raise lost[0]
-            try:
-                await end(lambda: self.complete(record_id, execution.result_data))
-            except InvalidValue as error:
-                # It is done, and its result is none that can be kept.
-                why = describe(error)
-                await end(lambda: self.fail(record_id, why))
-                raise
+            await end(partial(self._complete_held, execution))
         finally:
             beating.cancel()
             # A cancellation that comes meanwhile is the caller's.
             await asyncio.wait({beating})
+
+    async def _complete_held(self, execution: Execution) -> None:
+        record = execution.record
+        await self._with_result(
+            execution, lambda result: self.complete(record.id, result, actor=record.worker)
+        )
+
+    async def _fail_held(self, execution: Execution, error: BaseException) -> None:
+        record, why = execution.record, describe(error)
+        # Who is cancelled in the middle can't tell how far it came.
+        unknown = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        if unknown:
+            why = f"{why}: whether it was done is not known"
+        await self._with_result(
+            execution,
+            lambda result: self.fail(
+                record.id, why, result, outcome_unknown=unknown, actor=record.worker
+            ),
+        )
+
+    async def _with_result(
+        self, execution: Execution, end: Callable[[ResultData], Awaitable[None]]
+    ) -> None:
+        """Ends with what can be kept of the result: what has been done is never undone for its sake."""
+        kept = keep(execution.result_data, self._max_json_bytes)
+        if kept.problem is not None:
+            logger.warning("the result of record %s: %s", execution.record.id, kept.problem)
+        try:
+            await end(kept.result)
+        except InvalidValue as error:
+            logger.warning("the result of record %s is dropped: %s", execution.record.id, error)
+            await end(None)
 
     async def _confirmed(self, record_id: int, seconds: float) -> float:
         """Sends a heartbeat, again and again for the time of a lease if the ledger can't be reached; when."""
@@ -191,7 +220,7 @@ class HoldingVerbs(WorkVerbs):
                 except ActionError as error:
                     logger.warning("no heartbeat for record %s: %s", record_id, error)
                     rest = min(rest, _AGAIN)
-            lose(LeaseLost(record_id, "it ran out, and no heartbeat has reached the ledger"))
+            lose(LeaseLost(record_id, "unreachable"))
         finally:
             if beat is not None:
                 beat.cancel()
@@ -213,21 +242,9 @@ class HoldingVerbs(WorkVerbs):
                     raise
                 logger.warning("record %s is not ended yet: %s", record_id, error)
                 unknown |= isinstance(error, OutcomeUnknown)
-            except LeaseLost:
+            except LeaseLost as error:
                 # Or it was ended by the attempt whose answer was lost.
-                if unknown and await self._ended_by_itself(record_id):
+                if unknown and error.cause == "ended":
                     break
                 raise
             await pause(attempt, first=0.05)
-
-    async def _ended_by_itself(self, record_id: int) -> bool:
-        record = await self._units.read(lambda conn: get_record(conn, record_id))
-        return record is not None and not record.outcome_unknown
-
-
-def describe(error: BaseException) -> str:
-    """An exception as an error message that the ledger can keep."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return (
-        text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:MAX_TEXT]
-    )

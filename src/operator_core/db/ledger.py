@@ -2,16 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
-from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, ActionStatus
-from operator_core.db import checks, events, moves, proposal_queries, proposals, records
+from operator_core.actions.types import (
+    ActionEvent,
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    ProposalRequest,
+)
+from operator_core.db import checks, endings, events, moves, proposal_queries, proposals, records
 from operator_core.db.engine import Alike
 from operator_core.db.following import FollowVerbs
 from operator_core.db.holding import HoldingVerbs
 from operator_core.db.rows import Listing
+from operator_core.db.stopping import Stop, cancel_pending, cancel_pending_in_parts
 from operator_core.db.workflow_verbs import WorkflowVerbs
 
 __all__ = ["ActionLedger", "Statuses"]
@@ -33,38 +41,54 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
     """
 
     async def create_proposal(
-        self, proposal: ActionProposal, *, idempotency_key: str | None = None
+        self,
+        proposal: ProposalRequest,
+        *,
+        proposed_by: str | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
     ) -> ActionProposal:
         """Writes a proposal down and returns it with its id and the database's times.
 
-        A proposal in another status than proposed is an import, and the history says so. Raises
-        `NotFound` for an unknown ticket, `InvalidValue` for a proposal that already has an id.
+        `proposal` is a `ProposalRequest`, which `proposed_by` (by default whom the call or the ledger names as
+        acting) makes a proposal of; or an `ActionProposal`, which says that itself unless `proposed_by` is given, and which
+        in another status than proposed is an import, as the history says. Raises `NotFound` for an unknown
+        ticket or dependency, `InvalidValue` for a proposal that already has an id.
 
         With an `idempotency_key` (1 to 255 characters, unique in the ledger) it is written once,
         however often and from wherever it is asked: the same key with the same content gives back
         the first one as it stands now, `replayed`; with another content it raises `Conflict`. The
-        content is what is proposed, by whom and why; not when, and not in which status.
+        content is what is proposed and by whom; not why, which a model words anew each time, not when, and not in which
+        status.
         """
         key = checks.check_key(idempotency_key)
-        checks.check_model(proposal, ActionProposal, "proposal")
-        batch = proposals.Batch([], [])
-        batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
+        batch = self._batch(actor)
+        batch.add(checks.check_proposal(proposal, "proposal", self._who(actor), proposed_by))
         if key is None:
             return (await self._create(batch))[0]
         return await self._units.write(
             lambda conn: proposals.create_once(conn, batch, key), single=True
         )
 
-    async def create_proposals(self, proposals_: Iterable[ActionProposal]) -> list[ActionProposal]:
-        """Writes all of them down, in order, or none; raises as `create_proposal` does."""
+    async def create_proposals(
+        self,
+        proposals_: Iterable[ProposalRequest],
+        *,
+        proposed_by: str | None = None,
+        actor: str | None = None,
+    ) -> list[ActionProposal]:
+        """Writes all of them down, in order, or none; takes and raises what `create_proposal` does."""
         checks.check_iterable(proposals_, "proposals")
-        batch = proposals.Batch([], [])
+        batch, who = self._batch(actor), self._who(actor)
         for index, proposal in enumerate(proposals_):
-            checks.check_model(proposal, ActionProposal, f"proposals[{index}]")
-            batch.add(proposal, actor=self._actor, max_json_bytes=self._max_json_bytes)
+            at = f"proposals[{index}]"
+            batch.add(checks.check_proposal(proposal, at, who, proposed_by))
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
         return await self._create(batch)
+
+    def _batch(self, actor: str | None) -> proposals.Batch:
+        return proposals.Batch(self._who(actor), self._max_json_bytes)
 
     async def _create(self, batch: proposals.Batch) -> list[ActionProposal]:
         rows = len(batch.values)
@@ -158,7 +182,8 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
     ) -> None:
         """Moves a proposal along its lifecycle; of two callers that want the same move one loses.
 
-        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed. With the
+        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed: `NotDue`, `Expired` or
+        `DependencyPending` for one that may not start yet or any more. With the
         `expected_version` of a proposal that was read before, raises `VersionConflict` if it has
         changed since.
         """
@@ -176,23 +201,26 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
     ) -> int:
         """Cancels every proposal that is proposed or validated, at once, and says how many.
 
-        What has failed and would be run again is not, and counts too. What is executing goes on:
-        only its worker can stop it.
+        What has failed and would be run again is not, and does not count. What is executing goes on: only its
+        worker can stop it. What the database refuses to change is logged, and is in the way of nothing else.
         """
-        who, why = self._who(actor), checks.check_reason(reason)
-        return await self._units.write(
-            lambda conn: moves.cancel_pending(conn, actor=who, reason=why), single=True
+        stop = Stop(actor=self._who(actor), reason=checks.check_reason(reason))
+        return await self._write_what_can_be(
+            partial(cancel_pending, stop=stop), partial(cancel_pending_in_parts, stop=stop)
         )
 
-    async def create_record(self, record: ActionRecord) -> ActionRecord:
+    async def create_record(
+        self, record: ActionRecord, *, actor: str | None = None
+    ) -> ActionRecord:
         """Writes down that an execution started, and returns the record with its id.
 
-        Raises `NotFound` for an unknown proposal, `InvalidValue` for a record that has an id, or
-        that has part of an outcome and no `success`.
+        It has no lease: if nobody ends it, `recover_expired(older_than=...)` does. `claim` makes one that has. Raises
+        `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended, `InvalidValue` for a record
+        that has an id, or that has part of an outcome and no `success`.
         """
         checks.check_model(record, ActionRecord, "record")
         values = records.prepare_record(
-            record, actor=self._actor, max_json_bytes=self._max_json_bytes
+            record, actor=self._who(actor), max_json_bytes=self._max_json_bytes
         )
         return await self._units.write(
             lambda conn: records.create_record(conn, values), single=True
@@ -214,26 +242,25 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
         success: bool,
         error_message: str | None = None,
         result_data: dict[str, Any] | BaseModel | None = None,
+        *,
+        actor: str | None = None,
     ) -> None:
         """Ends an execution now. The outcome is final: ending it again raises `Conflict`.
 
-        Raises `NotFound` for an unknown record.
+        The proposal of a claimed one moves with it, as by `complete` and `fail`; that of a record which was made by
+        hand is moved by hand. Raises `NotFound` for an unknown record.
         """
         known = checks.check_id(id)
-        checks.check_flag(success, "success")
-        message = checks.check_message(error_message)
-        result = records.prepare_result(result_data, self._max_json_bytes)
-        await self._units.write(
-            lambda conn: records.update_record(
-                conn,
-                known,
-                success,
-                message,
-                result,
-                actor=self._actor,
-            ),
-            single=True,
+        ending = endings.Ending(
+            known,
+            records.prepare_result(result_data, self._max_json_bytes),
+            checks.check_message(error_message),
         )
+        manner = endings.Manner(
+            checks.check_flag(success, "success"), self._who(actor), leased=True
+        )
+        if not await self._units.write(endings.end([ending], manner), single=True):
+            raise await self._units.read(lambda conn: endings.why_not_ended(conn, known))
 
     async def history(
         self,
@@ -256,4 +283,4 @@ def _statuses(status: Statuses) -> frozenset[ActionStatus] | None:
         return None
     if isinstance(status, str):
         return frozenset({checks.check_status(status)})
-    return frozenset(checks.check_status(each) for each in status)
+    return frozenset(checks.check_status(each) for each in checks.check_iterable(status, "status"))

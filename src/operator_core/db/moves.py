@@ -5,12 +5,12 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Text,
-    and_,
     bindparam,
-    case,
+    false,
     literal_column,
     or_,
     select,
@@ -18,17 +18,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from operator_core.actions.errors import Busy, InvalidTransition, NotFound, VersionConflict
-from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS, sources_of
+from operator_core.actions.errors import (
+    Busy,
+    DependencyPending,
+    Expired,
+    InvalidTransition,
+    NotDue,
+    NotFound,
+    VersionConflict,
+)
+from operator_core.actions.lifecycle import TRANSITIONS, sources_of
 from operator_core.actions.types import ActionStatus
-from operator_core.db.base import strictly_after, utcnow
+from operator_core.db.base import strictly_after, utcnow, written_now
 from operator_core.db.plain import UNANSWERED, Plain
-from operator_core.db.tables import PROPOSALS
+from operator_core.db.planning import few, nearly_all
+from operator_core.db.rows import decode_time
+from operator_core.db.tables import DEPENDENCIES, PROPOSALS
 
 __all__ = [
     "Move",
     "any_of",
-    "cancel_pending",
+    "may_start",
     "moved",
     "plain_update",
     "update_proposal_status",
@@ -47,6 +57,9 @@ def any_of(statuses: Iterable[ActionStatus]) -> ColumnElement[bool]:
     partial index it may read; and a list of plain values would be rendered into the SQL anew for each call.
     """
     given = [literal_column(f"'{status.value}'", Text()) for status in sorted(statuses)]
+    if not given:
+        # An empty list is text that SQLAlchemy alone can complete, for each execution anew.
+        return false()
     if len(given) == 1:
         # SQLite does not see that a list of one is what a partial index says.
         return _ROW.status == given[0]
@@ -63,6 +76,35 @@ def moved(status: Any, **more: Any) -> dict[str, Any]:
         "version": _ROW.version + 1,
         **more,
     }
+
+
+def may_start() -> list[ColumnElement[bool]]:
+    """Whether a validated proposal may start by the time of the statement: the guard of the schema, as conditions."""
+    return [
+        or_(_ROW.scheduled_at.is_(None), written_now() >= _ROW.scheduled_at),
+        or_(_ROW.expires_at.is_(None), _ROW.expires_at > written_now()),
+        or_(_ROW.depends_on.is_(None), _unfinished().is_(None)),
+    ]
+
+
+def _unfinished() -> Any:
+    """A proposal that another depends on and that is not completed.
+
+    By a subquery that is run for each row: PostgreSQL's planner may answer an EXISTS for all at once.
+    """
+    needed = PROPOSALS.alias("needed")
+    return (
+        select(needed.c.id)
+        .join_from(DEPENDENCIES, needed, needed.c.id == DEPENDENCIES.c.depends_on_id)
+        .where(
+            DEPENDENCIES.c.proposal_id == _ROW.id,
+            few(DEPENDENCIES.c.depends_on_id),
+            nearly_all(needed.c.status != literal_column(f"'{ActionStatus.COMPLETED.value}'")),
+        )
+        .limit(literal_column("1"))
+        .correlate(PROPOSALS)
+        .scalar_subquery()
+    )
 
 
 class Move(NamedTuple):
@@ -97,8 +139,9 @@ class Move(NamedTuple):
 def update_proposal_status(conn: Connection, move: Move) -> None:
     """Moves a proposal along its lifecycle.
 
-    Raises `NotFound`, `InvalidTransition`, or `VersionConflict`; `Busy` if others move it back and
-    forth so fast that no attempt finds it where it was.
+    Raises `NotFound`, `InvalidTransition` (`NotDue`, `Expired` or `DependencyPending` for one that may not
+    start yet or any more), or `VersionConflict`; `Busy` if others move it back and forth so fast that no attempt finds
+    it where it was.
     """
     for _ in range(_MOVES):
         if conn.execute(move.statement, move.parameters).one_or_none() is not None:
@@ -106,13 +149,25 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
         found = conn.execute(_WHERE_IT_IS, {"wanted": move.id}).one_or_none()
         if found is None:
             raise NotFound("proposal", move.id)
-        current, version = found
-        if move.expected_version not in (None, version):
-            raise VersionConflict(move.id, move.expected_version or 0, version)
+        if move.expected_version not in (None, found.version):
+            raise VersionConflict(move.id, move.expected_version or 0, found.version)
         # On a server another may have moved it meanwhile to where the move would be allowed.
-        if current not in move.sources:
-            raise _invalid(move.id, current, move.status)
+        if found.status not in move.sources:
+            raise InvalidTransition(move.id, found.status, move.status, _allowed(found.status))
+        if move.status is ActionStatus.EXECUTING:
+            _check_start(conn, move.id, found)
     raise Busy(None, "a proposal that others keep moving, or that this role may not change")
+
+
+def _check_start(conn: Connection, id: int, found: Any) -> None:
+    """Raises what keeps a proposal from starting, if something does."""
+    here = id, found.status, _allowed(found.status)
+    if found.early:
+        raise NotDue(*here, decode_time(found.scheduled_at))
+    if found.late:
+        raise Expired(*here, decode_time(found.expires_at))
+    if pending := conn.scalars(_PENDING_NEEDS, {"wanted": id}).all():
+        raise DependencyPending(*here, pending)
 
 
 def plain_update(move: Move) -> Plain[None]:
@@ -125,51 +180,27 @@ def plain_update(move: Move) -> Plain[None]:
     )
 
 
-def _invalid(id: int, current: str, status: ActionStatus) -> InvalidTransition:
-    allowed = {before.value: after for before, after in TRANSITIONS.items()}.get(current, ())
-    return InvalidTransition(id, current, status, sorted(allowed))
+def _allowed(current: str) -> list[str]:
+    return sorted({before.value: after for before, after in TRANSITIONS.items()}.get(current, ()))
 
 
-def cancel_pending(
-    conn: Connection, *, actor: str, reason: str | None, workflow_id: int | None = None
-) -> int:
-    """Cancels what nobody has started and calls off what would be run again, in one statement; how many.
+_WANTED = bindparam("wanted", type_=BigInteger())
 
-    All of the ledger, or of one workflow.
-    """
-    said: dict[str, Any] = {"status_changed_by": actor, "status_reason": reason}
-    which: list[ColumnElement[bool]] = []
-    if workflow_id is not None:
-        said["workflow"] = workflow_id
-        which = [_ROW.workflow_id == bindparam("workflow")]
-    statement = _CANCEL_PENDING.where(*which)
-    first = 0
-    if conn.dialect.name == "sqlite":
-        # SQLite's triggers run row by row: what depends on others goes before them, by hand, or it would be
-        # cancelled for their sake and not for the reason that was given.
-        # Sorted here: with an ORDER BY, SQLite may read all rows by their ids.
-        ids = sorted(conn.scalars(_DEPENDANTS.where(*which), said), reverse=True)
-        one = statement.where(_ROW.id == bindparam("wanted"))
-        first = sum(conn.execute(one, {**said, "wanted": id_}).rowcount for id_ in ids)
-    return first + conn.execute(statement, said).rowcount
+_WHERE_IT_IS = select(
+    _ROW.status,
+    _ROW.version,
+    _ROW.scheduled_at,
+    _ROW.expires_at,
+    (_ROW.scheduled_at > written_now()).label("early"),
+    (_ROW.expires_at <= written_now()).label("late"),
+).where(_ROW.id == _WANTED)
 
-
-_WHERE_IT_IS = select(_ROW.status, _ROW.version).where(_ROW.id == bindparam("wanted"))
-
-_PENDING = any_of(PENDING_STATUSES)
-
-_CANCEL_PENDING = (
-    update(PROPOSALS)
-    .where(or_(_PENDING, and_(any_of([ActionStatus.FAILED]), _ROW.next_retry_at.is_not(None))))
-    .values(
-        moved(
-            case((_PENDING, ActionStatus.CANCELLED.value), else_=_ROW.status),
-            cancelled_at=case((_PENDING, utcnow())),
-            next_retry_at=None,
-        )
-    )
+_PENDING_NEEDS = (
+    select(_ROW.id)
+    .join_from(DEPENDENCIES, PROPOSALS, _ROW.id == DEPENDENCIES.c.depends_on_id)
+    .where(DEPENDENCIES.c.proposal_id == _WANTED, _ROW.status != ActionStatus.COMPLETED.value)
+    .order_by(_ROW.id)
 )
-_DEPENDANTS = select(_ROW.id).where(_PENDING, _ROW.depends_on.is_not(None))
 
 
 # Built once for each: SQLAlchemy takes five times as long to build one as to run it. Who moves what
@@ -188,7 +219,9 @@ def _move_one(
         stamps = {"next_retry_at": None}
     if status is ActionStatus.CANCELLED:
         stamps = {"cancelled_at": utcnow()}
-    conditions = [any_of(sources), _ROW.id == bindparam("wanted")]
+    conditions = [any_of(sources), _ROW.id == _WANTED]
+    if status is ActionStatus.EXECUTING:
+        conditions += may_start()
     if versioned:
         conditions.append(_ROW.version == bindparam("expected"))
     return update(PROPOSALS).where(*conditions).values(moved(status, **stamps)).returning(_ROW.id)

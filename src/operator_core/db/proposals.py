@@ -3,9 +3,8 @@
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import (
     TIMESTAMP,
@@ -22,7 +21,7 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
@@ -36,7 +35,7 @@ from operator_core.actions.errors import (
 from operator_core.actions.types import ActionProposal
 from operator_core.db.base import encode_json, utcnow
 from operator_core.db.plain import Plain
-from operator_core.db.postgresql_errors import missing_key
+from operator_core.db.postgresql_errors import missing_row
 from operator_core.db.proposal_queries import get_proposal
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
@@ -129,29 +128,19 @@ MAX_ROWS: Final = 10_000
 """How many proposals go in one statement; more need a transaction around several."""
 
 
-class Batch(NamedTuple):
-    """Proposals that one call wants written down, and the values of their rows."""
+class Batch:
+    """Proposals that one call, by `actor`, wants written down, and the values of their rows."""
 
-    proposals: list[ActionProposal]
-    values: list[dict[str, Any]]
+    def __init__(self, actor: str, max_json_bytes: int) -> None:
+        self._actor = actor
+        self._max_json_bytes = max_json_bytes
+        self.proposals: list[ActionProposal] = []
+        self.values: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        proposal: ActionProposal,
-        *,
-        actor: str,
-        max_json_bytes: int,
-        workflow_id: int | None = None,
-    ) -> None:
-        """Adds a checked copy of `proposal`, so that nothing can change between now and the INSERT.
-
-        Checked again although it was when it was made: ``model_copy`` checks nothing, and a dict
-        inside a frozen model can still be changed. Raises `InvalidValue`, also for a proposal that
-        is in a ledger already.
-        """
-        checked = ActionProposal.model_validate(proposal.__dict__)
-        self.values.append(_values(checked, actor, max_json_bytes, workflow_id))
-        self.proposals.append(checked)
+    def add(self, proposal: ActionProposal, *, workflow_id: int | None = None) -> None:
+        """Adds `proposal`, which has been checked; raises `InvalidValue` for one that is in a ledger already."""
+        self.values.append(_values(proposal, self._actor, self._max_json_bytes, workflow_id))
+        self.proposals.append(proposal)
 
     def each(self) -> Iterator[tuple[ActionProposal, int | None]]:
         """Each proposal and the workflow that it is part of."""
@@ -197,12 +186,13 @@ def plain_create(batch: Batch) -> Plain[list[ActionProposal]] | None:
     """How a batch of one proposal is created in one statement."""
     if len(batch.values) != 1 or batch.proposals[0].depends_on:
         return None
-    (proposal,), (values,) = batch
+    (proposal,), (values,) = batch.proposals, batch.values
     return Plain(
         _INSERT_ONE,
         values,
         lambda rows: [_with_row(proposal, rows[0])],
         lambda conn: create_proposals(conn, [batch])[0],
+        explains=(),
     )
 
 
@@ -212,10 +202,9 @@ def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
     Whoever writes the same key at the same moment waits for the first to be committed. Raises
     `Conflict` if the one that is there has another content, `NotFound` for an unknown ticket.
     """
-    (proposal,), (values,) = batch
+    (proposal,), (values,) = batch.proposals, batch.values
     with _known(conn, [batch]):
-        insert_ = _insert_once(conn.dialect.name)
-        created = conn.execute(insert_, {**values, "idempotency_key": key}).one_or_none()
+        created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
     found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
@@ -225,17 +214,26 @@ def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
     return found.as_replayed()
 
 
-@cache
-def _insert_once(dialect: str) -> ReturningInsert[Any, Any, Any]:
-    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return (
-        make(PROPOSALS)
-        .values(status_changed_at=utcnow())
-        .on_conflict_do_nothing(
-            index_elements=[_ROW.idempotency_key], index_where=_ROW.idempotency_key.is_not(None)
-        )
-        .returning(*_CREATED)
+def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
+    """The new row, or None if there is one under its key."""
+    if conn.dialect.name == "postgresql":
+        return conn.execute(_INSERT_UNLESS_THERE, values).one_or_none()
+    # A trigger refuses a key that is taken before SQLite resolves the conflict, as it would by REPLACE, too.
+    # Nobody else writes between the two: the transaction has the write lock from its start.
+    if conn.scalar(_KNOWN_KEY, {"key": values["idempotency_key"]}) is not None:
+        return None
+    return conn.execute(_INSERT_ONE, values).one()
+
+
+_KNOWN_KEY = select(_ROW.id).where(_ROW.idempotency_key == bindparam("key"))
+_INSERT_UNLESS_THERE = (
+    postgresql.insert(PROPOSALS)
+    .values(status_changed_at=utcnow())
+    .on_conflict_do_nothing(
+        index_elements=[_ROW.idempotency_key], index_where=_ROW.idempotency_key.is_not(None)
     )
+    .returning(*_CREATED)
+)
 
 
 def _content(proposal: ActionProposal) -> tuple[Any, ...]:
@@ -245,7 +243,6 @@ def _content(proposal: ActionProposal) -> tuple[Any, ...]:
         proposal.action_name,
         proposal.action_type,
         json.dumps(proposal.parameters, sort_keys=True),
-        proposal.reason,
         proposal.proposed_by,
         *(getattr(proposal, name) for name in _PLANNED),
     )
@@ -257,9 +254,8 @@ def _known(conn: Connection, batches: Sequence[Batch]) -> Generator[None]:
     try:
         yield
     except IntegrityError as error:
-        if (missing := missing_key(error)) is not None:
-            column, id_ = missing
-            raise NotFound("ticket" if column == "ticket_id" else "proposal", id_) from None
+        if (missing := missing_row(error)) is not None:
+            raise missing from None
         proposals = [proposal for batch in batches for proposal in batch.proposals]
         needed = [needed for each in proposals for needed in each.depends_on]
         if _ORDER_BROKEN in str(error.orig):

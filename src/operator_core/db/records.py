@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -23,7 +23,6 @@ __all__ = [
     "get_records_for_proposal",
     "prepare_record",
     "prepare_result",
-    "update_record",
 ]
 
 _ROW = RECORDS.c
@@ -31,12 +30,8 @@ _ROW = RECORDS.c
 _SELECT = select(*RECORD_COLUMNS)
 _GET = _SELECT.where(_ROW.id == bindparam("id"))
 _OF_PROPOSAL = _SELECT.where(_ROW.proposal_id == bindparam("proposal_id")).order_by(_ROW.id)
-_END = (
-    update(RECORDS)
-    .where(_ROW.id == bindparam("wanted"), _ROW.completed_at.is_(None))
-    .values(completed_at=utcnow())
-    .returning(_ROW.id)
-)
+_ENDED: Final = "action_records_proposal_ended"
+"""The schema's refusal of an execution that starts when its proposal has ended."""
 
 
 @cache
@@ -57,6 +52,8 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
         raise InvalidValue("id", "must be None: the ledger gives it")
     if record.lease_expires_at is not None or record.outcome_unknown:
         raise InvalidValue("lease_expires_at", "and outcome_unknown are given by `claim` alone")
+    if record.worker is not None:
+        checks.check_actor(record.worker, "worker")
     if record.success is None:
         for path in ("completed_at", "error_message", "result_data"):
             if getattr(record, path) is not None:
@@ -89,7 +86,7 @@ def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
     """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
 
     Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
-    ends by it. Raises `NotFound` for an unknown proposal.
+    ends by it. Raises `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended.
     """
     finished = values["success"] is not None
     timed = ("started_at", "completed_at") if finished else ("started_at",)
@@ -98,6 +95,8 @@ def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
     try:
         row = conn.execute(_insert(by_clock), given).one()
     except IntegrityError as error:
+        if _ENDED in str(error.orig):
+            raise Conflict("proposal", values["proposal_id"], "ended") from None
         if missing_key(error) is not None or not _exists(conn, values["proposal_id"]):
             raise NotFound("proposal", values["proposal_id"]) from None
         raise
@@ -121,28 +120,3 @@ def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[Acti
     """The executions of a proposal, oldest first."""
     rows = conn.execute(_OF_PROPOSAL, {"proposal_id": proposal_id})
     return to_listing(rows, to_record)
-
-
-def update_record(
-    conn: Connection,
-    id: int,
-    success: bool,
-    error_message: str | None,
-    result: str | None,
-    *,
-    actor: str,
-) -> None:
-    """Ends an execution now, by the database's clock; raises `NotFound`, or `Conflict` if it has ended."""
-    outcome = {
-        "wanted": id,
-        "success": success,
-        "error_message": error_message,
-        "result_data": result,
-        "completed_by": actor,
-    }
-    ended = conn.execute(_END, outcome).one_or_none()
-    if ended is not None:
-        return
-    if conn.scalar(select(_ROW.id).where(_ROW.id == id)) is None:
-        raise NotFound("record", id)
-    raise Conflict("record", id, "completed")

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     func,
+    insert,
     literal_column,
     or_,
     select,
@@ -26,9 +28,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionRecord, ActionStatus
-from operator_core.db.base import utcnow, written_now
+from operator_core.actions.types import ActionRecord, ActionStatus, EventType
+from operator_core.db.base import DOUBLE, from_now, utcnow, written_now
 from operator_core.db.driver_errors import is_refusal, translate
 from operator_core.db.endings import end_proposal
 from operator_core.db.listed import listed
@@ -36,14 +39,15 @@ from operator_core.db.moves import any_of, moved
 from operator_core.db.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
 from operator_core.db.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.savepoint import in_transaction, savepoint
-from operator_core.db.tables import PROPOSALS, RECORDS
+from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS
 
-__all__ = ["overdue", "recover", "sweep"]
+__all__ = ["is_overdue", "overdue", "recover", "sweep"]
 
 logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
 _R = RECORDS.c
+_E = EVENTS.c
 
 _SWEEP: Final = 100
 """How many proposals or records of a kind one sweep ends at the most: a claim does not wait for thousands."""
@@ -57,15 +61,39 @@ _PATIENCE: Final = "50ms"
 _NO_PATIENCE: Final = "1ms"
 """How long it waits when it has waited in vain."""
 
-_LEDGER: Final = "ledger"
-"""Who acts where no worker and no person does."""
-
 _SILENCE: Final = "its lease ran out: whether it was done is not known"
+_ABANDONED: Final = "it had no lease and did not end: whether it was done is not known"
 _TOO_LATE: Final = "it was not started before it expired"
 
 
 def _silent() -> Select[Any]:
     return select(_R.id).where(_R.completed_at.is_(None), _R.lease_expires_at <= written_now())
+
+
+def _too_old(since: Any) -> Any:
+    return since <= from_now(bindparam("since", type_=DOUBLE))
+
+
+def _unleased() -> Select[Any]:
+    """Open records that nobody keeps alive, of proposals that are executing."""
+    return (
+        select(_R.id)
+        .join_from(PROPOSALS, RECORDS, _P.id == _R.proposal_id)
+        .where(
+            any_of([ActionStatus.EXECUTING]),
+            _R.completed_at.is_(None),
+            _R.lease_expires_at.is_(None),
+            _too_old(func.coalesce(_R.started_at, _R.created_at)),
+        )
+    )
+
+
+def _unrecorded() -> Select[Any]:
+    """Proposals that are executing although no record of theirs is open."""
+    # An imported one may have been executing for longer than the ledger has known it.
+    since = func.coalesce(_P.status_changed_at, _P.created_at)
+    is_open = select(_R.id).where(_R.proposal_id == _P.id, _R.completed_at.is_(None)).exists()
+    return select(_P.id).where(any_of([ActionStatus.EXECUTING]), _too_old(since), ~is_open)
 
 
 def _expired() -> Select[Any]:
@@ -90,6 +118,8 @@ def _taken(which: Select[Any], order: Any) -> Select[Any]:
 _SILENT = _taken(
     _silent().join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id), _R.lease_expires_at
 )
+_UNLEASED = _taken(_unleased(), _R.id)
+_UNRECORDED = _taken(_unrecorded(), _P.id)
 _EXPIRED = _taken(_expired(), _P.expires_at)
 _TO_RETRY = _taken(_to_retry(), _P.next_retry_at)
 
@@ -99,8 +129,51 @@ _END_SILENT = (
     .values(
         outcome_unknown=true(),
         completed_at=utcnow(),
-        completed_by=_LEDGER,
-        error_message=_SILENCE,
+        completed_by=bindparam("by", type_=Text()),
+        error_message=bindparam("why", type_=Text()),
+    )
+    .returning(*RECORD_COLUMNS)
+)
+_BEGAN = (
+    select(func.max(_E.id))
+    .where(_E.proposal_id == _R.proposal_id, _E.to_status == ActionStatus.EXECUTING.value)
+    .correlate(RECORDS)
+    .scalar_subquery()
+)
+_LAST_RECORDS = (
+    select(*RECORD_COLUMNS)
+    # One of an earlier execution ended before this one began; times may be the same.
+    .join_from(RECORDS, EVENTS, _E.record_id == _R.id)
+    .where(
+        listed(_R.proposal_id, "ids"),
+        _E.proposal_id == _R.proposal_id,
+        _E.event_type == EventType.RECORD_FINISHED.value,
+        _E.id > _BEGAN,
+        _R.success.is_not(None),
+    )
+    .order_by(_R.id)
+)
+_RECORD_UNKNOWN = (
+    insert(RECORDS)
+    .from_select(
+        [
+            "proposal_id",
+            "started_at",
+            "completed_at",
+            "started_by",
+            "completed_by",
+            "error_message",
+            "outcome_unknown",
+        ],
+        select(
+            _P.id,
+            _P.status_changed_at,
+            utcnow(),
+            _P.status_changed_by,
+            bindparam("by", type_=Text()),
+            bindparam("why", type_=Text()),
+            true(),
+        ).where(listed(_P.id, "ids")),
     )
     .returning(*RECORD_COLUMNS)
 )
@@ -111,7 +184,7 @@ _CANCEL_EXPIRED = (
         moved(
             ActionStatus.CANCELLED,
             cancelled_at=utcnow(),
-            status_changed_by=_LEDGER,
+            status_changed_by=LEDGER,
             status_reason=_TOO_LATE,
         )
     )
@@ -125,7 +198,7 @@ _RETRY = (
             ActionStatus.VALIDATED,
             validated_at=utcnow(),
             retry_count=_P.retry_count + 1,
-            status_changed_by=_LEDGER,
+            status_changed_by=LEDGER,
             status_reason=literal_column(
                 "'retry ' || (retry_count + 1) || ' of ' || max_retries", Text()
             ),
@@ -140,13 +213,27 @@ def overdue() -> Any:
     return or_(_expired().exists(), _to_retry().exists(), _silent().exists())
 
 
-def recover(conn: Connection) -> list[ActionRecord]:
+def is_overdue(conn: Connection) -> bool:
+    """Whether there is something for `sweep` to do."""
+    return bool(conn.scalar(select(overdue())))
+
+
+def recover(
+    conn: Connection, *, by: str = LEDGER, older_than: float | None = None
+) -> list[ActionRecord]:
     """Ends executions whose lease ran out as unknown, in the order of their ids; their proposals fail.
 
-    Those that may be retried get a time for it. A record that can't be read is ended too, logged, and
-    left out of the answer.
+    Those that may be retried get a time for it. With `older_than`, in seconds, also those that have had no
+    lease for so long: an open record ends as unknown; where no record is open, one is written, or the outcome that
+    the last one has is the proposal's. A record that can't be read is ended too, logged, and left out of the answer.
     """
-    rows = _Sweep(conn).end(_SILENT, _end_silent)
+    each = _Sweep(conn)
+    rows = [*each.end(_SILENT, partial(_end_silent, by=by, why=_SILENCE), "end record")]
+    if older_than is not None:
+        end_records = partial(_end_silent, by=by, why=_ABANDONED)
+        rows += each.end(_UNLEASED, end_records, "end record", since=-older_than)
+        end_proposals = partial(_end_unrecorded, by=by)
+        rows += each.end(_UNRECORDED, end_proposals, "end proposal", since=-older_than)
     return sorted(to_listing(rows, to_record), key=lambda record: record.id or 0)
 
 
@@ -157,18 +244,33 @@ def sweep(conn: Connection) -> None:
     the database refuses to change.
     """
     each = _Sweep(conn)
-    each.end(_SILENT, _end_silent)
-    each.end(_EXPIRED, _cancel_expired)
-    each.end(_TO_RETRY, _put_back)
+    each.end(_SILENT, partial(_end_silent, by=LEDGER, why=_SILENCE), "end record")
+    each.end(_EXPIRED, _cancel_expired, "cancel proposal")
+    each.end(_TO_RETRY, _put_back, "put back proposal")
 
 
-def _end_silent(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
-    rows = conn.execute(_END_SILENT, {"ids": ids}).all()
+def _end_silent(conn: Connection, ids: Sequence[int], *, by: str, why: str) -> Sequence[Row[Any]]:
+    rows = conn.execute(_END_SILENT, {"ids": ids, "by": by, "why": why}).all()
+    _fail_proposals(conn, rows, by, why)
+    return rows
+
+
+def _fail_proposals(conn: Connection, rows: Sequence[Row[Any]], by: str, why: str) -> None:
     if rows:
-        said = {"by": _LEDGER, "why": _SILENCE}
+        said = {"by": by, "why": why}
         proposals = [{"proposal": row.proposal_id, "record": row.id, **said} for row in rows]
         conn.execute(end_proposal(success=False), proposals)
-    return rows
+
+
+def _end_unrecorded(conn: Connection, ids: Sequence[int], *, by: str) -> Sequence[Row[Any]]:
+    known = {row.proposal_id: row for row in conn.execute(_LAST_RECORDS, {"ids": ids})}
+    for row in known.values():
+        said = {"proposal": row.proposal_id, "record": row.id, "by": by, "why": row.error_message}
+        conn.execute(end_proposal(success=row.success), said)
+    said = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": _ABANDONED}
+    written = conn.execute(_RECORD_UNKNOWN, said).all()
+    _fail_proposals(conn, written, by, _ABANDONED)
+    return [*known.values(), *written]
 
 
 def _cancel_expired(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
@@ -191,14 +293,16 @@ class _Sweep:
         self._server = conn.dialect.name != "sqlite"
         self._deadline = time.monotonic() + _BUDGET
 
-    def end(self, which: Select[Any], end: _End) -> Sequence[Row[Any]]:
+    def end(self, which: Select[Any], end: _End, what: str, **given: float) -> Sequence[Row[Any]]:
         """Ends the first that can be ended, a hundred at the most; the rows of what it has ended.
+
+        `which` takes the parameters `given`; `what` is what the log calls it.
 
         All of them together, as a rule. What the database refuses is halved, the largest parts first,
         until it is known which one it is about, or time is up; and where nothing of the first could be
         ended, those behind them come before that.
         """
-        ids = self._first(which, 0)
+        ids = self._first(which, 0, given)
         if not ids:
             return ()
         rows: list[Row[Any]] = []
@@ -207,7 +311,7 @@ class _Sweep:
         with self._impatient():
             while parts and len(rows) < _SWEEP:
                 ids = parts.popleft()
-                ended = self._end_together(ids, end)
+                ended = self._end_together(ids, end, what)
                 if ended is None:
                     half = len(ids) // 2
                     parts.extend(part for part in (ids[:half], ids[half:]) if half)
@@ -215,15 +319,15 @@ class _Sweep:
                     rows.extend(ended)
                 if time.monotonic() > self._deadline:
                     break
-                if not rows and len(ids) == _SWEEP and (ids := self._first(which, seen)):
+                if not rows and len(ids) == _SWEEP and (ids := self._first(which, seen, given)):
                     parts.appendleft(ids)
                     seen += len(ids)
         return rows
 
-    def _first(self, which: Select[Any], seen: int) -> Sequence[int]:
-        return self._conn.scalars(which, {"seen": seen}).all()
+    def _first(self, which: Select[Any], seen: int, given: dict[str, float]) -> Sequence[int]:
+        return self._conn.scalars(which, {"seen": seen, **given}).all()
 
-    def _end_together(self, ids: Sequence[int], end: _End) -> Sequence[Row[Any]] | None:
+    def _end_together(self, ids: Sequence[int], end: _End, what: str) -> Sequence[Row[Any]] | None:
         """All or none of these; None if the database refuses it."""
         try:
             with savepoint(self._conn):
@@ -237,7 +341,7 @@ class _Sweep:
             if len(ids) == 1:
                 # Who holds it lets it go again; what is refused, somebody should look at.
                 level = logging.INFO if held else logging.ERROR
-                logger.log(level, "%s %d: %s", end.__name__.strip("_"), ids[0], translate(error))
+                logger.log(level, "could not %s %d: %s", what, ids[0], translate(error))
             return None
 
     @contextmanager

@@ -1,16 +1,24 @@
 """What all verbs of the ledger have in common: where they run, and who acts."""
 
-from operator_core.actions.errors import NotOpen
-from operator_core.db import checks
-from operator_core.db.engine import UnitRunner
+from typing import Final, TypeVar
 
-__all__ = ["Verbs"]
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db import checks
+from operator_core.db.engine import Unit, UnitRunner
+from operator_core.db.halving import is_refused
+
+__all__ = ["DEFAULT_ACTOR", "Verbs"]
+
+T = TypeVar("T")
+
+DEFAULT_ACTOR: Final = "agent"
+"""Who acts where neither the call nor the ledger names anybody."""
 
 
 class Verbs:
     """A place for units of work, and what holds for all calls."""
 
-    def __init__(self, runner: UnitRunner | None, actor: str, max_json_bytes: int) -> None:
+    def __init__(self, runner: UnitRunner | None, actor: str | None, max_json_bytes: int) -> None:
         self._runner = runner
         self._actor = actor
         self._max_json_bytes = max_json_bytes
@@ -22,4 +30,18 @@ class Verbs:
         return self._runner
 
     def _who(self, actor: str | None) -> str:
+        """Who acts: whom the call names, or else the ledger."""
+        return self._said(actor) or DEFAULT_ACTOR
+
+    def _said(self, actor: str | None) -> str | None:
+        """As `_who`, or None where neither names anybody."""
         return self._actor if actor is None else checks.check_actor(actor)
+
+    async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
+        """Runs a `unit` that changes many rows by one statement; if some are refused, the same `in_parts`."""
+        try:
+            return await self._units.write(unit, single=True)
+        except ActionError as error:
+            if not is_refused(error):
+                raise
+        return await self._units.write(in_parts)

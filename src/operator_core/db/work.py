@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from pydantic import BaseModel
 
+from operator_core.actions.actors import LEDGER
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionRecord, ActionStatus, ActionType, Claim
 from operator_core.db import checks, claims, endings, moves, recovery
@@ -50,6 +51,7 @@ class WorkVerbs(Verbs):
         lease: timedelta = LEASE,
         action_names: Names = None,
         action_types: Types = None,
+        actor: str | None = None,
     ) -> list[Claim]:
         """Takes up to `limit` (1 to 1,000) validated proposals that are due, each for this worker alone.
 
@@ -58,21 +60,26 @@ class WorkVerbs(Verbs):
         `lease` (1 ms to 7 days). What can't be read is passed over. Whatever is overdue in the ledger
         is seen to in the same call: see `recover_expired`, `expires_at` and `max_retries`.
 
-        If the caller is cancelled meanwhile, what was taken fails before the cancellation goes on: it
+        `actor` is who claims, by default the worker itself. If the caller is cancelled meanwhile, what was taken fails before the cancellation goes on: it
         was not begun, and is run again if it may be.
         """
         checks.check_count(limit, "limit", MAX_CLAIMS)
+        checks.check_actor(worker, "worker")
         wanted = claims.Wanted(
-            checks.check_actor(worker, "worker"),
+            worker,
             limit,
             checks.check_lease(lease),
             checks.check_names(action_names, "action_names"),
             checks.check_types(action_types, "action_types"),
+            None if actor is None else checks.check_actor(actor),
         )
         return await finish_or_give_back(self._claim(wanted), self._give_back)
 
     async def _claim(self, wanted: claims.Wanted) -> list[Claim]:
-        taken, overdue = await self._units.write(_claim(wanted), single=True)
+        taken, overdue = await self._write_what_can_be(
+            _claim(wanted),
+            lambda conn: read_damaged(conn, partial(claims.claim_what_can_be, wanted=wanted)),
+        )
         if overdue:
             try:
                 async with self._kept(taken, wanted.lease):
@@ -109,7 +116,9 @@ class WorkVerbs(Verbs):
     async def _give_back(self, taken: Sequence[Claim]) -> None:
         """Fails what nobody will carry out, which is better known than found out when its lease has ended."""
         try:
-            await self.fail_many({known.record.id: _UNBEGUN for known in taken if known.record.id})
+            worker = next((known.record.worker for known in taken), None)
+            unbegun = {known.record.id: _UNBEGUN for known in taken if known.record.id}
+            await self.fail_many(unbegun, actor=worker)
         except ActionError as error:
             logger.warning("what a cancelled claim took is left to its lease: %s", error)
 
@@ -122,49 +131,76 @@ class WorkVerbs(Verbs):
         known, seconds = checks.check_id(record_id, "record_id"), checks.check_lease(lease)
         return await self._units.write(endings.heartbeat(known, seconds), single=True)
 
-    async def complete(self, record_id: int | None, result_data: ResultData = None) -> None:
+    async def complete(
+        self,
+        record_id: int | None,
+        result_data: ResultData = None,
+        *,
+        actor: str | None = None,
+    ) -> None:
         """Ends an execution well, and completes its proposal.
 
-        Raises `LeaseLost` if the lease was taken away meanwhile, and changes nothing. A lease that has
-        merely run out is no obstacle. A proposal that was cancelled meanwhile stays cancelled; its
-        record has the outcome. Raises `NotFound` for an unknown record.
+        `actor` is who says so: whom the call or the ledger names, or else the worker. Raises `LeaseLost`, which says
+        why, if the lease was taken away meanwhile, and changes nothing. A lease that has merely expired is no obstacle.
+        A proposal that was cancelled meanwhile stays cancelled; its record has the outcome. Raises `NotFound` for an unknown
+        record, and `InvalidValue` for a result that the ledger can't keep, before anything is changed.
         """
-        await self._end_one(self._ending(record_id, result_data, None), success=True)
+        ending = self._ending(record_id, result_data, None)
+        await self._end_one(ending, endings.Manner(True, self._said(actor)))
 
     async def fail(
-        self, record_id: int | None, error_message: str, result_data: ResultData = None
+        self,
+        record_id: int | None,
+        error_message: str,
+        result_data: ResultData = None,
+        *,
+        outcome_unknown: bool = False,
+        actor: str | None = None,
     ) -> None:
         """Ends an execution that went wrong; its proposal fails, and is run again if it may be.
 
-        Raises as `complete`.
+        With `outcome_unknown` it is not known whether the action was done, and the record says so. `actor` and errors are
+        as for `complete`.
         """
         message = checks.check_error(error_message)
-        await self._end_one(self._ending(record_id, result_data, message), success=False)
+        unknown = checks.check_flag(outcome_unknown, "outcome_unknown")
+        ending = self._ending(record_id, result_data, message)
+        manner = endings.Manner(None if unknown else False, self._said(actor))
+        await self._end_one(ending, manner)
 
     async def complete_many(
-        self, results: Mapping[int, ResultData] | Iterable[int | None]
+        self,
+        results: Mapping[int, ResultData] | Iterable[int | None],
+        *,
+        actor: str | None = None,
     ) -> list[int]:
         """As `complete`, for many in one round: record ids, each with its result if it has one.
 
-        Returns the ids of those that had ended already, or were never there: their leases are lost.
+        Returns the ids that were not completed: their lease was lost, they do not exist, or the database refused it, which
+        is logged.
         """
         if not isinstance(results, Mapping):
             ids = checks.check_many(results, "results")
             results = dict.fromkeys(checks.check_id(each, "record_id") for each in ids)
         given = cast(Mapping[int, ResultData], results)
-        return await self._end_many(
-            [self._ending(each, result, None) for each, result in given.items()], success=True
-        )
+        ended = [self._ending(each, result, None) for each, result in given.items()]
+        return await self._end_many(ended, endings.Manner(True, self._said(actor)))
 
-    async def fail_many(self, errors: Mapping[int, str]) -> list[int]:
+    async def fail_many(
+        self,
+        errors: Mapping[int, str],
+        *,
+        outcome_unknown: bool = False,
+        actor: str | None = None,
+    ) -> list[int]:
         """As `fail`, for many in one round: record ids, each with its error message."""
-        return await self._end_many(
-            [
-                self._ending(each, None, checks.check_error(why))
-                for each, why in checks.check_mapping(errors, "errors").items()
-            ],
-            success=False,
-        )
+        unknown = checks.check_flag(outcome_unknown, "outcome_unknown")
+        ended = [
+            self._ending(each, None, checks.check_error(why))
+            for each, why in checks.check_mapping(errors, "errors").items()
+        ]
+        manner = endings.Manner(None if unknown else False, self._said(actor))
+        return await self._end_many(ended, manner)
 
     def _ending(
         self, record_id: int | None, result_data: ResultData, error: str | None
@@ -172,26 +208,36 @@ class WorkVerbs(Verbs):
         known = checks.check_id(record_id, "record_id")
         return endings.Ending(known, prepare_result(result_data, self._max_json_bytes), error)
 
-    async def _end_one(self, ending: endings.Ending, *, success: bool) -> None:
-        unit = endings.end([ending], success=success, actor=self._actor)
+    async def _end_one(self, ending: endings.Ending, manner: endings.Manner) -> None:
+        unit = endings.end([ending], manner)
         if not await self._units.write(unit, single=True):
             raise await self._units.read(lambda conn: endings.lost(conn, ending.record_id))
 
-    async def _end_many(self, ended: Sequence[endings.Ending], *, success: bool) -> list[int]:
+    async def _end_many(self, ended: Sequence[endings.Ending], manner: endings.Manner) -> list[int]:
         if not ended:
             return []
-        unit = endings.end(ended, success=success, actor=self._actor)
-        done = await self._units.write(unit, single=True)
+        done = await self._write_what_can_be(
+            endings.end(ended, manner), lambda conn: endings.end_in_parts(conn, ended, manner)
+        )
         return [each.record_id for each in ended if each.record_id not in done]
 
-    async def recover_expired(self) -> list[ActionRecord]:
-        """Ends executions whose lease has run out, at most 100, and returns their records.
+    async def recover_expired(
+        self, *, older_than: timedelta | None = None, actor: str | None = None
+    ) -> list[ActionRecord]:
+        """Ends executions whose lease has expired, at most 100, and returns their records.
 
         Their outcome is unknown: the record says so (`outcome_unknown`) and has no `success`. The
         proposal fails, and is never run again by itself unless it has retries left. `claim` does this
         by itself; it need not be called.
+
+        With `older_than` (a timedelta from 0 to 3,650 days) also those that have no lease and have been executing for so long,
+        as nobody else ends them: records that were made by hand, and proposals that are executing without an open record, for which
+        one is written. `actor` is who decides so, by default the ledger.
         """
-        return await self._units.write(partial(read_damaged, unit=recovery.recover))
+        seconds = checks.check_age(older_than, "older_than")
+        by = LEDGER if actor is None else checks.check_actor(actor)
+        unit = partial(recovery.recover, by=by, older_than=seconds)
+        return await self._units.write(partial(read_damaged, unit=unit))
 
     async def retry(
         self, id: int | None, *, actor: str | None = None, reason: str | None = None

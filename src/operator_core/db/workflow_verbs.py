@@ -1,11 +1,19 @@
 """The verbs of workflows: actions that belong together."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionProposal, Workflow, WorkflowProposal, WorkflowStatus
+from operator_core.actions.types import (
+    ActionProposal,
+    ProposalRequest,
+    Workflow,
+    WorkflowProposal,
+    WorkflowStatus,
+)
 from operator_core.db import checks, workflows
 from operator_core.db.rows import Listing
+from operator_core.db.stopping import Stop, cancel_pending, cancel_pending_in_parts
 from operator_core.db.verbs import Verbs
 
 __all__ = ["WorkflowVerbs"]
@@ -17,9 +25,11 @@ class WorkflowVerbs(Verbs):
     async def create_workflow(
         self,
         workflow: WorkflowProposal,
-        proposals: Sequence[ActionProposal],
+        proposals: Sequence[ProposalRequest],
         *,
         after: Mapping[int, int | Collection[int]] | None = None,
+        proposed_by: str | None = None,
+        actor: str | None = None,
     ) -> tuple[Workflow, list[ActionProposal]]:
         """Writes a workflow and its actions in one unit; returns both, the actions in the order given.
 
@@ -31,14 +41,17 @@ class WorkflowVerbs(Verbs):
         proposals = checks.check_many(proposals, "proposals")
         if not proposals:
             raise InvalidValue("proposals", "must have at least one")
-        for position, proposal in enumerate(proposals):
-            checks.check_model(proposal, ActionProposal, f"proposals[{position}]")
+        who = self._who(actor)
+        actions = [
+            checks.check_proposal(proposal, f"proposals[{position}]", who, proposed_by)
+            for position, proposal in enumerate(proposals)
+        ]
         before: dict[int, Collection[int]] = {
             position: [each] if isinstance(each, int) else checks.check_many(each, "after")
             for position, each in checks.check_mapping(after or {}, "after").items()
         }
         # Before any SQL runs.
-        workflows.in_order(len(proposals), before)
+        workflows.in_order(len(actions), before)
         checked = WorkflowProposal.model_validate(
             {name: getattr(workflow, name) for name in WorkflowProposal.model_fields}
         )
@@ -46,9 +59,9 @@ class WorkflowVerbs(Verbs):
             lambda conn: workflows.create_workflow(
                 conn,
                 checked,
-                proposals,
+                actions,
                 before,
-                actor=self._actor,
+                actor=who,
                 max_json_bytes=self._max_json_bytes,
             )
         )
@@ -73,10 +86,12 @@ class WorkflowVerbs(Verbs):
     ) -> int:
         """Cancels those of its actions that nobody has started, and says how many.
 
-        What has failed and would be run again is not, and counts too. What is executing goes on.
+        What has failed and would be run again is not, and does not count. What is executing goes on.
         Raises `NotFound`.
         """
-        known, who, why = checks.check_id(id), self._who(actor), checks.check_reason(reason)
-        return await self._units.write(
-            lambda conn: workflows.cancel_workflow(conn, known, actor=who, reason=why)
+        known = checks.check_id(id)
+        stop = Stop(actor=self._who(actor), reason=checks.check_reason(reason), workflow_id=known)
+        await self._units.read(lambda conn: workflows.require_workflow(conn, known))
+        return await self._write_what_can_be(
+            partial(cancel_pending, stop=stop), partial(cancel_pending_in_parts, stop=stop)
         )

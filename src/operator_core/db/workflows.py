@@ -14,7 +14,6 @@ from operator_core.actions.types import (
     WorkflowProposal,
     WorkflowStatus,
 )
-from operator_core.db.moves import cancel_pending
 from operator_core.db.proposals import Batch, create_proposals, require
 from operator_core.db.rows import (
     PROPOSAL_COLUMNS,
@@ -27,11 +26,11 @@ from operator_core.db.rows import (
 from operator_core.db.tables import PROPOSALS, TICKETS, WORKFLOWS
 
 __all__ = [
-    "cancel_workflow",
     "create_workflow",
     "get_workflow",
     "in_order",
     "list_workflow_actions",
+    "require_workflow",
     "workflow_status",
 ]
 
@@ -87,18 +86,14 @@ def create_workflow(
     created = _insert(conn, workflow)
     stored: dict[int, ActionProposal] = {}
     for group in in_order(len(proposals), after):
-        batch = Batch([], [])
+        batch = Batch(actor, max_json_bytes)
         for position in group:
             known = [stored[before].id or 0 for before in sorted(set(after.get(position, ())))]
             proposal = proposals[position]
             more = [id_ for id_ in known if id_ not in proposal.depends_on]
             values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
-            batch.add(
-                ActionProposal.from_stored(values),
-                actor=actor,
-                max_json_bytes=max_json_bytes,
-                workflow_id=created.id,
-            )
+            # Together they may be more than one proposal may depend on.
+            batch.add(ActionProposal.model_validate(values), workflow_id=created.id)
         (written,) = create_proposals(conn, [batch])
         stored.update(zip(group, written, strict=True))
     return created, [stored[position] for position in range(len(proposals))]
@@ -113,6 +108,11 @@ def _insert(conn: Connection, workflow: WorkflowProposal) -> Workflow:
         raise NotFound("ticket", workflow.ticket_id or 0) from None
 
 
+def require_workflow(conn: Connection, id: int) -> None:
+    """Raises `NotFound` for an unknown workflow."""
+    require(conn, "workflow", WORKFLOWS, [id])
+
+
 def get_workflow(conn: Connection, id: int) -> Workflow | None:
     """The workflow, or None; raises `CorruptRow`."""
     row = conn.execute(_GET, {"id": id}).one_or_none()
@@ -121,13 +121,13 @@ def get_workflow(conn: Connection, id: int) -> Workflow | None:
 
 def list_workflow_actions(conn: Connection, id: int) -> Listing[ActionProposal]:
     """The proposals of a workflow, in the order of their ids; raises `NotFound`."""
-    require(conn, "workflow", WORKFLOWS, [id])
+    require_workflow(conn, id)
     return to_listing(conn.execute(_ACTIONS, {"workflow": id}).all(), to_proposal)
 
 
 def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
     """How far a workflow is, as its actions tell; raises `NotFound`."""
-    require(conn, "workflow", WORKFLOWS, [id])
+    require_workflow(conn, id)
     found: set[str] = set()
     for status, retried, _ in conn.execute(_COUNTS, {"workflow": id}):
         # What will be run again has not ended.
@@ -139,9 +139,3 @@ def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
     if _S.FAILED in found:
         return WorkflowStatus.FAILED
     return WorkflowStatus.CANCELLED if _S.CANCELLED in found else WorkflowStatus.COMPLETED
-
-
-def cancel_workflow(conn: Connection, id: int, *, actor: str, reason: str | None) -> int:
-    """Cancels what of a workflow nobody has started, and calls off its retries; how many. Raises `NotFound`."""
-    require(conn, "workflow", WORKFLOWS, [id])
-    return cancel_pending(conn, actor=actor, reason=reason, workflow_id=id)

@@ -1,0 +1,107 @@
+"""An API through which agents propose actions and people look at them; it needs FastAPI.
+
+The body of a request is a `ProposalRequest`: what a caller may say, and nothing else. Who proposes is known from how the
+caller is authenticated. What can't be kept is the caller's error (422), never the service's.
+
+    uvicorn --factory examples.service:make_app
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from operator_core.actions import (
+    ActionProposal,
+    Busy,
+    Conflict,
+    InvalidValue,
+    NotFound,
+    ProposalRequest,
+    StorageError,
+)
+from operator_core.actions.values import format_path
+from operator_core.db import ActionDB
+
+
+def authenticated(x_agent: Annotated[str, Header()]) -> str:
+    """Who calls: here stands whatever authenticates the callers of the service."""
+    return x_agent
+
+
+def ledger(request: Request) -> ActionDB:
+    return request.app.state.db
+
+
+Caller = Annotated[str, Depends(authenticated)]
+Ledger = Annotated[ActionDB, Depends(ledger)]
+
+
+async def propose(
+    proposal: ProposalRequest,
+    db: Ledger,
+    caller: Caller,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> ActionProposal:
+    return await db.create_proposal(
+        proposal, proposed_by=caller, idempotency_key=idempotency_key, actor=caller
+    )
+
+
+async def look(id: int, db: Ledger) -> ActionProposal:
+    proposal = await db.get_proposal(id)
+    if proposal is None:
+        raise HTTPException(404)
+    return proposal
+
+
+def answer(status: int, problems: list[tuple[str, str]]) -> JSONResponse:
+    return JSONResponse([{"path": path, "problem": problem} for path, problem in problems], status)
+
+
+async def not_valid(_: Request, error: RequestValidationError) -> JSONResponse:
+    # FastAPI's own answer holds the input, which may be what JSON can't hold (NaN, half of a surrogate pair).
+    return answer(422, [(format_path(each["loc"]), each["msg"]) for each in error.errors()])
+
+
+async def not_kept(_: Request, error: InvalidValue) -> JSONResponse:
+    return answer(422, list(error.problems))
+
+
+async def not_there(_: Request, error: NotFound) -> JSONResponse:
+    # A ticket, or a proposal to depend on, that the caller has named.
+    return answer(422, [("", str(error))])
+
+
+async def other_content(_: Request, error: Conflict) -> JSONResponse:
+    return answer(409, [("", str(error))])
+
+
+async def away(_: Request, error: Busy | StorageError) -> JSONResponse:
+    return answer(503, [("", type(error).__name__)])
+
+
+def make_app(target: str | None = None) -> FastAPI:
+    """The service on the ledger `target`, by default the one that ``OPERATOR_DATABASE_URL`` names."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        opened = ActionDB(target, actor="gateway") if target else ActionDB.from_env(actor="gateway")
+        async with opened as app.state.db:
+            yield
+
+    handlers: dict[Any, Any] = {
+        RequestValidationError: not_valid,
+        InvalidValue: not_kept,
+        NotFound: not_there,
+        Conflict: other_content,
+        Busy: away,
+        StorageError: away,
+    }
+    app = FastAPI(title="proposals", lifespan=lifespan, exception_handlers=handlers)
+    app.post("/proposals", status_code=201)(propose)
+    app.get("/proposals/{id}")(look)
+    return app
