@@ -1,12 +1,17 @@
 # Each target sets up what it needs in .venv; only Python 3.11+, git and make must be there.
 
-PYTHON ?= python3.11
+# The newest Python from 3.11 on, unless PYTHON names another. Each candidate is run and not only found:
+# pyenv has a shim for versions that are not active, and Debian a Python without venv.
+PYTHONS := python3.19 python3.18 python3.17 python3.16 python3.15 python3.14 python3.13 python3.12 python3.11 python3 python
+USABLE := import sys, ensurepip, sqlite3, venv; sys.exit(sys.version_info < (3, 11))
+NEWEST = $(shell for name in $(PYTHONS); do $$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
+PYTHON ?= $(or $(NEWEST),$(error there is no Python 3.11 or newer with venv and sqlite3; PYTHON=/path/to/python names one))
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS_VENV ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage soak lint format bench bench-peers schema build clean
+.PHONY: help demo test coverage soak mutants lint format bench bench-peers schema build clean
 
 help: ## show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -28,6 +33,9 @@ coverage: $(VENV)/installed ## run the tests and say which lines they don't reac
 
 soak: $(VENV)/installed ## run the long tests: hundreds of kills, thousands of cancellations
 	$(BIN)/python -m pytest -m soak --timeout=3600 -s
+
+mutants: $(VENV)/installed ## plant faults one at a time and say which of them no test notices
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/installed ## style, types, import rules
 	$(BIN)/ruff check .

@@ -112,17 +112,41 @@ def shared_data_copy(place: Path) -> None:
     make_legacy(place / "legacy.db")
 
 
-def test_what_ci_is_said_to_run_it_runs() -> None:
-    script = (ROOT / ".ci/run").read_text().splitlines()
-    said = {
+def commands() -> set[str]:
+    """Every line of shell on a page."""
+    return {
         line
         for page in PAGES
         for language, text in blocks(page)
         if language == "bash"
         for line in text.splitlines()
     }
-    for command in RUN_BY_CI & said:
-        assert command in script
+
+
+def not_run_by_ci(script: str) -> set[str]:
+    """What this file leaves to CI, and `script` does not run."""
+    lines = [line.strip() for line in script.splitlines()]
+    return {command for command in RUN_BY_CI if command not in lines}
+
+
+def test_what_is_left_to_ci_it_runs() -> None:
+    assert not_run_by_ci((ROOT / ".ci/run").read_text()) == set()
+
+
+def test_planted_a_script_that_leaves_something_out_is_caught() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    for command in RUN_BY_CI:
+        left_out = script.replace(f"\n{command}\n", f"\n# {command}\n")
+        assert not_run_by_ci(left_out) == {command}
+    assert not_run_by_ci("") == RUN_BY_CI
+
+
+def test_what_pages_say_to_make_can_be_made_and_is_run_somewhere() -> None:
+    made = {line for line in commands() if line.startswith("make")}
+    # The README's first steps.
+    assert {"make demo", "make test"} <= made <= RUN_BY_CI | RUN_BY_HAND
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {command.removeprefix("make ") for command in RUN_BY_CI | RUN_BY_HAND} <= set(targets)
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,6 +1,7 @@
 """Every operation of a ledger, and how a test cancels one at a chosen moment."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
@@ -70,6 +71,10 @@ EVENTS: Final = {
 """How many events each operation leaves if it is done whole; those that only read leave none."""
 
 
+WITH_THE_ANSWER: Final = math.inf
+"""How late a cancellation comes that comes in the turn of the loop in which the wait would end."""
+
+
 class CancelledAt:
     """Awaits `work` and cancels the task in it at its `nth` suspension, `after` seconds into that."""
 
@@ -91,7 +96,10 @@ class CancelledAt:
             suspensions += 1
             if suspensions == self._nth:
                 self.reached = True
-                self._cancel_soon()
+                if self._after == WITH_THE_ANSWER:
+                    _cancel_with(waited_for)
+                else:
+                    self._cancel_soon()
             try:
                 yield waited_for
                 error = None
@@ -116,6 +124,18 @@ class CancelledAt:
             loop.call_soon(turn)
         else:
             task.cancel()
+
+
+def _cancel_with(waited_for: Any) -> None:
+    """Cancels the running task between the answer that it waits for and its next step."""
+    task = asyncio.current_task()
+    assert task is not None
+    if waited_for is None:
+        # A turn of the loop, which nobody answers.
+        task.cancel()
+    else:
+        # Before the task itself does so: it is called first.
+        waited_for.add_done_callback(lambda _: task.cancel())
 
 
 async def cancel_at(work: Awaitable[object], nth: int, after: float) -> bool:

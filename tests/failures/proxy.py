@@ -8,6 +8,7 @@ from sqlalchemy.engine import make_url
 
 _SYNC = b"S"
 _QUERY = b"Q"
+_FLUSH = b"H"
 _VERSION_3 = b"\x00\x03"
 
 
@@ -15,8 +16,10 @@ class Proxy:
     """Forwards PostgreSQL's protocol (manual, chapter 55) message by message.
 
     A round trip ends with a Sync, or is a simple Query, from the client. `cut_after` is asked of each
-    with its number and the texts of the statements before it; if it says so, the server gets what was
-    said and the client no answer.
+    with the texts of the statements in it; if it says so, the server gets what was said and the
+    client no answer. `cut_before` says that the server does not get the end of it either, and
+    `cut_prepared` is asked as `cut_after` where a statement was prepared and is not run yet. Unless
+    it `hears`, nothing gets through either way, and nobody is told: as if the server's host had vanished.
     """
 
     def __init__(self, url: str) -> None:
@@ -24,15 +27,19 @@ class Proxy:
         self.url = ""
         self.trips = 0
         self.cut_after: Callable[[bytes], bool] = lambda said: False
+        self.cut_before: Callable[[bytes], bool] = lambda said: False
+        self.cut_prepared: Callable[[bytes], bool] = lambda said: False
         self.cuts = 0
+        self.hears = asyncio.Event()
+        self.hears.set()
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        upstream = await asyncio.open_connection(self._target.host, self._target.port)
-        answers = asyncio.create_task(_pump(upstream[0], writer))
+        upstream = await asyncio.open_connection(self._target.host, self._target.port or 5432)
+        answers = asyncio.create_task(self._pump(upstream[0], writer))
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 await self._forward(reader, upstream[1], answers)
@@ -61,9 +68,13 @@ class Proxy:
             size = await reader.readexactly(4)
             body = await reader.readexactly(int.from_bytes(size) - 4)
             said += kind + body
-            cut = False
+            await self.hears.wait()
+            cut = kind == _FLUSH and self.cut_prepared(said)
             if kind in (_SYNC, _QUERY):
                 self.trips += 1
+                if self.cut_before(said):
+                    self.cuts += 1
+                    return
                 cut = self.cut_after(said)
                 said = b""
             if cut:
@@ -77,18 +88,18 @@ class Proxy:
                 # Until the server has nothing more to say, so that it has done what it was told.
                 return
 
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self.hears.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
     async def close(self) -> None:
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager

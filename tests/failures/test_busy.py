@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from operator_core.actions.errors import ActionError, Busy, NotFound, StorageUnavailable
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
+from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
 from tests.failures.harness import check_lock_free, check_whole, proposal, snapshot
 
@@ -84,42 +84,6 @@ async def test_every_unit_that_waits_is_told_busy_after_one_timeout(tmp_path: Pa
         # The first may have begun alone, the others wait together; not one after another.
         assert took < 20
         assert await db.list_proposals() == []
-
-
-def check_one_pays(answers: list[object], kept: list[ActionProposal], broken: int) -> None:
-    """Fails unless the unit at `broken` alone has an error and every other one is in the ledger."""
-    errors = [index for index, answer in enumerate(answers) if isinstance(answer, Exception)]
-    assert errors == [broken]
-    assert isinstance(answers[broken], NotFound)
-    written = {each.parameters["n"] for each in kept}
-    assert written == set(range(len(answers))) - {broken}
-    assert {each.id: each.parameters for each in kept} == {
-        each.id: each.parameters for each in answers if isinstance(each, ActionProposal)
-    }
-
-
-def with_one_broken(broken: int) -> list[ActionProposal]:
-    unknown_ticket = {broken: 4711}
-    return [proposal(parameters={"n": n}, ticket_id=unknown_ticket.get(n)) for n in range(64)]
-
-
-@pytest.mark.parametrize("broken", [0, 31, 63])
-async def test_one_failing_unit_of_a_group_costs_its_neighbours_nothing(
-    db: ActionDB, broken: int
-) -> None:
-    creates = (db.create_proposal(each) for each in with_one_broken(broken))
-    answers = await asyncio.gather(*creates, return_exceptions=True)
-    check_one_pays(answers, await db.list_proposals(), broken)
-
-
-async def test_planted_a_group_that_fails_as_one_is_caught() -> None:
-    async with ActionDB(":memory:") as db:
-        try:
-            answers: list[object] = list(await db.create_proposals(with_one_broken(31)))
-        except NotFound as error:
-            answers = [error] * 64
-        with pytest.raises(AssertionError):
-            check_one_pays(answers, await db.list_proposals(), 31)
 
 
 async def test_an_exhausted_pool_is_a_clear_error_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Tasks cancelled at every await of every operation: the lock is free, the change whole or absent."""
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
@@ -14,6 +16,7 @@ from operator_core.db import ActionDB
 from tests.failures.cancelling import (
     EVENTS,
     OPERATIONS,
+    WITH_THE_ANSWER,
     Bench,
     cancel_at,
     check_agree,
@@ -47,12 +50,12 @@ async def cancel_often(
     while reached:
         nth += 1
         reached = False
-        for point in range(points):
+        # From at once to well after the moment at which it would have ended, and in the very turn of it.
+        moments = [1.5 * duration * point / points for point in range(points)]
+        for after in (*moments, WITH_THE_ANSWER):
             await db.cancel_all_pending()
             await on.prepare()
             mark = max(event.id for event in await db.history(on.ids[2]))
-            # From at once to well after the moment at which it would have ended.
-            after = 1.5 * duration * point / points
             cancelled = await cancel_at(OPERATIONS[operation](on), nth, after)
             reached |= cancelled
             await rest()
@@ -107,14 +110,15 @@ async def test_a_cancelled_open_or_close_leaves_a_ledger_that_can_be_opened(
     while reached:
         nth += 1
         reached = False
-        for point in range(10):
+        for point in range(11):
+            last = point == 10
             place = target if target == ":memory:" else tmp_path / f"{nth}-{point}.db"
             db = ActionDB(place)
-            reached |= await cancel_at(db.open(), nth, point * 0.0005)
+            reached |= await cancel_at(db.open(), nth, WITH_THE_ANSWER if last else point * 0.0005)
             await rest()
             await db.open()
             await db.create_proposal(proposal())
-            reached |= await cancel_at(db.close(), nth, point * 0.0002)
+            reached |= await cancel_at(db.close(), nth, WITH_THE_ANSWER if last else point * 0.0002)
             await rest()
             await db.close()
             async with ActionDB(place) as again:
@@ -155,6 +159,21 @@ class NaiveRepository:
         await self.session.commit()
 
 
+class Remembered(sqlite3.Connection):
+    """A connection that can be closed although its caller was cancelled before aiosqlite had it."""
+
+    opened: ClassVar[list[sqlite3.Connection]] = []
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.opened.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        while cls.opened:
+            cls.opened.pop().close()
+
+
 async def test_planted_a_stock_session_that_is_cancelled_keeps_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with ActionDB(path):
@@ -164,7 +183,10 @@ async def test_planted_a_stock_session_that_is_cancelled_keeps_the_lock(tmp_path
     while reached:
         attempts += 1
         # A new engine for each attempt, so that all have the same awaits.
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        engine = create_async_engine(
+            f"sqlite+aiosqlite:///{path}",
+            connect_args={"factory": Remembered, "check_same_thread": False},
+        )
         repository = NaiveRepository(engine)
         reached = await cancel_at(repository.create_proposal(), attempts, 0)
         await rest()
@@ -174,5 +196,6 @@ async def test_planted_a_stock_session_that_is_cancelled_keeps_the_lock(tmp_path
             leaks += 1
         await repository.session.close()
         await engine.dispose()
+        Remembered.close_all()
     print(f"planted: awaits={attempts - 1} locks leaked={leaks}")
     assert leaks

@@ -90,7 +90,7 @@ async def test_a_real_deadlock_reaches_no_caller(url: str) -> None:
             def unit(conn):  # type: ignore[no-untyped-def]
                 for id in order:
                     conn.exec_driver_sql(
-                        "UPDATE action_proposals SET status_reason = 'x' "
+                        "UPDATE action_proposals SET priority = priority "
                         f"WHERE id = {id} AND pg_sleep(0.1) IS NOT NULL"
                     )
 
@@ -244,3 +244,56 @@ async def test_no_message_and_no_cause_holds_the_values_of_a_row(
     assert caught.value.__cause__ is not None
     assert secret not in told
     assert secret not in repr(vars(caught.value.__cause__))
+
+
+async def test_a_plain_create_whose_answer_is_lost_is_not_made_again(
+    url: str, server_ledger: str
+) -> None:
+    # With neither a key nor a ticket, and with one: nothing but the outcome's being unknown stops a second one.
+    query(
+        server_ledger,
+        "INSERT INTO tickets (violation_key, invariant_name, first_seen_at, last_seen_at, message) "
+        "VALUES ('v', 'i', 't', 't', 'm')",
+    )
+    async with proxied(url) as proxy, ActionDB(proxy.url) as db:
+        for ticket in (None, 1):
+            for _ in range(6):
+                await db.create_proposal(proposal(ticket_id=ticket))
+            cuts = proxy.cuts
+            proxy.cut_after = lambda said, cuts=cuts: b"lost" in said and proxy.cuts == cuts
+            with pytest.raises(OutcomeUnknown):
+                await db.create_proposal(proposal(action_name="lost", ticket_id=ticket))
+            assert proxy.cuts == cuts + 1
+    kept = "SELECT count(*) FROM action_proposals WHERE action_name = 'lost'"
+    assert query(server_ledger, kept) == [(2,)]
+
+
+async def test_a_move_whose_answer_is_lost_is_not_made_again(url: str, server_ledger: str) -> None:
+    async with proxied(url) as proxy, ActionDB(proxy.url) as db:
+        ids = [(await db.create_proposal(proposal())).id for _ in range(8)]
+        for id_ in ids[:-1]:
+            await db.update_proposal_status(id_, S.VALIDATED)
+        proxy.cut_after = lambda said: b"lost" in said and proxy.cuts < 1
+        with pytest.raises(OutcomeUnknown):
+            await db.update_proposal_status(ids[-1], S.VALIDATED, reason="lost")
+        assert proxy.cuts == 1
+    reasons = "SELECT count(*) FROM action_events WHERE reason = 'lost'"
+    assert query(server_ledger, reasons) == [(1,)]
+
+
+async def test_creates_that_shared_a_lost_answer_are_not_made_again(
+    url: str, server_ledger: str
+) -> None:
+    async with proxied(url) as proxy, ActionDB(proxy.url) as db:
+        for _ in range(6):
+            await db.create_proposal(proposal())
+        proxy.cut_after = lambda said: b"lost" in said and proxy.cuts < 1
+        first = db.create_proposal(proposal())
+        together = [db.create_proposal(proposal(action_name="lost")) for _ in range(5)]
+        _, *answers = await asyncio.gather(first, *together, return_exceptions=True)
+        assert proxy.cuts == 1
+        assert [type(each) for each in answers] == [OutcomeUnknown] * 5
+        # The lane goes on for others.
+        await asyncio.gather(*(db.create_proposal(proposal()) for _ in range(20)))
+    kept = "SELECT count(*) FROM action_proposals WHERE action_name = 'lost'"
+    assert query(server_ledger, kept) == [(5,)]

@@ -138,3 +138,30 @@ async def test_a_schema_of_the_role_or_the_database_is_the_ledgers(
         names = """SELECT DISTINCT application_name FROM pg_stat_activity
             WHERE datname = current_database() AND pid != pg_backend_pid()"""
         assert query(direct, names) == [("operator-core",)]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("options", [(OFF,), ()], ids=["psycopg", "asyncpg"])
+async def test_settings_are_pinned_through_it_as_far_as_it_keeps_them(
+    server: Server, direct: str, ignored: bool, options: tuple[str, ...]
+) -> None:
+    # It takes no options, or drops them without a word.
+    settings = {"ignore_startup_parameters": "options"} if ignored else {}
+    driver = PSYCOPG if options else "postgresql"
+    migrate.upgrade(direct)
+    for setting in ("datestyle = 'SQL, DMY'", "standard_conforming_strings = off"):
+        server.sql(f"ALTER DATABASE ledger SET {setting}")
+    with bouncer_before(server, settings=settings) as bouncer:
+        url = through(bouncer, *options, driver=driver)
+        async with ActionDB(url, pool_size=4) as db:
+            made = await asyncio.gather(
+                *(db.create_proposal(proposal(reason="\\")) for _ in range(20))
+            )
+            assert {each.updated_at for each in made} == {
+                each.updated_at for each in await db.list_proposals()
+            }
+    assert query(direct, "SELECT count(*) FROM action_proposals WHERE reason = E'\\\\'") == [(20,)]
+    server.sql("ALTER DATABASE ledger SET transform_null_equals = on")
+    refused = pytest.raises(StorageUnavailable, match="transform_null_equals is on")
+    with bouncer_before(server, settings=settings) as bouncer, refused:
+        await ActionDB(through(bouncer, *options, driver=driver)).open()

@@ -12,7 +12,7 @@ import pytest
 
 from operator_core.db import ActionDB
 from tests.failures.cancelling import EVENTS, OPERATIONS, Bench
-from tests.failures.harness import run, snapshot
+from tests.failures.harness import proposal, run, snapshot
 
 READS = [name for name in OPERATIONS if name not in EVENTS]
 
@@ -50,8 +50,8 @@ def check_reads_only(told: dict[str, str]) -> None:
     assert {told[name] for name in EVENTS} == {"StorageReadOnly"}
 
 
-def try_all(path: Path, user: str = "nobody") -> dict[str, str]:
-    (told,) = run("read_only.py", path, user)
+def try_all(path: Path, user: str = "nobody", *how: str) -> dict[str, str]:
+    (told,) = run("read_only.py", path, user, *how)
     return told
 
 
@@ -92,6 +92,39 @@ def test_a_read_only_folder_without_the_log_is_said_at_opening(path: Path, file:
         assert try_all(path) == {"open": "StorageReadOnly"}
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == ["ledger.db"]
+
+
+@pytest.mark.parametrize("file", [0o444, 0o666])
+def test_without_upgrading_a_copy_in_a_read_only_folder_can_be_read(path: Path, file: int) -> None:
+    before = path.read_bytes()
+    with with_modes(path, file=file, folder=0o555):
+        check_reads_only(try_all(path, "nobody", "unchanged"))
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == ["ledger.db"]
+
+
+def test_without_upgrading_a_read_only_file_can_be_read(path: Path) -> None:
+    before = snapshot(path)
+    with with_modes(path, file=0o444, folder=0o777):
+        check_reads_only(try_all(path, "nobody", "unchanged"))
+    assert snapshot(path) == before
+
+
+@pytest.mark.parametrize("grow", [False, True])
+async def test_a_file_taken_for_one_that_nobody_changes_is_read_anew_when_somebody_does(
+    path: Path, grow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folder is writable for who writes, and not for who reads.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    async with ActionDB(path, upgrade=False) as reader:
+        before = await reader.count_proposals()
+        assert list(path.parent.glob("*-wal")) == []
+        async with ActionDB(path) as writer:
+            await writer.create_proposals([proposal() for _ in range(500 if grow else 1)])
+            seen = await reader.count_proposals()
+            assert sum(seen.values()) == sum(before.values()) + (500 if grow else 1)
+        await asyncio.gather(*(reader.count_proposals() for _ in range(5)))
+        assert await reader.count_proposals() == seen
 
 
 def test_a_file_that_may_not_be_read_or_made_is_unavailable(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clocks import TAKE, Jump
 
-from operator_core.actions.errors import LeaseLost
+from operator_core.actions.errors import LeaseLost, NotDue
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
 from operator_core.db.base import SQLITE_NOW
@@ -36,8 +36,11 @@ class Clocked:
         found = await self.db.list_proposals(status=ActionStatus.VALIDATED, limit=limit)
         due = [each for each in found if each.scheduled_at is None or each.scheduled_at <= now]
         due.sort(key=lambda each: each.scheduled_at or each.created_at or now)
-        for each in due:
-            await self.db.update_proposal_status(each.id, ActionStatus.EXECUTING)
+        try:
+            for each in due:
+                await self.db.update_proposal_status(each.id, ActionStatus.EXECUTING)
+        except NotDue as error:
+            return [(type(error).__name__, None)]
         return [(each.action_name, None) for each in due]
 
     async def complete(self, record: int) -> str:

@@ -32,12 +32,7 @@ class Naive:
                 meet("read")
             for (id,) in ids:
                 # The lifecycle's trigger does not help: to set the status that is there changes nothing.
-                self.execute(
-                    "UPDATE action_proposals SET status = 'executing', status_changed_by = ?,"
-                    " status_changed_at = NOW WHERE id = ?",
-                    name,
-                    id,
-                )
+                self.execute("UPDATE action_proposals SET status = 'executing' WHERE id = ?", id)
                 (record,) = self.execute(
                     "INSERT INTO action_records (proposal_id, started_at, started_by, worker)"
                     " VALUES (?, NOW, ?, ?) RETURNING id",

@@ -49,9 +49,7 @@ def claim(path: str, name: str, proposals: int) -> None:
             meet("read")
         if status == "validated":
             connection.execute(
-                "UPDATE action_proposals SET status = 'executing', status_changed_by = ?,"
-                " status_changed_at = datetime('now') WHERE id = ?",
-                [name, number],
+                "UPDATE action_proposals SET status = 'executing' WHERE id = ?", [number]
             )
             won.append(number)
     print(json.dumps({"name": name, "won": won}))

@@ -21,8 +21,8 @@ async def outcome(work: Awaitable[object]) -> str:
     return "done"
 
 
-async def main(path: str) -> None:
-    db = ActionDB(path)
+async def main(path: str, upgrade: bool) -> None:
+    db = ActionDB(path, upgrade=upgrade)
     told = {"open": await outcome(db.open())}
     if told["open"] == "done":
         on = Bench(db)
@@ -38,4 +38,4 @@ if __name__ == "__main__":
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], upgrade=sys.argv[3:] != ["unchanged"]))

@@ -55,9 +55,7 @@ def claim_naively(url: str, proposals: int, name: str) -> list[int]:
                 meet("read")
             if status == ("validated",):
                 connection.execute(
-                    "UPDATE action_proposals SET status = 'executing', status_changed_by = %s,"
-                    " status_changed_at = clock_timestamp() WHERE id = %s",
-                    [name, number],
+                    "UPDATE action_proposals SET status = 'executing' WHERE id = %s", [number]
                 )
                 won.append(number)
     return won

@@ -1,0 +1,212 @@
+"""Event loops that are closed, or let go, with a ledger in use on them: the others go on."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operator_core.actions.errors import NotOpen
+from operator_core.actions.types import ActionProposal
+from operator_core.db import ActionDB
+from operator_core.db.turns import Turns
+from tests.failures.harness import PATIENCE, proposal
+from tests.failures.test_other_loops import hectic as hectic
+from tests.failures.test_other_loops import on_loops
+
+TARGETS = pytest.mark.parametrize("target", ["memory", "file"])
+
+
+def place(target: str, folder: Path) -> Any:
+    return ":memory:" if target == "memory" else folder / "ledger.db"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+def leave_inside(db: ActionDB, turns: int | None) -> asyncio.AbstractEventLoop:
+    """Begins a transaction on a loop of its own, which never runs again.
+
+    It runs until the transaction has written, or only for so many turns.
+    """
+    wrote = threading.Event()
+
+    async def hold() -> None:
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal(action_name="left"))
+            wrote.set()
+            await asyncio.Event().wait()
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(hold())
+        # asyncio says so on the log of who leaves a task behind, which is what this does.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if turns is None:
+            while not wrote.is_set():
+                await asyncio.sleep(0.001)
+        for _ in range(turns or 0):
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    return loop
+
+
+@TARGETS
+@pytest.mark.parametrize("turns", [None, 0, 1, 2, 5])
+@pytest.mark.parametrize("collected", [False, True])
+async def test_a_loop_closed_inside_a_transaction_gives_the_lock_back(
+    target: str, turns: int | None, collected: bool, tmp_path: Path
+) -> None:
+    async with ActionDB(place(target, tmp_path), busy_timeout=PATIENCE) as db:
+        loop = await asyncio.to_thread(leave_inside, db, turns)
+        kept = asyncio.all_tasks(loop)
+        loop.close()
+        if collected:
+            del kept
+            gc.collect()
+        made = await asyncio.wait_for(db.create_proposal(proposal()), PATIENCE)
+        async with db.transaction() as tx:
+            await tx.create_proposal(proposal())
+        # What the transaction had written is gone with it.
+        assert [each.action_name for each in await db.list_proposals()] == [made.action_name] * 2
+
+
+async def test_a_loop_that_is_let_go_without_being_closed_gives_the_lock_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    async with ActionDB(path) as db, ActionDB(path, busy_timeout=PATIENCE) as other:
+        loops: list[object] = []
+        await asyncio.to_thread(lambda: loops.append(leave_inside(db, None)))
+
+        def let_go() -> None:
+            loops.clear()
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match="unclosed event loop"):
+            let_go()
+        assert await asyncio.wait_for(other.create_proposal(proposal()), PATIENCE)
+        assert await asyncio.wait_for(db.create_proposal(proposal()), PATIENCE)
+
+
+async def test_another_process_is_not_kept_waiting_by_a_closed_loop(tmp_path: Path) -> None:
+    # Another ledger on the file stands for it: nobody asks the one whose transaction it was for anything.
+    path = tmp_path / "ledger.db"
+    async with ActionDB(path) as db, ActionDB(path, busy_timeout=PATIENCE) as other:
+        loop = await asyncio.to_thread(leave_inside, db, None)
+        kept = asyncio.all_tasks(loop)
+        loop.close()
+        await asyncio.wait_for(other.create_proposal(proposal()), PATIENCE)
+        assert kept
+
+
+@TARGETS
+async def test_a_ledger_whose_loop_was_closed_can_be_closed_on_another(
+    target: str, tmp_path: Path
+) -> None:
+    db = ActionDB(place(target, tmp_path))
+    await db.open()
+    loop = await asyncio.to_thread(leave_inside, db, None)
+    loop.close()
+    await asyncio.wait_for(db.close(), PATIENCE)
+    with pytest.raises(NotOpen):
+        await db.create_proposal(proposal())
+
+
+@TARGETS
+@pytest.mark.usefixtures("hectic")
+async def test_loops_that_close_and_use_a_ledger_at_once_get_answers_or_not_open(
+    target: str, tmp_path: Path
+) -> None:
+    for round_ in range(15):
+        db = ActionDB(place(target, tmp_path), busy_timeout=PATIENCE)
+        await db.open()
+
+        async def listen(db: ActionDB) -> object:
+            async with db.changes():
+                return None
+
+        async def transact(db: ActionDB) -> object:
+            async with db.transaction() as tx:
+                return await tx.create_proposal(proposal())
+
+        calls: list[Callable[[ActionDB], Any]] = [
+            lambda db: db.list_proposals(),
+            lambda db: db.create_proposal(proposal()),
+            listen,
+            transact,
+        ]
+
+        async def work(
+            n: int, db: ActionDB = db, calls: Any = calls, round_: int = round_
+        ) -> object:
+            if n < 2:
+                for _ in range(round_):
+                    await asyncio.sleep(0)
+                await db.close()
+                return None
+            ended: list[object] = []
+            while not any(isinstance(each, NotOpen) for each in ended):
+                ended = await asyncio.gather(*(call(db) for call in calls), return_exceptions=True)
+                for each in ended:
+                    assert each is None or isinstance(each, list | ActionProposal | NotOpen), repr(
+                        each
+                    )
+            return ended
+
+        answers = await asyncio.to_thread(on_loops, work)
+        for answer in answers:
+            assert answer is None or isinstance(answer, list), repr(answer)
+
+
+async def test_turns_are_taken_by_one_at_a_time_across_loops() -> None:
+    turns = Turns()
+    inside = 0
+
+    async def work(_: int) -> object:
+        nonlocal inside
+        for _ in range(50):
+            async with turns:
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0)
+                inside -= 1
+        return None
+
+    assert await asyncio.to_thread(on_loops, work) == [None] * 4
+
+
+async def test_who_is_cancelled_while_waiting_for_a_turn_takes_none() -> None:
+    turns = Turns()
+
+    async def take() -> None:
+        async with turns:
+            await asyncio.sleep(0)
+
+    for wait in range(4):
+        async with turns:
+            tasks = [asyncio.create_task(take()) for _ in range(3)]
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+        for _ in range(wait):
+            await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(PATIENCE), turns:
+            pass
+
+
+async def test_a_turn_held_on_a_closed_loop_is_free() -> None:
+    turns = Turns()
+    loop = asyncio.new_event_loop()
+    await asyncio.to_thread(loop.run_until_complete, turns.__aenter__())
+    loop.close()
+    async with asyncio.timeout(PATIENCE), turns:
+        pass

@@ -1,0 +1,16 @@
+"""All mutants, each by a name of its own."""
+
+from typing import Final
+
+from tests.mutants import command_line, schema, server, sqlite, units
+from tests.mutants.mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    *units.MUTANTS,
+    *sqlite.MUTANTS,
+    *server.MUTANTS,
+    *schema.MUTANTS,
+    *command_line.MUTANTS,
+)

@@ -1,0 +1,161 @@
+"""Faults in what the database itself promises: triggers, on SQLite in the text that makes a new file."""
+
+from typing import Final
+
+from tests.mutants.mutant import Mutant
+
+_END_OF_CASCADE = (
+    "next.status IN ('proposed', 'validated'))\n        SELECT id FROM behind);\nEND;\n\n"
+    "CREATE TRIGGER IF NOT EXISTS action_proposals_changed"
+)
+
+
+__all__ = ["MUTANTS"]
+
+_TEXT: Final = "src/operator_core/db/schema.py"
+_NEWEST: Final = "migrations/versions/0008_hardened.postgresql.sql"
+_CONTRACT: Final = "tests/contract/"
+_RAW: Final = "tests/migrations/test_postgresql_raw_"
+
+MUTANTS: Final = (
+    Mutant(
+        name="lifecycle-trigger-with-a-step-too-many-on-sqlite",
+        file=_TEXT,
+        old="OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE\n        OR NEW.status = 'executing' AND",
+        new="OR OLD.status IN ('failed', 'completed') AND NEW.status = 'validated') IS NOT TRUE\n        OR NEW.status = 'executing' AND",
+        tests=(_CONTRACT + "test_lifecycle.py::test_the_schema_knows_every_step_and_no_other",),
+        why="Raw SQL runs a completed proposal again.",
+    ),
+    Mutant(
+        name="lifecycle-trigger-with-a-step-too-many-on-postgresql",
+        file=_NEWEST,
+        old="'{proposed>validated,",
+        new="'{completed>validated,proposed>validated,",
+        tests=(_CONTRACT + "test_lifecycle.py::test_the_schema_knows_every_step_and_no_other",),
+        why="Raw SQL runs a completed proposal again.",
+    ),
+    Mutant(
+        name="called-off-retry-does-not-cascade-on-sqlite",
+        file=_TEXT,
+        old="AFTER UPDATE OF status, next_retry_at ON action_proposals\nWHEN (NEW.status = 'cancelled'",
+        new="AFTER UPDATE OF status ON action_proposals\nWHEN (NEW.status = 'cancelled'",
+        tests=(
+            _CONTRACT
+            + "test_order.py::test_a_retry_that_is_called_off_cancels_what_waits_elsewhere",
+        ),
+        why="What depends on a failure that is not run again waits for ever.",
+    ),
+    Mutant(
+        name="called-off-retry-does-not-cascade-on-postgresql",
+        file=_NEWEST,
+        old="        OR coalesce(changed.next_retry_at, '-infinity') OPERATOR(pg_catalog.<>) coalesce(before.next_retry_at, '-infinity')\n    ORDER",
+        new="    ORDER",
+        tests=(
+            _CONTRACT
+            + "test_order.py::test_a_retry_that_is_called_off_cancels_what_waits_elsewhere",
+        ),
+        why="What depends on a failure that is not run again waits for ever.",
+    ),
+    Mutant(
+        name="cascade-cancels-who-asked-to-wait",
+        file=_TEXT,
+        old="            WHERE NOT next.wait_on_failure AND " + _END_OF_CASCADE,
+        new="            WHERE " + _END_OF_CASCADE,
+        tests=(_CONTRACT + "test_order.py::test_who_asked_to_wait_waits_for_a_retry",),
+        why="A proposal with wait_on_failure is cancelled by a failure.",
+    ),
+    Mutant(
+        name="cascade-stops-after-one-level",
+        file=_TEXT,
+        old="                JOIN action_proposals AS next ON next.id = proposal_id\n            WHERE NOT next.wait_on_failure AND "
+        + _END_OF_CASCADE,
+        new="                JOIN action_proposals AS next ON next.id = proposal_id AND depends_on_id = NEW.id\n            WHERE NOT next.wait_on_failure AND "
+        + _END_OF_CASCADE,
+        tests=(_CONTRACT + "test_order.py::test_what_depends_on_it_is_cancelled_and_so_on",),
+        why="What depends on a cancelled proposal waits for ever.",
+    ),
+    Mutant(
+        name="cascade-off-on-postgresql",
+        file=_NEWEST,
+        old="            PERFORM %1$I.action_proposals_cancel_dependants(ended);\n",
+        new="            PERFORM 1;\n",
+        tests=(_CONTRACT + "test_order.py::test_what_depends_on_it_is_cancelled_and_so_on",),
+        why="What depends on a cancelled proposal waits for ever.",
+    ),
+    Mutant(
+        name="cascade-cancels-who-asked-to-wait-on-postgresql",
+        file=_NEWEST,
+        old="WHERE depends_on_id OPERATOR(pg_catalog.=) reached.id AND (\n                        SELECT NOT wait_on_failure AND status",
+        new="WHERE depends_on_id OPERATOR(pg_catalog.=) reached.id AND (\n                        SELECT status",
+        tests=(_CONTRACT + "test_order.py::test_who_asked_to_wait_waits_for_a_retry",),
+        why="A proposal with wait_on_failure is cancelled by a failure.",
+    ),
+    Mutant(
+        name="history-can-be-deleted",
+        file=_TEXT,
+        old="BEFORE DELETE ON action_events\n",
+        new="BEFORE DELETE ON action_events\nWHEN OLD.id < 0\n",
+        tests=(_CONTRACT + "test_records.py::test_the_history_can_not_be_changed",),
+        why="Raw SQL deletes events.",
+    ),
+    Mutant(
+        name="plans-can-be-edited",
+        file=_TEXT,
+        old="    OR NEW.priority IS NOT OLD.priority\n",
+        new="",
+        tests=(_CONTRACT + "test_plans.py::test_a_plan_can_not_be_edited",),
+        why="Raw SQL changes the priority of a proposal.",
+    ),
+    Mutant(
+        name="keys-can-be-edited",
+        file=_TEXT,
+        old="    OR NEW.idempotency_key IS NOT OLD.idempotency_key\n",
+        new="",
+        tests=(_CONTRACT + "test_idempotency.py::test_nobody_changes_a_key_or_takes_one_twice",),
+        why="Raw SQL changes an idempotency key, and the same call is made twice.",
+    ),
+    Mutant(
+        name="raw-updates-are-not-counted",
+        file=_TEXT,
+        old="WHEN NEW.version IS NOT OLD.version + 1 AND NEW.status IS OLD.status AND",
+        new="WHEN 0 AND",
+        tests=(
+            _CONTRACT + "test_versions.py::test_raw_sql_counts_too_and_can_set_it_to_nothing_else",
+        ),
+        why="A caller with an expected version misses a change by raw SQL.",
+    ),
+    Mutant(
+        name="raw-updates-are-not-counted-on-postgresql",
+        file=_NEWEST,
+        old="        NEW.version := OLD.version OPERATOR(pg_catalog.+) 1;\n",
+        new="",
+        tests=(
+            _CONTRACT + "test_versions.py::test_raw_sql_counts_too_and_can_set_it_to_nothing_else",
+        ),
+        why="A caller with an expected version misses a change by raw SQL.",
+    ),
+    Mutant(
+        name="raw-move-in-anothers-name",
+        file=_NEWEST,
+        old="                NEW.status_changed_by := 'raw SQL';\n                NEW.status_reason := NULL;\n",
+        new="",
+        tests=(_RAW + "history.py::test_a_raw_move_is_told_as_such_whoever_moved_before",),
+        why="The history says that the last actor did what raw SQL has done.",
+    ),
+    Mutant(
+        name="raw-insert-in-nobodys-name",
+        file=_NEWEST,
+        old="coalesce(started_by, 'raw SQL') AS actor",
+        new="coalesce(started_by, 'agent') AS actor",
+        tests=(_RAW + "history.py::test_raw_inserts_are_told_as_such",),
+        why="The history says that an agent did what raw SQL has done.",
+    ),
+    Mutant(
+        name="raw-updated-at-stands-still",
+        file=_NEWEST,
+        old="        IF NOT NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at THEN\n",
+        new="        IF false THEN\n",
+        tests=(_RAW + "proposals.py::test_updated_at_moves_on_every_update",),
+        why="Who looks for what changed since a time misses a change by raw SQL.",
+    ),
+)

@@ -1,0 +1,130 @@
+"""Faults in where units run on PostgreSQL: attempts, lanes, the driver without SQLAlchemy, what errors say."""
+
+from typing import Final
+
+from tests.mutants.mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_DB: Final = "src/operator_core/db/"
+_LOST: Final = "tests/failures/test_lost_connections.py::"
+_ANSWERS: Final = "tests/failures/test_lost_answers.py::"
+_SERVER: Final = "tests/db/test_server.py::"
+
+MUTANTS: Final = (
+    Mutant(
+        name="direct-write-run-again",
+        file=_DB + "server.py",
+        old="if kind is Trouble.LOST and writes:",
+        new="if False:",
+        tests=(_ANSWERS + "test_it_is_unknown_and_made_once",),
+        why="A write whose answer was lost is made twice.",
+    ),
+    Mutant(
+        name="lane-goes-on-after-an-unknown-outcome",
+        file=_DB + "lanes.py",
+        old="if len(group) > 1 and not isinstance(error, _NOBODYS_FAULT):",
+        new="if len(group) > 1:",
+        tests=(_ANSWERS + "test_callers_who_share_a_statement_are_all_told_and_written_once",),
+        why="Writes that were sent together and whose answer was lost are made twice.",
+    ),
+    Mutant(
+        name="lane-fails-as-one",
+        file=_DB + "lanes.py",
+        old="if len(group) > 1 and not isinstance(error, _NOBODYS_FAULT):",
+        new="if not group:",
+        tests=(_SERVER + "test_nobody_pays_for_a_neighbour_in_the_same_statement",),
+        why="One call that fails makes those fail that were sent with it.",
+    ),
+    Mutant(
+        name="statement-run-again-after-it-was-sent",
+        file=_DB + "server.py",
+        old="attempt.connected = attempt.committing = attempt.alone = True",
+        new="attempt.connected = True",
+        tests=(
+            _LOST + "test_a_connection_lost_with_a_statement_on_its_way_is_an_unknown_outcome",
+            _LOST + "test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_a_kept_row",
+        ),
+        why="A write whose answer was lost is made twice.",
+    ),
+    Mutant(
+        name="unit-run-again-after-its-commit",
+        file=_DB + "server.py",
+        old="                result = unit(conn)\n                attempt.committing = True\n",
+        new="                result = unit(conn)\n",
+        tests=("tests/failures/test_lost_commits.py",),
+        why="A unit whose COMMIT was not answered is run twice.",
+    ),
+    Mutant(
+        name="lost-commit-is-unavailable",
+        file=_DB + "server.py",
+        old="        if trouble(error) is Trouble.LOST:\n            return outcome_unknown(error)\n",
+        new="",
+        tests=(_LOST + "test_so_is_a_transaction_whose_commit_was_not_answered",),
+        why="A caller whose COMMIT was not answered takes the transaction for not done.",
+    ),
+    Mutant(
+        name="conflict-is-not-tried-again",
+        file=_DB + "attempts.py",
+        old="return failures < _MAX_CONFLICTS",
+        new="return False",
+        tests=(_LOST + "test_a_unit_that_loses_to_another_transaction_is_run_again",),
+        why="Callers see serialization failures and deadlocks.",
+    ),
+    Mutant(
+        name="stale-connection-is-used",
+        file=_DB + "server.py",
+        old="            if not is_stale(conn.connection.driver_connection):\n                return conn\n            _throw_away(conn)\n        return None",
+        new="            return conn\n        return None",
+        tests=(_LOST + "test_connections_that_died_while_nobody_used_them_are_noticed_by_nobody",),
+        why="After a restart of the server the first calls fail.",
+    ),
+    Mutant(
+        name="details-of-rows-in-errors",
+        file=_DB + "driver_errors.py",
+        old="        scrub(error)\n",
+        new="        pass\n",
+        tests=(_LOST + "test_no_message_and_no_cause_holds_the_values_of_a_row",),
+        why="A log shows the values of a row.",
+    ),
+    Mutant(
+        name="parameters-in-postgresqls-messages",
+        file=_DB + "postgresql_errors.py",
+        old="            error.params = None\n",
+        new="",
+        tests=(_LOST + "test_no_message_and_no_cause_holds_the_values_of_a_row",),
+        why="A traceback shows the parameters of a proposal.",
+    ),
+    Mutant(
+        name="transactions-at-another-level",
+        file=_DB + "server.py",
+        old="engine.execution_options(isolation_level=_WHOLE)",
+        new='engine.execution_options(isolation_level="SERIALIZABLE")',
+        tests=(_SERVER + "test_a_database_with_another_level_by_default_is_as_good",),
+        why="Units conflict with each other, and cascades are refused.",
+    ),
+    Mutant(
+        name="migrations-at-once",
+        file=_DB + "postgresql_schema.py",
+        old='f"SELECT pg_advisory_xact_lock({LOCK_KEY})",',
+        new='"SELECT 1",',
+        tests=("tests/migrations/test_postgresql_at_once.py",),
+        why="Of several deploys that migrate at once all but one fail.",
+    ),
+    Mutant(
+        name="events-before-they-are-complete",
+        file=_DB + "events.py",
+        old="_NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON)",
+        new="_NEXT.where(_BEHIND)",
+        tests=("tests/failures/test_late_commits.py",),
+        why="A follower never sees an event that was committed late.",
+    ),
+    Mutant(
+        name="events-at-the-horizon",
+        file=_DB + "events.py",
+        old="_NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON)",
+        new="_NEXT.where(_BEHIND, _ROW.transaction_id <= _HORIZON)",
+        tests=("tests/failures/test_late_commits.py",),
+        why="A follower never sees an event of the oldest open transaction.",
+    ),
+)
