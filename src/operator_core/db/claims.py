@@ -39,7 +39,7 @@ from operator_core.db.base import (
 )
 from operator_core.db.driver_errors import is_refusal
 from operator_core.db.halving import in_parts
-from operator_core.db.listed import listed
+from operator_core.db.listed import each, listed
 from operator_core.db.moves import any_of, may_start, moved
 from operator_core.db.plain import Plain
 from operator_core.db.planning import any_number, few, few_in, nearly_all
@@ -206,6 +206,8 @@ _START_LISTED = (
     .returning(*PROPOSAL_COLUMNS)
 )
 _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
+# In the order in which they are claimed.
+_RECORD_EACH = _record(select(each("ids").c.value))
 
 
 def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
@@ -330,7 +332,8 @@ def _start_all(conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]
     begin = {"ids": [proposal.id for proposal in found], "actor": wanted.who["actor"]}
     start = {**begin, **wanted.who, "lease": wanted.lease}
     # First, so that the history is as on a server.
-    records = {row.proposal_id: row for row in conn.execute(_RECORD_LISTED, start)}
+    record = _RECORD_EACH if conn.dialect.name == "sqlite" else _RECORD_LISTED
+    records = {row.proposal_id: row for row in conn.execute(record, start)}
     begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
     return [
         Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found

@@ -4,14 +4,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Dialect, Text, bindparam
+from sqlalchemy import BigInteger, ColumnElement, Dialect, Text, bindparam, func
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-__all__ = ["listed"]
+__all__ = ["each", "listed"]
 
 
 class _JSONList(TypeDecorator[Sequence[Any]]):
@@ -48,3 +49,8 @@ def listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     """Whether the column, of numbers or text, is one of the parameter `name`, a list of any length."""
     kind = BigInteger() if isinstance(column.type, BigInteger) else Text()
     return _among(column, _many(name, kind))
+
+
+def each(name: str) -> TableValuedAlias:
+    """The numbers of the parameter `name` as a table with a column `value`, on SQLite."""
+    return func.json_each(_many(name, BigInteger())).table_valued("value", name=f"each_{name}")
