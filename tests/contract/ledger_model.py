@@ -265,7 +265,8 @@ class Replay:
                 if event.to_status is S.FAILED:
                     self.failed_at[id] = event.occurred_at
             case EventType.RETRY_SCHEDULED | EventType.RETRY_CANCELLED:
-                assert event.from_status is event.to_status is self.statuses[id] is S.FAILED
+                # Of one that is put back already it is where it stands among those that wait.
+                assert event.from_status is event.to_status is self.statuses[id]
                 self._count(event)
             case EventType.RECORD_STARTED:
                 assert record_id is not None
