@@ -268,7 +268,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def put_off(self, id: int, due: datetime) -> None:
         self.raw(update(PROPOSALS).where(PROPOSALS.c.id == id).values(next_retry_at=due))
         known = self.model.proposals[id]
-        known.retry_due, known.retry_at, known.settled = due != FAR, due, True
+        known.retry_due, known.settled = due != FAR, True
+        # A server lets it be no earlier than it was scheduled for.
+        known.retry_at = due if self.model.sweeps_first else max(due, known.row.scheduled_at or due)
         known.version += 1
 
     @sometimes

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from operator_core.db.backoff import pause
+from operator_core.db.finishing import finish
 
 __all__ = ["ServerChanges"]
 
@@ -37,10 +38,11 @@ class ServerChanges:
 
     async def stop(self) -> None:
         """Closes the connection."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # More than once, if need be: `asyncio.wait_for`, by which older psycopg waits, loses on Python 3.11
+            # a cancellation that comes in the turn of a notification (bpo-37658).
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task}, timeout=0.1)
 
     async def _run(self) -> None:
         while True:
@@ -62,7 +64,7 @@ class ServerChanges:
             await listen(raw, self._heard)
         finally:
             with suppress(Exception):
-                await greenlet_spawn(connection.invalidate)
+                await finish(greenlet_spawn(connection.invalidate))
 
     def _heard(self) -> None:
         self._failures = 0

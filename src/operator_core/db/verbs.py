@@ -1,5 +1,6 @@
 """What all verbs of the ledger have in common: where they run, and who acts."""
 
+import logging
 from typing import Final, TypeVar
 
 from operator_core.actions.errors import ActionError, NotOpen
@@ -8,6 +9,8 @@ from operator_core.db.engine import Unit, UnitRunner
 from operator_core.db.halving import is_refused
 
 __all__ = ["DEFAULT_ACTOR", "Verbs"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,4 +47,5 @@ class Verbs:
         except ActionError as error:
             if not is_refused(error):
                 raise
+            logger.warning("refused as a whole, and now tried in parts: %s", error)
         return await self._units.write(in_parts)

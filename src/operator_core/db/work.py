@@ -60,8 +60,8 @@ class WorkVerbs(Verbs):
         `lease` (1 ms to 7 days). What can't be read is passed over. Whatever is overdue in the ledger
         is seen to in the same call: see `recover_expired`, `expires_at` and `max_retries`.
 
-        `actor` is who claims, by default the worker itself. If the caller is cancelled meanwhile, what was taken fails before the cancellation goes on: it
-        was not begun, and is run again if it may be.
+        `actor` is who claims, by default the worker itself. If the caller is cancelled meanwhile, what was
+        taken fails before the cancellation goes on: it was not begun, and is run again if it may be.
         """
         checks.check_count(limit, "limit", MAX_CLAIMS)
         checks.check_actor(worker, "worker")
