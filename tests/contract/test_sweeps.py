@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionError, ActionStatus, EventType
+from operator_core.actions import ActionStatus, EventType
 from operator_core.db import ActionDB
 from operator_core.db.engine import _INSIDE
 from tests.clocks import asleep

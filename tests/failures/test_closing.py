@@ -245,3 +245,23 @@ async def test_planted_a_close_that_forgets_the_queue_is_caught() -> None:
 
 def test_not_open_is_an_error_of_the_ledger() -> None:
     assert issubclass(NotOpen, ActionError)
+
+
+@pytest.mark.parametrize("followed", [False, True])
+async def test_a_closed_ledger_is_one_file_that_can_be_copied(
+    followed: bool, tmp_path: Path
+) -> None:
+    # All its connections close; two that did so at once would each leave the log to the other.
+    for n in range(100):
+        path = tmp_path / f"{n}.db"
+        async with ActionDB(path) as db:
+            await db.create_proposal(proposal())
+            await asyncio.gather(*(db.list_proposals() for _ in range(4)))
+            if followed:
+                waiting = asyncio.create_task(db.wait_for(1))
+                await asyncio.sleep(0)
+        if followed:
+            with pytest.raises(NotOpen):
+                await waiting
+        assert [each.name for each in tmp_path.iterdir()] == [path.name]
+        path.unlink()

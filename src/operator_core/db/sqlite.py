@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Final, TypeVar
 
 from operator_core.actions.errors import NotOpen, StorageUnavailable
@@ -143,13 +144,17 @@ class SqliteRunner:
             writer, self._writer = self._writer, None
             readers, self._readers = self._readers, []
             self._ending = [each.connection for each in readers]
+            if self._changes is not None:
+                self._ending.insert(0, self._changes.connection)
+                self._changes.end()
             if writer is not None:
                 self._ending.append(writer.connection)
+            for earlier, later in pairwise(self._ending):
+                later.close_after(earlier)
+            if writer is not None:
                 writer.end()
             for reader in readers:
                 reader.connection.end()
-            if self._changes is not None:
-                self._changes.end()
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` beside the writers, on the last committed state; in memory, after them."""

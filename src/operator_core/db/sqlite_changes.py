@@ -26,6 +26,11 @@ class SqliteChanges:
         self._started: Future[None] = Future()
         connection.submit(self._watch)
 
+    @property
+    def connection(self) -> SqliteConnection:
+        """The connection, for whoever waits until it has ended."""
+        return self._connection
+
     async def started(self) -> None:
         """From when it returns on, no change is missed; raises `StorageError` if the file can't be read."""
         # Shielded: several may wait for it, on several event loops.

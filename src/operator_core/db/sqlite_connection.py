@@ -203,6 +203,7 @@ class SqliteConnection(aiosqlite.Connection):
         self._wrapped: Connection | None = None
         self._stopping = threading.Lock()
         self._stopped = False
+        self._earlier: SqliteConnection | None = None
         self._ended: Future[None] = Future()
         # Nobody who waits for it can cancel it.
         self._ended.set_running_or_notify_cancel()
@@ -317,6 +318,14 @@ class SqliteConnection(aiosqlite.Connection):
         """The ledger's exception for what the driver raised."""
         return translate(error, busy_timeout=self._busy_timeout)
 
+    def close_after(self, earlier: "SqliteConnection") -> None:
+        """Has it closed when `earlier`, which is ended too, has been.
+
+        Two connections that close at the same time each take the other for one that stays, and neither brings
+        the write-ahead log into the file: who copies the file then copies nothing of it.
+        """
+        self._earlier = earlier
+
     def end(self) -> None:
         """Lets the thread finish what is queued, close the connection and end; waits for nothing."""
         with self._stopping:
@@ -325,6 +334,8 @@ class SqliteConnection(aiosqlite.Connection):
                 self._work.put_nowait((None, self._finish))
 
     def _finish(self) -> None:
+        if self._earlier is not None:
+            self._earlier._ended.result()
         self._disconnect()
         # aiosqlite's, which ends the thread's loop; here it finds no event loop to tell of it.
         cast(Any, self).stop()
