@@ -314,3 +314,49 @@ def test_a_list_of_thousands_takes_no_time(
     assert len(done.stdout.splitlines()) >= 5000
     # Time of the processor, which other work on the machine takes none of: rich's tables took 11 s.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4
+
+
+def test_what_a_full_disk_keeps_from_being_printed_is_done_all_the_same(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.db"
+
+    async def fill_up() -> None:
+        async with ActionDB(ledger) as db:
+            await db.create_proposals([ActionProposal(action_name="x", reason="y")] * 3)
+
+    asyncio.run(fill_up())
+    commands: list[tuple[str, ...]] = [
+        ("actions", "stop"),
+        ("actions", "list", "--json"),
+        ("actions", "watch", "--once"),
+        ("db", "check"),
+        ("--version",),
+    ]
+    for command in commands:
+        with open("/dev/full", "wb") as full:
+            place = ("--db-path", str(ledger)) if len(command) > 1 else ()
+            done = subprocess.run(
+                [PROGRAM, *command, *place],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            )  # fmt: skip
+        told = done.stderr.splitlines()
+        assert (done.returncode, told[-1:]) == (
+            1,
+            ["error: standard output: No space left on device"],
+        )
+        assert "Traceback" not in done.stderr
+
+    async def counted() -> int:
+        async with ActionDB(ledger) as db:
+            return (await db.count_proposals())[ActionStatus.CANCELLED]
+
+    assert asyncio.run(counted()) == 3
+
+
+def test_a_check_in_a_pipe_is_a_line_for_each_finding(large: Path, program: Program) -> None:
+    done = program("db", "check", "--db-path", large)
+    titled, *findings = [line for line in done.stdout.splitlines() if line]
+    assert titled == f" {large}"
+    assert len(findings) > 10
+    for line in findings:
+        assert line.split()[0] in ("ok", "warning", "broken")
+        assert line == line.rstrip()

@@ -106,15 +106,15 @@ def test_no_secret_of_a_url_is_printed(
 
 @pytest.mark.parametrize("text", ["garbage", "postgresql:", "localhost", "ledger"])
 def test_a_bare_word_in_the_environment_makes_no_ledger(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     for command in (("actions", "list"), ("actions", "replay", "-"), ("db", "upgrade")):
         monkeypatch.setenv(URL_VARIABLE, text)
-        told = program(*command, input="")
-        assert (told.returncode, told.stdout) == (2, "")
+        told = invoke(*command, input="")
+        assert (told.exit_code, told.stdout) == (2, "")
         assert URL_VARIABLE in told.stderr
         monkeypatch.delenv(URL_VARIABLE)
-        assert program(*command, "--url", text, input="").returncode == 2
+        assert invoke(*command, "--url", text, input="").exit_code == 2
     assert list(tmp_path.iterdir()) == []
 
 

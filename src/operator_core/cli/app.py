@@ -1,12 +1,13 @@
 """The program: its groups of commands, ``--version``, and the streams that it writes to."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from operator_core import __version__
 from operator_core.cli import actions, db, stopping, watch, working
-from operator_core.cli.output import shield_streams
+from operator_core.cli.output import shield_streams, unwritten
 
 __all__ = ["app", "run"]
 
@@ -49,4 +50,10 @@ def _options(
 def run() -> None:
     """Runs the program on the arguments of this process."""
     shield_streams()
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if why := unwritten():
+            typer.echo(f"error: standard output: {why}", err=True)
+            sys.exit(end.code or 1)
+        raise

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias, cast
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import ToolCall, parse_calls, parse_object, parse_results
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionType
-from operator_core.actions.values import MAX_JSON_BYTES
+from operator_core.actions.values import MAX_JSON_BYTES, to_json_object
 from operator_core.db.base import encode_json
 
 __all__ = ["BrokenLine", "Entry", "LoggedCall", "LoggedResult", "Outcome", "Source", "read_log"]
@@ -178,7 +178,7 @@ def _text(result: object) -> str:
         texts = [_block_text(each) for each in cast("list[object]", result)]
         if texts and None not in texts:
             return "\n".join(filter(None, texts))
-    return encode_json({"result": result}, "result", MAX_JSON_BYTES)
+    return encode_json(to_json_object({"result": result}), "result", MAX_JSON_BYTES)
 
 
 def _block_text(block: object) -> str | None:

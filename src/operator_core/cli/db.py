@@ -1,5 +1,6 @@
 """``operator-core db``: the schema of a ledger's database, and its health."""
 
+from collections.abc import Iterator
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,7 +15,9 @@ from operator_core.actions.errors import UnmanagedSchema
 from operator_core.cli.checkup import check_up, open_read_only, revision_of
 from operator_core.cli.findings import Finding, Verdict
 from operator_core.cli.options import DbPath, Place, Url, choose, fail, reported
+from operator_core.cli.output import print_lines
 from operator_core.cli.server_checkup import check_up_server
+from operator_core.cli.table import Line
 from operator_core.cli.text import plain
 from operator_core.db import migrate, postgresql_schema
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
@@ -104,7 +107,11 @@ def check(db_path: DbPath = None, url: Url = None) -> None:
     out.print()
     out.print(Text(f" {plain(place.name)}", "bold"), soft_wrap=True)
     out.print()
-    out.print(Padding(_as_table(findings), (0, 1), expand=False))
+    if out.is_terminal:
+        out.print(Padding(_as_table(findings), (0, 1), expand=False))
+    else:
+        # For grep: a line each.
+        print_lines(_as_lines(findings))
     out.print()
     if any(finding.verdict is Verdict.BROKEN for finding in findings):
         raise typer.Exit(1)
@@ -119,6 +126,12 @@ def _as_table(findings: list[Finding]) -> Table:
         verdict = Text(finding.verdict.value, _STYLES[finding.verdict])
         grid.add_row(verdict, finding.subject, Text(plain(finding.text)))
     return grid
+
+
+def _as_lines(findings: list[Finding]) -> Iterator[Line]:
+    longest = max(len(finding.subject) for finding in findings)
+    for each in findings:
+        yield [(f" {each.verdict.value:<7}  {each.subject:<{longest}}  {plain(each.text)}", "")]
 
 
 @app.command()

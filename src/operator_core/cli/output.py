@@ -13,25 +13,34 @@ from rich.style import Style
 from operator_core.cli.table import Line
 from operator_core.cli.text import json_line
 
-__all__ = ["print_json", "print_lines", "reader_left", "shield_streams", "terminal_width", "write"]
+__all__ = [
+    "print_json",
+    "print_lines",
+    "reader_left",
+    "shield_streams",
+    "terminal_width",
+    "unwritten",
+    "write",
+]
 
 
 class _Shielded(io.RawIOBase):
-    """A stream whose reader may leave, such as `head`: what is written after that is dropped.
+    """A stream whose reader may leave, such as `head`, or whose disk may be full: the rest is dropped.
 
-    So a command does what it was asked to do, ends with its own status and prints no traceback.
+    So a command does what it was asked to do and prints no traceback.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
-        self.reader_left = False
+        self.error: OSError | None = None
+        """Why the rest is dropped."""
 
     def write(self, data: Any, /) -> int | None:
-        if not self.reader_left:
+        if self.error is None:
             try:
                 return self._raw.write(data)
-            except BrokenPipeError:
-                self.reader_left = True
+            except OSError as error:
+                self.error = error
         return len(data)
 
     def writable(self) -> bool:
@@ -48,7 +57,7 @@ _shields: Final[dict[str, _Shielded]] = {}
 
 
 def shield_streams() -> None:
-    """Makes standard output and standard error survive a reader that leaves, also at exit.
+    """Makes standard output and standard error survive a reader that leaves, and a full disk, also at exit.
 
     What agents write may be any text: a letter that the stream's encoding lacks is written as an escape.
     """
@@ -72,7 +81,14 @@ def shield_streams() -> None:
 
 def reader_left() -> bool:
     """Whether nobody reads standard output any more, as far as the last write could tell."""
-    return "stdout" in _shields and _shields["stdout"].reader_left
+    return "stdout" in _shields and isinstance(_shields["stdout"].error, BrokenPipeError)
+
+
+def unwritten() -> str | None:
+    """Why something that somebody may still read is missing from standard output, if it is."""
+    _flush()
+    error = _shields["stdout"].error if "stdout" in _shields else None
+    return None if error is None or isinstance(error, BrokenPipeError) else error.strerror
 
 
 def write(text: str) -> None:
