@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict, UserDict
 from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import pytest
@@ -16,6 +17,19 @@ from operator_core.actions.values import MAX_JSON_BYTES, MAX_TEXT, to_json_objec
 
 class Leader(BaseModel):
     store: int
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Metres(float):
+    def __str__(self) -> str:
+        return f"{super().__str__()} m"
 
 
 class Login(BaseModel):
@@ -50,6 +64,12 @@ class Mute(Exception):
         (0, {"result": 0}),
         ([1, {"a": (2,)}], {"result": [1, {"a": [2]}]}),
         ((), {"result": []}),
+        ([Leader(store=3)], {"result": [{"store": 3}]}),
+        ({"leaders": (Leader(store=3),)}, {"leaders": [{"store": 3}]}),
+        (Colour.RED, {"result": "red"}),
+        ({"colour": Colour.RED, "level": Level.HIGH}, {"colour": "red", "level": 3}),
+        ({Colour.RED: Level.HIGH}, {"red": 3}),
+        (Metres(1.5), {"result": 1.5}),
     ],
 )
 def test_what_json_can_hold_is_kept(result: object, kept: Any) -> None:
@@ -69,6 +89,8 @@ def test_what_json_can_hold_is_kept(result: object, kept: Any) -> None:
         ({1: "a"}, "builtins.dict", 1, "string keys"),
         ("x" * MAX_JSON_BYTES, "builtins.str", MAX_JSON_BYTES + len('{"result":""}'), "larger"),
         (Login(password=SecretStr("hunter2")), f"{__name__}.Login", None, "secret"),
+        ([Login(password=SecretStr("hunter2"))], "builtins.list", 1, "secret"),
+        (Metres("nan"), f"{__name__}.Metres", None, "finite"),
         (Hostile(a=1), f"{__name__}.Hostile", None, "RuntimeError"),
         (lambda: None, "builtins.function", None, "function"),
         ([[]], None, None, None),

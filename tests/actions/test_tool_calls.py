@@ -92,6 +92,22 @@ MESSAGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("key", ["output", "messages", "choices", "content"])
+@pytest.mark.parametrize("beside", [[], [{"ok": True}], None])
+def test_what_stands_beside_a_call_is_no_message_around_it(key: str, beside: object) -> None:
+    for arguments in ("arguments", "args", "input"):
+        call = {"name": "drain_store", arguments: {"store_id": 5}, key: beside}
+        (found,) = parse_calls(call)
+        assert (found.name, found.arguments) == ("drain_store", {"store_id": 5})
+
+
+def test_langchains_copy_of_a_call_is_read_where_it_is_the_only_one() -> None:
+    copied = {"tool_calls": [CHAT_CALL]}
+    message = {"type": "ai", "content": "", "tool_calls": [], "additional_kwargs": copied}
+    assert parse_calls(message) == [CALL]
+    assert parse_calls({**message, "tool_calls": [LANGCHAIN_CALL]}) == [CALL]
+
+
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
 def test_every_shape_gives_the_same_call(message: dict[str, Any]) -> None:
     before = copy.deepcopy(message)
@@ -264,6 +280,13 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"role": "function", "name": "x", "content": "ok"}, "role: must not be function"),
     ({"type": "tool_result", "tool_use_id": "c", "is_error": "no"}, "is_error: must be true"),
     ({"type": [], "name": "x", "argument": 1}, "arguments: is missing"),
+    ({"name": "x", "argument": {}, "content": None}, "arguments: is missing"),
+    ({"name": "x", "type": "function", "argument": {}, "content": ""}, "arguments: is missing"),
+    ({"role": "assistant", "content": None, "tool_call": [{}]}, "tool_call: is no known key"),
+    (
+        {"type": "ai", "content": "", "additional_kwargs": {"tool_calls": [{"function": {}}]}},
+        "additional_kwargs.tool_calls[0].function.name: is missing",
+    ),
 ]
 
 

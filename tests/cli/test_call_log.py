@@ -183,6 +183,10 @@ def test_a_key_is_of_the_whole_file_the_line_and_the_place_on_it() -> None:
         ("[" * 100_000, "is nested too deep"),
         ('{"name": "x", "arguments": {"a":' + "[" * 64 + "]" * 64 + "}}", "deeper than 64"),
         ({"name": "x", "arguments": {"a": "y" * (1 << 20)}}, "arguments: must not be larger than"),
+        (
+            '{"type": "tool_result", "tool_use_id": "c", "is_error": true, "content": {"a": NaN}}',
+            "result.a: must be a finite number",
+        ),
         ({"name": "x", "result": "y" * (1 << 20)}, "result: must not be larger than 1048576 bytes"),
         ({"name": "x", "result": "Error" + "y" * (1 << 20)}, "error_message: String should have"),
     ],

@@ -50,21 +50,25 @@ def keep(result: object, max_json_bytes: int) -> Kept:
 
 
 def _as_object(result: object) -> dict[str, Any]:
-    if isinstance(result, BaseModel):
-        return to_json_object(result)
-    if isinstance(result, Mapping):
-        return to_json_object(_plain(cast(object, result)))
-    return to_json_object({"result": _plain(result)})
+    plain = _plain(result)
+    return to_json_object(plain if isinstance(plain, dict) else {"result": plain})
 
 
 def _plain(value: object) -> object:
-    """`value` with mappings and tuples, also inside one another, as dictionaries and lists."""
+    """`value` as JSON's own types, also inside one another: models, mappings, tuples, enums of text and numbers."""
+    if isinstance(value, BaseModel):
+        return to_json_object(value)
     if isinstance(value, Mapping):
         items = cast(Mapping[object, object], value).items()
-        return {key: _plain(item) for key, item in items}
+        return {_plain(key): _plain(item) for key, item in items}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in cast(list[object] | tuple[object, ...], value)]
-    return value
+    # As it is, whatever a class of somebody's own makes of its text.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else value
 
 
 def _size(result: object) -> int | None:

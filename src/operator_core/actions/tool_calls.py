@@ -133,6 +133,9 @@ _PROVIDERS_OWN: Final = frozenset(
 _SILENT: Final = ("reasoning", "mcp_list_tools")
 """Items of a response that are neither a call, a result nor a message."""
 
+_MESSAGES: Final = ("message", "ai", "AIMessageChunk", "human", "system", "chat")
+"""Messages that say what they are, Anthropic's, OpenAI's and LangChain's."""
+
 _FLAT: Final = frozenset({"name", "type", "call_id", "id", "reason", "result", *_ARGUMENTS})
 
 _NO_KIND: Final = "is no kind of call that has JSON arguments"
@@ -142,7 +145,9 @@ _Part: TypeAlias = ToolCall | ToolResult
 
 def _parts(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
     """The calls and results of an object of any known shape."""
-    if value.get("choices") is not None:
+    if _is_call(value):
+        yield from _item(value, path)
+    elif value.get("choices") is not None:
         for choice, at in _items(value, "choices", path):
             yield from _item(_member(choice, "message", at), join_paths(at, "message"))
     elif value.get("messages") is not None:
@@ -168,10 +173,18 @@ def _item(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
         yield _flat(value, path)
 
 
+def _is_call(value: Mapping[str, Any]) -> bool:
+    """Whether it is a call, whatever stands beside its name and its arguments."""
+    return value.get("name") is not None and any(key in value for key in _ARGUMENTS)
+
+
 def _is_message(value: Mapping[str, Any]) -> bool:
     if value.get("tool_calls") is not None or value.get("function_call") is not None:
         return True
-    return "content" in value and not any(key in value for key in _ARGUMENTS)
+    if "content" not in value or any(key in value for key in _ARGUMENTS):
+        return False
+    # What has a name may be a call whose arguments are misspelt.
+    return value.get("name") is None or "role" in value or value.get("type") in _MESSAGES
 
 
 def _is_part(value: Mapping[str, Any]) -> bool:
@@ -232,6 +245,13 @@ def _message(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
         _chat_call(each, at) if each.get("function") is not None else _listed(each, at)
         for each, at in _items(value, "tool_calls", path)
     ]
+    if "tool_call" in value:
+        raise InvalidValue(join_paths(path, "tool_call"), "is no known key: is it tool_calls?")
+    extra = value.get("additional_kwargs")
+    if not listed and isinstance(extra, Mapping):
+        # LangChain's copy of OpenAI's own calls, from which it makes its list.
+        beside, at = cast(Mapping[str, Any], extra), join_paths(path, "additional_kwargs")
+        listed = [_chat_call(each, where) for each, where in _items(beside, "tool_calls", at)]
     if value.get("function_call") is not None:
         call, at = _member(value, "function_call", path), join_paths(path, "function_call")
         listed.append(ToolCall(_name(call, at), _arguments(call, "arguments", at)))
