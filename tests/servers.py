@@ -274,7 +274,7 @@ class PgBouncer(_Instance):
     """
 
     version: str
-    _server: Server
+    _server_port: int
     _settings: dict[str, str]
 
     @classmethod
@@ -282,17 +282,21 @@ class PgBouncer(_Instance):
         cls,
         server: Server,
         *,
+        server_port: int | None = None,
         pool_mode: str = "transaction",
         default_pool_size: int = 4,
         settings: Mapping[str, str] | None = None,
     ) -> Self:
-        """A pool, started, with `settings` in the [pgbouncer] section of its file; raises NoServer."""
+        """A pool, started, with `settings` in the [pgbouncer] section of its file; raises NoServer.
+
+        `server_port`: what stands before the server, if anything does.
+        """
         _program()
         bouncer = cls()
         try:
             version = re.search(r"\d+(\.\d+)+", _run(_program(), "--version"))
             bouncer.version = version[0] if version else ""
-            bouncer._server = server
+            bouncer._server_port = server_port or server.port
             bouncer._settings = {
                 "pool_mode": pool_mode,
                 "default_pool_size": str(default_pool_size),
@@ -318,7 +322,7 @@ class PgBouncer(_Instance):
         }
         conf = self.folder / "pgbouncer.ini"
         lines = [f"{name} = {value}" for name, value in settings.items()]
-        target = f"* = host=127.0.0.1 port={self._server.port}"
+        target = f"* = host=127.0.0.1 port={self._server_port}"
         conf.write_text("\n".join(["[databases]", target, "[pgbouncer]", *lines, ""]))
         # Not by a connection: a stranger on the same port would answer it.
         self.log.write_bytes(b"")

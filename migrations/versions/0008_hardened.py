@@ -302,7 +302,8 @@ WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND CASE
     THEN NEW.from_status IS NULL AND NEW.version = 1 AND EXISTS ({ROW_OF_PROPOSAL})
         AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
     ELSE NEW.event_type IN ({RETRIES}) AND NEW.from_status = NEW.to_status
-        AND EXISTS ({ROW_OF_PROPOSAL} AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled'))
+        AND EXISTS ({ROW_OF_PROPOSAL} AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
+            AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
         AND coalesce({_told_last("version")}, 0) < NEW.version AND NEW.occurred_at = {NOW}
     END) IS NOT TRUE
 BEGIN

@@ -88,6 +88,37 @@ async def test_an_earlier_executions_outcome_is_not_this_ones(db: ActionDB) -> N
     assert (ended.id, ended.outcome_unknown) == (2, True)
 
 
+@pytest.mark.parametrize("newest", ["ended before", "ended in this one", "none"])
+async def test_a_record_of_an_earlier_execution_that_ends_late_is_not_this_ones(
+    db: ActionDB, newest: str
+) -> None:
+    id_ = await executing(db)
+    late = await db.create_record(ActionRecord(proposal_id=id_))
+    if newest == "ended before":
+        early = await db.create_record(ActionRecord(proposal_id=id_))
+        await db.update_record(early.id, False, "boom")
+    await db.update_proposal_status(id_, S.FAILED)
+    await db.retry(id_)
+    await db.update_proposal_status(id_, S.EXECUTING)
+    if newest == "ended in this one":
+        record = await db.create_record(ActionRecord(proposal_id=id_))
+        await db.update_record(record.id, False, "this one")
+    await db.update_record(late.id, True)
+    while not (recovered := await db.recover_expired(older_than=NOW)):
+        pass
+    (ended,) = recovered
+    found = await db.get_proposal(id_)
+    assert found is not None
+    if newest == "none":
+        # For all that is known, it is the one that ended in this execution.
+        assert (found.status, ended.id) == (S.COMPLETED, late.id)
+    else:
+        assert found.status is S.FAILED
+        assert found.last_error == ("this one" if newest == "ended in this one" else WHY)
+        assert ended.id != late.id
+    assert await db.recover_expired(older_than=NOW) == []
+
+
 async def test_what_is_alive_or_elsewhere_is_left_alone(db: ActionDB) -> None:
     await db.create_proposals([proposal(status=each) for each in S if each is not S.EXECUTING])
     await db.create_record(ActionRecord(proposal_id=1))

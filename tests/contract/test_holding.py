@@ -15,6 +15,7 @@ from operator_core.actions import (
     Claim,
     LeaseLost,
 )
+from operator_core.actions.values import MAX_TEXT
 from operator_core.db import ActionDB
 from operator_core.db.holding import Execution
 from operator_core.db.work import BEATS
@@ -108,6 +109,17 @@ async def test_after_a_cancellation_it_is_not_known_how_far_it_came(db: ActionDB
     ended, record = await outcome(db)
     assert (ended.status, record.success, record.outcome_unknown) == (S.FAILED, None, True)
     assert record.error_message == "CancelledError: whether it was done is not known"
+
+
+async def test_a_cancellation_that_says_more_than_fits_is_known_all_the_same(db: ActionDB) -> None:
+    await db.create_proposal(proposal(status=ActionStatus.VALIDATED))
+    with pytest.raises(asyncio.CancelledError):
+        async with db.claimed("worker-1") as execution:
+            assert execution is not None
+            raise asyncio.CancelledError("x" * MAX_TEXT)
+    (record,) = await db.get_records_for_proposal(1)
+    assert record.outcome_unknown
+    assert (record.error_message or "").endswith("whether it was done is not known")
 
 
 @pytest.mark.parametrize("taken_by", ["recovery", "cancellation", "another execution"])

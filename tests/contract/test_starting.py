@@ -196,6 +196,9 @@ async def test_a_lost_lease_says_why_and_by_whom(db: ActionDB, raw: RawSQL) -> N
     ended = await taken()
     await db.complete(ended, actor="oncall")
     assert await cause(ended) == ("ended", "oncall")
+    unknown = await taken()
+    await db.fail(unknown, "lost sight of it", outcome_unknown=True, actor="oncall")
+    assert await cause(unknown) == ("ended", "oncall")
     recovered = await taken()
     await raw(
         "UPDATE action_records SET lease_expires_at = '2001-01-01 00:00:00.000000' WHERE id = ?",

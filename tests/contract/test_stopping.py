@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionProposal, ActionStatus, EventType, WorkflowProposal
+from operator_core.actions import (
+    ActionProposal,
+    ActionStatus,
+    ConstraintViolation,
+    EventType,
+    WorkflowProposal,
+)
 from operator_core.db import ActionDB
 from operator_core.db.server import ServerRunner
 from tests.conftest import RawSQL, proposal
@@ -133,6 +139,30 @@ async def test_a_row_that_can_not_be_changed_costs_only_itself(
     assert f"could not cancel proposal {odd.id}" in caplog.text
     assert [each.id for each in await db.list_proposals(S.VALIDATED)] == [odd.id]
     assert len(await db.history()) == 15 + 14
+
+
+@pytest.mark.parametrize("odd", ["pending", "retry"])
+async def test_nor_does_it_where_it_is_the_only_one_of_its_kind(
+    db: ActionDB, raw: RawSQL, odd: str
+) -> None:
+    retried = await failed_with_retry(db)
+    pending = await db.create_proposals(
+        proposal(status=S.VALIDATED) for _ in range(1 if odd == "pending" else 3)
+    )
+    await refuse(raw, db, "action_proposals", (pending[0] if odd == "pending" else retried).id)
+    assert await db.cancel_all_pending(reason="stop") == (0 if odd == "pending" else 3)
+    found = await db.get_proposal(retried.id)
+    assert found is not None
+    assert (found.next_retry_at is None) == (odd == "pending")
+    left = await db.list_proposals(S.VALIDATED)
+    assert [each.id for each in left] == ([pending[0].id] if odd == "pending" else [])
+
+
+async def test_a_stop_that_stops_nothing_raises(db: ActionDB, raw: RawSQL) -> None:
+    retried = await failed_with_retry(db)
+    await refuse(raw, db, "action_proposals", retried.id)
+    with pytest.raises(ConstraintViolation, match="odd"):
+        await db.cancel_all_pending(reason="stop")
 
 
 async def test_nor_does_it_keep_a_workflow_from_being_cancelled(db: ActionDB, raw: RawSQL) -> None:

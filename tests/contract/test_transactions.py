@@ -9,12 +9,14 @@ from operator_core.actions import (
     ActionProposal,
     ActionRecord,
     ActionStatus,
+    Busy,
     InvalidTransition,
     NotFound,
     NotOpen,
 )
 from operator_core.db import ActionDB
 from tests.conftest import ON_SERVER, ON_SQLITE, proposal
+from tests.databases import connected
 
 S = ActionStatus
 
@@ -72,6 +74,22 @@ async def test_a_failed_unit_leaves_the_rest_of_the_transaction(db: ActionDB) ->
         await tx.update_proposal_status(first.id, S.VALIDATED)
     assert [each.status for each in await db.list_proposals()] == [S.VALIDATED]
     assert len(await db.history()) == 2
+
+
+@pytest.mark.parametrize("backend", ON_SERVER, indirect=True)
+async def test_a_failed_read_leaves_it_too(place: str, db: ActionDB) -> None:
+    with connected(place) as other:
+        async with db.transaction() as tx:
+            await tx._units.write(
+                lambda conn: conn.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+            )
+            with other.transaction():
+                other.execute("LOCK TABLE action_records IN ACCESS EXCLUSIVE MODE")
+                made = await tx.create_proposal(proposal())
+                with pytest.raises(Busy):
+                    await tx.get_records_for_proposal(made.id)
+            assert (await tx.get_records_for_proposal(made.id)) == []
+    assert await db.get_proposal(made.id) == made
 
 
 async def test_others_write_after_it_and_never_into_it(db: ActionDB) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from operator_core.actions import NotFound, StorageUnavailable
+from operator_core.actions import Busy, NotFound, StorageUnavailable
 from operator_core.db import ActionDB
 from tests.conftest import proposal
 
@@ -138,3 +138,17 @@ async def test_a_service_that_cannot_connect_hears_it_from_us() -> None:
             with pytest.raises(StorageUnavailable):
                 await ActionDB(session).open()
         await engine.dispose()
+
+
+@pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect=True)
+async def test_a_read_that_fails_leaves_what_the_service_has_done(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session, ActionDB(session) as db, engine.connect() as other:
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        session.add(Own(id=2))
+        async with other.begin():
+            await other.execute(text("LOCK TABLE action_records IN ACCESS EXCLUSIVE MODE"))
+            made = await db.create_proposal(proposal())
+            with pytest.raises(Busy):
+                await db.get_records_for_proposal(made.id)
+        await session.commit()
+    assert (await count(engine, "own"), await count(engine, "action_proposals")) == (2, 1)

@@ -22,6 +22,7 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import proposal
 from tests.databases import connected, query
+from tests.failures.server_harness import await_waiting
 
 S = ActionStatus
 
@@ -237,3 +238,41 @@ async def test_an_unclosed_ledger_warns(server_ledger: str) -> None:
     with pytest.warns(ResourceWarning, match="unclosed ledger"):
         runner.__del__()  # type: ignore[attr-defined]
     await db.close()
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+@pytest.mark.parametrize("driver", ["", "+psycopg"])
+async def test_a_refusal_never_comes_after_the_row_was_written(
+    server_ledger: str, driver: str, key: str | None
+) -> None:
+    """What depends on others is looked at once more when it is written: by then a deploy may hold the table."""
+    url = server_ledger.replace("://", f"{driver}://", 1) + "?options=-clock_timeout%3D3s"
+    async with ActionDB(url) as db:
+        needed = await db.create_proposal(proposal())
+        with connected(server_ledger) as holder, connected(server_ledger) as deploy:
+            holder.execute("BEGIN")
+            holder.execute("SELECT 1 FROM action_proposals WHERE id = %s FOR UPDATE", (needed.id,))
+            asked = asyncio.create_task(
+                db.create_proposal(
+                    proposal(depends_on=(needed.id,)),
+                    **({} if key is None else {"idempotency_key": key}),
+                )
+            )
+            await asyncio.to_thread(await_waiting, server_ledger)
+            deploy.execute("BEGIN")
+            locked = asyncio.create_task(
+                asyncio.to_thread(
+                    deploy.execute, "LOCK TABLE action_proposals IN ACCESS EXCLUSIVE MODE"
+                )
+            )
+            waiting = (
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            )
+            while query(server_ledger, waiting) != [(1,)]:
+                await asyncio.sleep(0.005)
+            holder.execute("COMMIT")
+            outcome = (await asyncio.gather(asked, return_exceptions=True))[0]
+            await locked
+            deploy.execute("COMMIT")
+        written = len(await db.list_proposals()) - 1
+    assert written == (0 if isinstance(outcome, Busy) else 1), outcome

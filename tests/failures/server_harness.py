@@ -158,11 +158,11 @@ class Load:
         await self._group.__aexit__(*error)
 
     async def more(self, told: Sized, more: int) -> None:
-        """Waits until so many more stand in `acknowledged`, `unknown` or `refused`."""
+        """Waits until so many more stand in `acknowledged`, `unknown` or `refused`, as long as any come."""
         wanted = len(told) + more
-        async with asyncio.timeout(PATIENCE):
-            while len(told) < wanted:
-                self._news.clear()
+        while len(told) < wanted:
+            self._news.clear()
+            async with asyncio.timeout(PATIENCE):
                 await self._news.wait()
 
     def longest_pause(self) -> float:

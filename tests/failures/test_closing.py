@@ -265,3 +265,21 @@ async def test_a_closed_ledger_is_one_file_that_can_be_copied(
                 await waiting
         assert [each.name for each in tmp_path.iterdir()] == [path.name]
         path.unlink()
+
+
+async def test_who_follows_a_ledger_that_is_opened_again_hears_of_the_others(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    db = ActionDB(path)
+    await db.open()
+    before = db.changes()
+    await before.__aenter__()
+    await db.close()
+    await db.open()
+    async with ActionDB(path) as other, db.changes() as changed:
+        changed.clear()
+        await other.create_proposal(proposal())
+        await asyncio.wait_for(changed.wait(), PATIENCE)
+    await before.__aexit__(None, None, None)
+    await db.close()

@@ -12,6 +12,7 @@ import pytest
 from operator_core.actions.errors import NotOpen
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from operator_core.db.sqlite import SqliteRunner
 from operator_core.db.turns import Turns
 from tests.failures.harness import PATIENCE, proposal
 from tests.failures.test_other_loops import hectic as hectic
@@ -173,7 +174,7 @@ async def test_turns_are_taken_by_one_at_a_time_across_loops() -> None:
     async def work(_: int) -> object:
         nonlocal inside
         for _ in range(50):
-            async with turns:
+            async with turns.taken():
                 inside += 1
                 assert inside == 1
                 await asyncio.sleep(0)
@@ -187,11 +188,11 @@ async def test_who_is_cancelled_while_waiting_for_a_turn_takes_none() -> None:
     turns = Turns()
 
     async def take() -> None:
-        async with turns:
+        async with turns.taken():
             await asyncio.sleep(0)
 
     for wait in range(4):
-        async with turns:
+        async with turns.taken():
             tasks = [asyncio.create_task(take()) for _ in range(3)]
             await asyncio.sleep(0)
             tasks[0].cancel()
@@ -199,14 +200,84 @@ async def test_who_is_cancelled_while_waiting_for_a_turn_takes_none() -> None:
             await asyncio.sleep(0)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(PATIENCE), turns:
+        async with asyncio.timeout(PATIENCE), turns.taken():
             pass
 
 
-async def test_a_turn_held_on_a_closed_loop_is_free() -> None:
-    turns = Turns()
+async def hold(turns: Turns) -> None:
+    async with turns.taken():
+        await asyncio.Event().wait()
+
+
+def leave_holding(turns: Turns) -> asyncio.AbstractEventLoop:
+    """Takes a turn on a loop of its own, which never runs again."""
     loop = asyncio.new_event_loop()
-    await asyncio.to_thread(loop.run_until_complete, turns.__aenter__())
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(hold(turns))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        while turns._holder is None:
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(leave())
+    return loop
+
+
+@pytest.mark.parametrize("waited", [False, True])
+async def test_a_turn_held_on_a_closed_loop_is_free(waited: bool) -> None:
+    turns = Turns()
+    loop = await asyncio.to_thread(leave_holding, turns)
+    inside = asyncio.Event()
+
+    async def take() -> None:
+        async with turns.taken():
+            inside.set()
+
+    task = asyncio.create_task(take())
+    if waited:
+        while not turns._waiting:
+            await asyncio.sleep(0)
     loop.close()
-    async with asyncio.timeout(PATIENCE), turns:
-        pass
+    async with asyncio.timeout(PATIENCE):
+        await task
+    assert inside.is_set()
+
+
+async def test_who_lost_its_turn_gives_back_nobody_elses() -> None:
+    turns = Turns()
+    loop = await asyncio.to_thread(leave_holding, turns)
+    loop.close()
+    async with turns.taken():
+        # The task that was left behind ends here, and its block with it.
+        del loop
+        gc.collect()
+        other = asyncio.create_task(hold(turns))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert turns._waiting
+    other.cancel()
+    await asyncio.wait({other})
+
+
+def test_a_ledger_that_is_collected_under_its_own_lock_is_closed(tmp_path: Path) -> None:
+    # The collector runs wherever it likes, also in the writer's thread between two statements.
+    collected = threading.Event()
+
+    async def leave() -> None:
+        db = ActionDB(tmp_path / "ledger.db")
+        await db.open()
+        await db.create_proposal(proposal())
+        runner = db._database
+        assert isinstance(runner, SqliteRunner)
+        assert runner._writer is not None
+
+        def collect() -> None:
+            with runner._writer._lock, runner._writer.connection._stopping:
+                runner._end()
+            collected.set()
+
+        runner._writer.connection.submit(collect)
+        assert await asyncio.to_thread(collected.wait, PATIENCE)
+        await db.close()
+
+    asyncio.run(leave())

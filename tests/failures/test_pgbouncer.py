@@ -6,15 +6,19 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from sqlalchemy import make_url
 
-from operator_core.actions.errors import InvalidValue, StorageUnavailable
+from operator_core.actions.errors import InvalidValue, OutcomeUnknown, StorageUnavailable
+from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB, migrate
 from tests.databases import NoServer, query
 from tests.failures.harness import proposal
+from tests.failures.proxy import proxied
 from tests.failures.server_harness import Load, check_kept, own_server
 from tests.servers import PgBouncer, Server
 
 PSYCOPG = "postgresql+psycopg"
+LOST = (OutcomeUnknown, StorageUnavailable)
 OFF = "prepared_statements=off"
 
 
@@ -165,3 +169,39 @@ async def test_settings_are_pinned_through_it_as_far_as_it_keeps_them(
     refused = pytest.raises(StorageUnavailable, match="transform_null_equals is on")
     with bouncer_before(server, settings=settings) as bouncer, refused:
         await ActionDB(through(bouncer, *options, driver=driver)).open()
+
+
+@pytest.mark.parametrize("driver", ["postgresql", PSYCOPG])
+@pytest.mark.parametrize("call", ["create", "create several", "update", "transaction", "read"])
+async def test_a_server_that_is_lost_behind_it_is_lost(
+    server: Server, direct: str, driver: str, call: str
+) -> None:
+    migrate.upgrade(direct)
+    async with proxied(direct) as proxy:
+        options = [OFF] if driver == PSYCOPG else []
+        port = make_url(proxy.url).port
+        # In a session of its own asyncpg's prepared statements are where it looks for them.
+        with bouncer_before(server, server_port=port, pool_mode="session") as bouncer:
+            async with ActionDB(through(bouncer, *options, driver=driver)) as db:
+                for _ in range(3):
+                    made = await db.create_proposal(proposal(reason="before"))
+                    await db.create_proposals([proposal(reason="before")] * 2)
+                    await db.update_proposal_status(made.id, ActionStatus.VALIDATED)
+                    await db.get_proposal(made.id)
+                what = b"COMMIT" if call == "transaction" else b""
+                proxy.cut_after = lambda said: proxy.cuts < 1 and what in said
+                if call == "read":
+                    assert await db.get_proposal(made.id) is not None
+                    assert proxy.cuts == 1
+                    return
+                with pytest.raises(OutcomeUnknown if call != "transaction" else LOST):
+                    if call == "create":
+                        await db.create_proposal(proposal(reason="after"))
+                    elif call == "create several":
+                        await db.create_proposals([proposal(reason="after")] * 2)
+                    elif call == "update":
+                        await db.update_proposal_status(made.id, ActionStatus.CANCELLED)
+                    else:
+                        async with db.transaction() as tx:
+                            await tx.create_proposal(proposal(reason="after"))
+                assert proxy.cuts == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from operator_core.actions.errors import StorageCorrupt
 from operator_core.actions.types import ActionProposal
@@ -320,3 +321,28 @@ async def test_a_ledger_behind_a_link_is_the_file_that_it_leads_to(path: Path) -
         await asyncio.to_thread(replace_by_another, path)
         with pytest.raises(StorageCorrupt):
             await db.create_proposal(proposal())
+
+
+@pytest.mark.parametrize("how", ["recycled", "disposed", "without a pool"])
+@pytest.mark.parametrize("then", ["read", "create", "transaction"])
+async def test_a_file_whose_connections_all_come_and_go_is_still_the_same(
+    tmp_path: Path, how: str, then: str
+) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "recycled": {"pool_recycle": 0},
+        "disposed": {},
+        "without a pool": {"poolclass": NullPool},
+    }
+    url = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    engine = create_async_engine(url, **options[how])
+    async with ActionDB(engine) as db:
+        await db.create_proposal(proposal())
+        for n in range(3):
+            async with engine.begin() as conn:
+                await conn.exec_driver_sql(f"CREATE TABLE service_{n} (a)")
+                await conn.exec_driver_sql(f"INSERT INTO service_{n} VALUES (randomblob(100000))")
+            if how == "disposed":
+                await engine.dispose()
+            await CALLS[then](db)
+            await db.get_proposal(1)
+    await engine.dispose()

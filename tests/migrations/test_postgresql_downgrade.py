@@ -138,3 +138,20 @@ async def test_work_is_discarded_only_by_who_says_so(postgres: Databases) -> Non
         assert [event.proposal_id async for event in db.events()] == [
             event.proposal_id for event in await db.history()
         ]
+
+
+async def test_a_called_off_retry_is_forgotten_only_by_who_says_so(postgres: Databases) -> None:
+    url = ledger_at(postgres, "head")
+    async with ActionDB(url) as db:
+        await db.create_proposal(proposal(status=ActionStatus.VALIDATED, max_retries=1))
+        (claim,) = await db.claim("w1")
+        await db.fail(claim.record.id, "no leader")
+        await db.cancel_all_pending()
+    with pytest.raises(WouldLoseData, match="discard-details"):
+        alembic_here(url, "downgrade", "0007", x={})
+    everything = [f"discard-{each}=yes" for each in ("details", "order", "work")]
+    alembic(url, "downgrade", "0004", x=everything)
+    assert catalogue(url) == made_by(postgres, "0004")
+    told = query(url, "SELECT event_type FROM action_events ORDER BY id")
+    assert {kind for (kind,) in told}.isdisjoint({"retry_scheduled", "retry_cancelled"})
+    assert len(told) == 5

@@ -115,9 +115,19 @@ def test_no_event_of_any_type_fits(db: sqlite3.Connection, event_type: str) -> N
 
 
 def test_a_change_that_has_no_event_of_its_own_lets_little_through(db: sqlite3.Connection) -> None:
-    """The version of a change that the history does not report is free; the status is not."""
+    """The version of a change that the history does not report is free; the status and who acts are not."""
     db.execute("UPDATE action_proposals SET last_error = 'e'")
-    found = [each for kind in TYPES for each in forged(kind) if fits(db, each)]
+    tried = [each for kind in TYPES for each in forged(kind)]
+    assert [each for each in tried if fits(db, each)] == []
+    said = {
+        id_: {"actor": by, "reason": why}
+        for id_, by, why in db.execute(
+            "SELECT id, status_changed_by, status_reason FROM action_proposals"
+        )
+    }
+    tried = [{**each, **said.get(each["proposal_id"], {})} for each in tried]
+    found = [each for each in tried if fits(db, each)]
+    assert found
     assert {each["event_type"] for each in found} <= {"retry_scheduled", "retry_cancelled"}
     rows = dict(db.execute("SELECT id, status FROM action_proposals"))
     assert all(

@@ -142,7 +142,7 @@ def check(db: sqlite3.Connection, sql: str) -> str | None:
 
 @given(st.sampled_from(STATUSES), st.lists(updates(), min_size=1, max_size=6))
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_one_version_and_at_most_one_event(status: str, statements: list[str]) -> None:
     with ExitStack() as stack:

@@ -127,4 +127,40 @@ MUTANTS: Final = (
         tests=("tests/failures/test_late_commits.py",),
         why="A follower never sees an event of the oldest open transaction.",
     ),
+    Mutant(
+        name="read-takes-the-transaction-along",
+        file=_DB + "pooled.py",
+        old="return await self.run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))",
+        new="return await self.run(partial(read_damaged, unit=unit))",
+        tests=("tests/contract/test_transactions.py::test_a_failed_read_leaves_it_too",),
+        why="After a read that fails, COMMIT rolls back what the block was told is written.",
+    ),
+    Mutant(
+        name="written-row-is-refused",
+        file=_DB + "ledger.py",
+        old="single = rows <= proposals.MAX_ROWS and not batch.depends",
+        new="single = rows <= proposals.MAX_ROWS",
+        tests=(
+            "tests/db/test_server_refusals.py::test_a_refusal_never_comes_after_the_row_was_written",
+        ),
+        why="`Busy` says that nothing was changed, and the proposal is there.",
+    ),
+    Mutant(
+        name="pgbouncers-loss-is-a-refusal",
+        file=_DB + "postgresql_errors.py",
+        old='misunderstood = state == "08P01" and _DOES_NOT_EXIST not in _states(error)',
+        new='misunderstood = state == "08P01"',
+        tests=("tests/failures/test_pgbouncer.py::test_a_server_that_is_lost_behind_it_is_lost",),
+        why="A write whose answer was lost behind PgBouncer is said to be absent.",
+    ),
+    Mutant(
+        name="listener-is-cancelled-once",
+        file=_DB + "server_changes.py",
+        old="while self._task is not None and not self._task.done():",
+        new="if self._task is not None and not self._task.done():",
+        tests=(
+            "tests/failures/test_lost_listener.py::test_a_driver_that_loses_a_cancellation_does_not_listen_for_ever",
+        ),
+        why="Where a driver loses the cancellation, a connection listens for ever.",
+    ),
 )

@@ -171,4 +171,24 @@ MUTANTS: Final = (
         tests=("tests/db/test_opening.py::test_a_newer_schema_is_refused_through_every_door",),
         why="Code that does not know a newer schema writes to it.",
     ),
+    Mutant(
+        name="connections-close-at-once",
+        file=_DB + "sqlite_connection.py",
+        old="        if self._earlier is not None:\n            self._earlier._ended.result()\n",
+        new="",
+        tests=(
+            "tests/failures/test_closing.py::test_a_closed_ledger_is_one_file_that_can_be_copied",
+        ),
+        why="A closed ledger leaves its log beside the file, and a copy of the file is empty.",
+    ),
+    Mutant(
+        name="fresh-index-is-a-checkpoint",
+        file=_DB + "sqlite_contents.py",
+        old="if not self._watched and not any(index[_SALTS]):",
+        new="if False:",
+        tests=(
+            "tests/failures/test_replaced_files.py::test_a_file_whose_connections_all_come_and_go_is_still_the_same",
+        ),
+        why="A service's engine that recycles its connections makes the ledger believe that its file was replaced.",
+    ),
 )

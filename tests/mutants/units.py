@@ -128,8 +128,8 @@ MUTANTS: Final = (
     Mutant(
         name="fence-lets-older-records-through",
         file=_DB + "endings.py",
-        old="newest == record_id",
-        new="newest >= record_id",
+        old="newest_record(_P.id) == record_id",
+        new="newest_record(_P.id) >= record_id",
         tests=(
             _CONTRACT + "test_leases.py::test_a_second_execution_fences_the_first_workers_record",
         ),
@@ -138,8 +138,8 @@ MUTANTS: Final = (
     Mutant(
         name="fence-ignores-the-status",
         file=_DB + "endings.py",
-        old="return few_in(_P.status, ActionStatus.EXECUTING.value), newest == record_id",
-        new="return (newest == record_id,)",
+        old="return few_in(_P.status, ActionStatus.EXECUTING.value), newest_record(_P.id) == record_id",
+        new="return (newest_record(_P.id) == record_id,)",
         tests=(
             _CONTRACT
             + "test_leases.py::test_a_proposal_that_was_moved_meanwhile_stays_and_its_record_has_the_outcome",
@@ -326,5 +326,26 @@ MUTANTS: Final = (
         new="if depth > MAX_JSON_DEPTH:",
         tests=(_CONTRACT + "test_values.py::test_what_can_not_be_kept_is_refused_with_its_path",),
         why="JSON that is deeper than the limit is kept, and may not be readable.",
+    ),
+    Mutant(
+        name="stop-needs-one-of-each-kind",
+        file=_DB + "stopping.py",
+        old="if refusals and not count and not called_off:",
+        new="if refusals:",
+        tests=(
+            _CONTRACT + "test_stopping.py::test_nor_does_it_where_it_is_the_only_one_of_its_kind",
+        ),
+        why="One row that can't be changed stops the stop, if it is the only one of its kind.",
+    ),
+    Mutant(
+        name="late-record-is-an-outcome",
+        file=_DB + "recovery.py",
+        old="        _R.id == newest_record(_R.proposal_id),\n",
+        new="",
+        tests=(
+            _CONTRACT
+            + "test_abandoned.py::test_a_record_of_an_earlier_execution_that_ends_late_is_not_this_ones",
+        ),
+        why="A recovery ends the same execution again and again, and never its proposal.",
     ),
 )

@@ -99,7 +99,7 @@ class ActionDB(ActionLedger):
 
     async def open(self) -> Self:
         """Opens the ledger; raises `SchemaError` or `StorageError`. Opening an open one does nothing."""
-        async with self._gate:
+        async with self._gate.taken():
             await self._database.open()
             self._runner = self._database
         return self
@@ -109,7 +109,7 @@ class ActionDB(ActionLedger):
 
         Raises `WrongLoop` for a ledger on a server that another event loop has opened.
         """
-        async with self._gate:
+        async with self._gate.taken():
             runner, self._runner = self._runner, None
             try:
                 await self._database.close()

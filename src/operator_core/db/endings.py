@@ -8,7 +8,7 @@ ends it first has ended it; its id is the fencing token (M. Kleppmann, "How to d
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -42,6 +42,8 @@ from operator_core.db.rows import decode_time
 from operator_core.db.tables import PROPOSALS, RECORDS
 
 __all__ = [
+    "ABANDONED",
+    "SILENCE",
     "Ending",
     "Manner",
     "end",
@@ -49,11 +51,16 @@ __all__ = [
     "end_proposal",
     "heartbeat",
     "lost",
+    "newest_record",
     "why_not_ended",
 ]
 
 _P = PROPOSALS.c
 _R = RECORDS.c
+
+SILENCE: Final = "its lease ran out: whether it was done is not known"
+ABANDONED: Final = "it had no lease and did not end: whether it was done is not known"
+"""Why an execution ended that nobody but a recovery has ended."""
 
 
 def _executed_by(record_id: Any) -> tuple[Any, ...]:
@@ -62,15 +69,19 @@ def _executed_by(record_id: Any) -> tuple[Any, ...]:
     By the greatest id, which is one look into an index; for a NOT EXISTS PostgreSQL's planner may read
     all records, as long as it believes that there are few.
     """
+    # Not by the index of statuses either, which may hold many: whoever asks has the proposal's id.
+    return few_in(_P.status, ActionStatus.EXECUTING.value), newest_record(_P.id) == record_id
+
+
+def newest_record(proposal_id: Any) -> Any:
+    """The id of the last record of the proposal with that id."""
     records = RECORDS.alias("records")
-    newest = (
+    return (
         select(func.max(records.c.id))
-        .where(records.c.proposal_id == _P.id)
-        .correlate(PROPOSALS)
+        .where(records.c.proposal_id == proposal_id)
+        .correlate(proposal_id.table)
         .scalar_subquery()
     )
-    # Not by the index of statuses either, which may hold many: whoever asks has the proposal's id.
-    return few_in(_P.status, ActionStatus.EXECUTING.value), newest == record_id
 
 
 _HOLD = (
@@ -106,8 +117,8 @@ _WHY_LOST = (
     select(
         _R.completed_at,
         _R.completed_by,
-        _R.worker,
         _R.outcome_unknown,
+        _R.error_message,
         _P.status,
         _P.status_changed_by,
     )
@@ -124,7 +135,7 @@ def lost(conn: Connection, record_id: int) -> ActionError:
     if found.completed_at is None:
         cause = "cancelled" if found.status == ActionStatus.CANCELLED else "moved"
         return LeaseLost(record_id, cause, found.status_changed_by)
-    recovered = found.outcome_unknown and found.completed_by != found.worker
+    recovered = found.outcome_unknown and found.error_message in (SILENCE, ABANDONED)
     return LeaseLost(record_id, "recovered" if recovered else "ended", found.completed_by)
 
 

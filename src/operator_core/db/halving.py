@@ -14,7 +14,7 @@ from operator_core.db.postgresql_errors import is_refused as is_about_rows
 from operator_core.db.postgresql_errors import sqlstate
 from operator_core.db.savepoint import in_transaction, savepoint
 
-__all__ = ["in_parts", "is_refused"]
+__all__ = ["in_parts", "is_of_rows", "is_refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ def in_parts(
             with savepoint(conn):
                 result = change(conn, some)
         except DBAPIError as error:
-            # A full disk ends the whole transaction on SQLite.
-            ended = conn.dialect.name == "sqlite" and not in_transaction(conn)
-            if ended or not is_refusal(error):
+            if not is_of_rows(conn, error):
                 raise
             if len(some) == 1:
                 refusal = error
@@ -57,6 +55,12 @@ def in_parts(
             yield result
     if refusal is not None and not done:
         raise refusal
+
+
+def is_of_rows(conn: Connection, error: DBAPIError) -> bool:
+    """Whether the database has refused rows, and the transaction goes on; a full disk ends it on SQLite."""
+    ended = conn.dialect.name == "sqlite" and not in_transaction(conn)
+    return not ended and is_refusal(error)
 
 
 def is_refused(error: ActionError) -> bool:

@@ -21,6 +21,7 @@ from operator_core.actions.errors import (
 )
 from operator_core.actions.results import describe, keep
 from operator_core.actions.types import Claim
+from operator_core.actions.values import MAX_TEXT
 from operator_core.db import checks
 from operator_core.db.backoff import pause
 from operator_core.db.finishing import finish
@@ -29,6 +30,8 @@ from operator_core.db.work import BEATS, LEASE, Names, ResultData, Types, WorkVe
 __all__ = ["Execution", "HoldingVerbs"]
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN: Final = ": whether it was done is not known"
 
 _AGAIN: Final = 1.0
 """Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
@@ -156,7 +159,7 @@ class HoldingVerbs(WorkVerbs):
         # Who is cancelled in the middle can't tell how far it came.
         unknown = isinstance(error, asyncio.CancelledError | GeneratorExit)
         if unknown:
-            why = f"{why}: whether it was done is not known"
+            why = why[: MAX_TEXT - len(_UNKNOWN)] + _UNKNOWN
         await self._with_result(
             execution,
             lambda result: self.fail(

@@ -41,8 +41,8 @@ class SessionRunner:
         """Does nothing: the caller commits, rolls back and closes."""
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` in the caller's transaction, after what the session holds back is flushed."""
-        return await self._run(partial(read_damaged, unit=unit))
+        """Runs `unit` in the caller's transaction, in a savepoint, after what the session holds back is flushed."""
+        return await self._run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""

@@ -67,7 +67,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
         if key is None:
             return (await self._create(batch))[0]
         return await self._units.write(
-            lambda conn: proposals.create_once(conn, batch, key), single=True
+            lambda conn: proposals.create_once(conn, batch, key), single=not batch.depends
         )
 
     async def create_proposals(
@@ -99,7 +99,8 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
             may_wait=batch.refers,
             plain=proposals.plain_create(batch),
         )
-        return await self._units.write(unit, single=rows <= proposals.MAX_ROWS)
+        single = rows <= proposals.MAX_ROWS and not batch.depends
+        return await self._units.write(unit, single=single)
 
     async def get_proposal(self, id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""

@@ -239,8 +239,11 @@ class _ConnectionRunner:
         return await self._alone(lambda: self._conn.run_sync(unit))
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on what the transaction has done so far."""
-        return await self.run(partial(read_damaged, unit=unit))
+        """Runs `unit` on what the transaction has done so far; if it fails, that stands.
+
+        After a statement that fails, a server takes a COMMIT for a ROLLBACK, and says so to nobody.
+        """
+        return await self.run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""

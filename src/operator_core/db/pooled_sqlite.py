@@ -40,7 +40,8 @@ class SqliteEngineRunner(EngineRunner):
         super().__init__(engine, timeout=timeout)
         self._upgrade = upgrade
         path = _path(engine)
-        self._file = None if path is None else FileIdentity(path)
+        # The engine's connections come and go.
+        self._file = None if path is None else FileIdentity(path, watched=False)
 
     async def open(self) -> None:
         """Checks the schema; one that is behind is upgraded, as when the ledger opens a file."""

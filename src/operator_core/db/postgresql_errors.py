@@ -102,13 +102,18 @@ NO_LIMITS: Final = Limits()
 
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE of what a driver raised, wrapped by SQLAlchemy or not."""
-    states = [
-        state for each in _chain(error) if isinstance(state := getattr(each, "sqlstate", None), str)
-    ]
+    states = _states(error)
     if not states:
         return None
     # asyncpg's own, for a lost connection; behind it may be what the server said last.
     return states[-1] if states[0] == _DOES_NOT_EXIST else states[0]
+
+
+def _states(error: BaseException) -> list[str]:
+    """All SQLSTATEs that a driver gave for it, its own and the server's."""
+    return [
+        state for each in _chain(error) if isinstance(state := getattr(each, "sqlstate", None), str)
+    ]
 
 
 _DOES_NOT_EXIST: Final = "08003"
@@ -159,8 +164,10 @@ def trouble(error: BaseException) -> Trouble:
     if state in _IDLE or (state is None and _was_gone_before(error)):
         return Trouble.UNSENT
     if state is not None:
-        # 08P01 is a message that the other side did not understand; asked again, it won't either.
-        lost = state in _GONE or (state.startswith("08") and state != "08P01")
+        # 08P01 is a message that the other side did not understand; asked again, it won't either. But PgBouncer
+        # says everything so, also that the server is gone: asyncpg then says the same of the connection.
+        misunderstood = state == "08P01" and _DOES_NOT_EXIST not in _states(error)
+        lost = state in _GONE or (state.startswith("08") and not misunderstood)
     elif isinstance(error, DBAPIError):
         # psycopg has no code for a connection that could not be made.
         lost = type(error.orig).__name__ == "OperationalError"

@@ -148,9 +148,14 @@ class Batch:
             yield proposal, values.get("workflow_id")
 
     @property
+    def depends(self) -> bool:
+        """Whether any of them depends on others, so that one statement more looks what became of it."""
+        return any(each.depends_on for each in self.proposals)
+
+    @property
     def refers(self) -> bool:
         """Whether any of them refers to a row that somebody may hold locked."""
-        return any(each.ticket_id is not None or each.depends_on for each in self.proposals)
+        return self.depends or any(each.ticket_id is not None for each in self.proposals)
 
 
 def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[ActionProposal]]:

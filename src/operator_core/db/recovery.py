@@ -33,7 +33,7 @@ from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionRecord, ActionStatus, EventType
 from operator_core.db.base import DOUBLE, from_now, utcnow, written_now
 from operator_core.db.driver_errors import is_refusal, translate
-from operator_core.db.endings import end_proposal
+from operator_core.db.endings import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.listed import listed
 from operator_core.db.moves import any_of, moved
 from operator_core.db.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
@@ -61,8 +61,6 @@ _PATIENCE: Final = "50ms"
 _NO_PATIENCE: Final = "1ms"
 """How long it waits when it has waited in vain."""
 
-_SILENCE: Final = "its lease ran out: whether it was done is not known"
-_ABANDONED: Final = "it had no lease and did not end: whether it was done is not known"
 _TOO_LATE: Final = "it was not started before it expired"
 
 
@@ -150,6 +148,8 @@ _LAST_RECORDS = (
         _E.event_type == EventType.RECORD_FINISHED.value,
         _E.id > _BEGAN,
         _R.success.is_not(None),
+        # One that was begun before another is no execution of now, whenever it ended.
+        _R.id == newest_record(_R.proposal_id),
     )
     .order_by(_R.id)
 )
@@ -228,9 +228,9 @@ def recover(
     the last one has is the proposal's. A record that can't be read is ended too, logged, and left out of the answer.
     """
     each = _Sweep(conn)
-    rows = [*each.end(_SILENT, partial(_end_silent, by=by, why=_SILENCE), "end record")]
+    rows = [*each.end(_SILENT, partial(_end_silent, by=by, why=SILENCE), "end record")]
     if older_than is not None:
-        end_records = partial(_end_silent, by=by, why=_ABANDONED)
+        end_records = partial(_end_silent, by=by, why=ABANDONED)
         rows += each.end(_UNLEASED, end_records, "end record", since=-older_than)
         end_proposals = partial(_end_unrecorded, by=by)
         rows += each.end(_UNRECORDED, end_proposals, "end proposal", since=-older_than)
@@ -244,7 +244,7 @@ def sweep(conn: Connection) -> None:
     the database refuses to change.
     """
     each = _Sweep(conn)
-    each.end(_SILENT, partial(_end_silent, by=LEDGER, why=_SILENCE), "end record")
+    each.end(_SILENT, partial(_end_silent, by=LEDGER, why=SILENCE), "end record")
     each.end(_EXPIRED, _cancel_expired, "cancel proposal")
     each.end(_TO_RETRY, _put_back, "put back proposal")
 
@@ -264,13 +264,15 @@ def _fail_proposals(conn: Connection, rows: Sequence[Row[Any]], by: str, why: st
 
 def _end_unrecorded(conn: Connection, ids: Sequence[int], *, by: str) -> Sequence[Row[Any]]:
     known = {row.proposal_id: row for row in conn.execute(_LAST_RECORDS, {"ids": ids})}
+    moved: list[Row[Any]] = []
     for row in known.values():
         said = {"proposal": row.proposal_id, "record": row.id, "by": by, "why": row.error_message}
-        conn.execute(end_proposal(success=row.success), said)
-    said = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": _ABANDONED}
+        if conn.execute(end_proposal(success=row.success), said).rowcount:
+            moved.append(row)
+    said = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": ABANDONED}
     written = conn.execute(_RECORD_UNKNOWN, said).all()
-    _fail_proposals(conn, written, by, _ABANDONED)
-    return [*known.values(), *written]
+    _fail_proposals(conn, written, by, ABANDONED)
+    return [*moved, *written]
 
 
 def _cancel_expired(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:

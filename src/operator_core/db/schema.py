@@ -243,7 +243,8 @@ WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND CASE
     THEN NEW.from_status IS NULL AND NEW.version = 1 AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
         AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
     ELSE NEW.event_type IN ('retry_scheduled', 'retry_cancelled') AND NEW.from_status = NEW.to_status
-        AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled'))
+        AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
+            AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
         AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
     END) IS NOT TRUE
 BEGIN

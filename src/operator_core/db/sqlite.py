@@ -147,6 +147,8 @@ class SqliteRunner:
             if self._changes is not None:
                 self._ending.insert(0, self._changes.connection)
                 self._changes.end()
+                # Who listens once it is open again has another one.
+                self._changes = None
             if writer is not None:
                 self._ending.append(writer.connection)
             for earlier, later in pairwise(self._ending):

@@ -201,7 +201,8 @@ class SqliteConnection(aiosqlite.Connection):
         self._lasts = lasts
         self._prepare = prepare
         self._wrapped: Connection | None = None
-        self._stopping = threading.Lock()
+        # One that its holder can take again: the garbage collector may end this very connection meanwhile.
+        self._stopping = threading.RLock()
         self._stopped = False
         self._earlier: SqliteConnection | None = None
         self._ended: Future[None] = Future()

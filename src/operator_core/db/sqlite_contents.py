@@ -34,10 +34,15 @@ class _Seen(NamedTuple):
 
 
 class Contents:
-    """What a ledger's file held when it was last looked at. For several threads."""
+    """What a ledger's file held when it was last looked at. For several threads.
 
-    def __init__(self, path: str) -> None:
+    `watched`: a connection stays open all the time. Without one the index may be made anew between two looks,
+    and one in which nothing stands yet does not tell one checkpoint from another.
+    """
+
+    def __init__(self, path: str, *, watched: bool) -> None:
         self._path = path
+        self._watched = watched
         self._file = _Descriptor()
         self._index = _Descriptor()
         self._lock = threading.Lock()
@@ -100,6 +105,8 @@ class Contents:
     def _checkpoint(self) -> bytes | None:
         index = self._index.read(inode_of(os.stat(f"{self._path}-shm")), _TO_WRITE_BACK.stop, 0)
         if index is None or index[_WRITTEN_BACK] != index[_TO_WRITE_BACK]:
+            return None
+        if not self._watched and not any(index[_SALTS]):
             return None
         return index[_SALTS] + index[_TO_WRITE_BACK]
 

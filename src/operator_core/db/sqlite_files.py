@@ -84,12 +84,15 @@ def open_read_only(path: Path) -> Generator[sqlite3.Connection]:
 
 
 class FileIdentity:
-    """Which file a ledger has open, to notice when its path leads to another one, or to none."""
+    """Which file a ledger has open, to notice when its path leads to another one, or to none.
 
-    def __init__(self, path: str) -> None:
+    `watched`: a connection to it is open all the time.
+    """
+
+    def __init__(self, path: str, *, watched: bool = True) -> None:
         self._path = path
         self._file: Inode | None = None
-        self._contents = Contents(path)
+        self._contents = Contents(path, watched=watched)
         self._beside: dict[str, Inode | None] = {}
 
     def remember(self) -> None:

@@ -71,7 +71,8 @@ class SqliteWriter:
         self._connection = connection
         self._kept = kept
         self._changed = changed
-        self._lock = threading.Lock()
+        # One that its holder can take again: the garbage collector may close this very ledger meanwhile.
+        self._lock = threading.RLock()
         # All four are guarded by the lock: callers' threads and the connection's meet here.
         self._queue: deque[_Job] = deque()
         self._draining = False

@@ -15,11 +15,12 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionStatus
 from operator_core.db.base import utcnow
-from operator_core.db.halving import in_parts
+from operator_core.db.halving import in_parts, is_of_rows
 from operator_core.db.listed import listed
 from operator_core.db.moves import any_of, moved
 from operator_core.db.tables import PROPOSALS
@@ -105,10 +106,23 @@ def cancel_pending_in_parts(conn: Connection, stop: Stop) -> int:
     def ids(which: Select[Any]) -> Sequence[int]:
         return conn.scalars(which.where(*stop.which), stop.parameters).all()
 
+    refusals: list[DBAPIError] = []
+
+    def change(ids: Sequence[int], to: Update, what: str) -> int:
+        try:
+            return sum(in_parts(conn, ids, apply(to), what))
+        except DBAPIError as error:
+            if not is_of_rows(conn, error):
+                raise
+            # All of these: the others may do better.
+            refusals.append(error)
+            return 0
+
     # The last ones first: nothing depends on them that comes after.
     pending = sorted(ids(select(_ROW.id).where(_PENDING)), reverse=True)
-    count = sum(in_parts(conn, pending, apply(_CANCEL_PENDING), "cancel proposal"))
+    count = change(pending, _CANCEL_PENDING, "cancel proposal")
     retried = ids(select(_ROW.id).where(*_RETRIED))
-    for _ in in_parts(conn, retried, apply(_CALL_OFF), "call off the retry of proposal"):
-        pass
+    called_off = change(retried, _CALL_OFF, "call off the retry of proposal")
+    if refusals and not count and not called_off:
+        raise refusals[0]
     return count

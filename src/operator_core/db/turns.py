@@ -3,9 +3,15 @@
 import asyncio
 import threading
 from collections import deque
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import Final
 
 __all__ = ["Turns"]
+
+_LOOKS_EVERY: Final = 0.5
+"""Seconds after which who waits looks whether the loop of who has the turn was closed."""
 
 
 class Turns:
@@ -13,34 +19,51 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holder: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, Future[None]]] = deque()
+        self._holder: _Turn | None = None
+        self._waiting: deque[_Turn] = deque()
 
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if self._holder is None or self._holder.is_closed():
-                self._holder = loop
-                return
-            turn: Future[None] = Future()
-            self._waiting.append((loop, turn))
+    @asynccontextmanager
+    async def taken(self) -> AsyncGenerator[None]:
+        """A block that nobody else is in; who asks first is first."""
+        turn = _Turn(asyncio.get_running_loop())
         try:
-            await asyncio.wrap_future(turn)
-        except asyncio.CancelledError:
-            if not turn.cancelled():
-                # It came at the same moment.
-                self._pass_on()
-            raise
+            await self._take(turn)
+            yield
+        finally:
+            self._give_back(turn)
 
-    async def __aexit__(self, *_: object) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
+    async def _take(self, turn: "_Turn") -> None:
         with self._lock:
-            while self._waiting:
-                loop, turn = self._waiting.popleft()
-                if not loop.is_closed() and turn.set_running_or_notify_cancel():
-                    self._holder = loop
-                    turn.set_result(None)
-                    return
-            self._holder = None
+            self._waiting.append(turn)
+            self._choose()
+            if self._holder is turn:
+                return
+        came = asyncio.wrap_future(turn.came)
+        while not (await asyncio.wait({came}, timeout=_LOOKS_EVERY))[0]:
+            with self._lock:
+                self._choose()
+
+    def _give_back(self, turn: "_Turn") -> None:
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            # One whose loop was closed may have lost it before.
+            if turn is self._holder:
+                self._holder = None
+                self._choose()
+
+    def _choose(self) -> None:
+        while self._holder is None or self._holder.loop.is_closed():
+            self._holder = self._waiting.popleft() if self._waiting else None
+            if self._holder is None:
+                return
+            if not self._holder.loop.is_closed():
+                self._holder.came.set_result(None)
+
+
+class _Turn:
+    """One time that somebody has the lock, or waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.came: Future[None] = Future()
