@@ -5,12 +5,12 @@ import os
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, event
+from sqlalchemy import URL, Connection, event
 
 from operator_core.db import migrate, postgresql_schema
 from operator_core.db.base import Base
-from operator_core.db.postgresql import parse_url
 from operator_core.db.tables import ActionProposalRow
+from operator_core.db.urls import parse_url, target_from_text
 
 config = context.config
 assert ActionProposalRow.metadata is Base.metadata  # the import is what fills the metadata
@@ -40,13 +40,17 @@ def number(found: list[Any]) -> None:
         each.rev_id = f"{len(migrate.REVISIONS) + 1:04}"
 
 
-def url() -> str:
-    chosen = context.get_x_argument(as_dictionary=True).get("url")
-    return (
-        chosen
-        or os.environ.get(migrate.URL_VARIABLE)
-        or config.get_main_option("sqlalchemy.url", migrate.DEFAULT_URL)
-    )
+def url() -> URL:
+    """The ledger that the command is about; a bare word is refused, as by ``operator-core``."""
+    options = context.get_x_argument(as_dictionary=True)
+    for name, text in (
+        ("-x url", options.get("url")),
+        (migrate.URL_VARIABLE, os.environ.get(migrate.URL_VARIABLE)),
+    ):
+        if text:
+            target = target_from_text(text, name)
+            return URL.create("sqlite", database=target) if isinstance(target, str) else target
+    return parse_url(config.get_main_option("sqlalchemy.url", migrate.DEFAULT_URL))
 
 
 def moves_schema() -> bool:
@@ -90,7 +94,7 @@ def without_tabs(
 
 
 def run_offline() -> None:
-    backend = parse_url(url()).get_backend_name()
+    backend = url().get_backend_name()
     context.configure(
         dialect_name=backend,
         literal_binds=True,

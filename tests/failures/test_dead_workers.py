@@ -19,7 +19,7 @@ from tests.failures.server_harness import await_no_session
 from tests.failures.working import UNFINISHED, Figures, Place, fill, reckon, seen
 
 WORKERS = 4
-LEASE = 0.7
+LEASE = 1.5
 """Seconds. Much more than an execution takes, and little to wait for."""
 
 LOOK = 0.1

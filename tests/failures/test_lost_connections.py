@@ -19,6 +19,7 @@ from operator_core.db import ActionDB
 from tests.databases import Databases, query
 from tests.failures.harness import proposal
 from tests.failures.proxy import proxied
+from tests.failures.server_harness import await_no_session
 
 S = ActionStatus
 
@@ -113,8 +114,7 @@ async def test_connections_that_died_while_nobody_used_them_are_noticed_by_nobod
                 "AND application_name = 'operator-core'",
             )
             assert killed[0][0] >= 1
-            # The machine has to hear of it.
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(await_no_session, server_ledger)
             await db.create_proposal(proposal())
             await asyncio.gather(*(db.count_proposals() for _ in range(20)))
             async with db.transaction() as tx:

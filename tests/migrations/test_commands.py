@@ -106,6 +106,19 @@ def test_a_path_in_the_variable_serves_alembic_as_it_serves_the_ledger(tmp_path:
     assert version(path) == [migrate.HEAD]
 
 
+@pytest.mark.parametrize("word", ["garbage", "localhost", "postgresql:"])
+def test_a_bare_word_makes_no_ledger(tmp_path: Path, word: str) -> None:
+    tree = copy_of_tree(tmp_path)
+    before = set(tree.iterdir())
+    told = alembic(
+        None, "upgrade", "head", cwd=tree, env={"OPERATOR_DATABASE_URL": word}, fails=True
+    )
+    assert "InvalidValue: OPERATOR_DATABASE_URL" in told.stderr
+    told = alembic(None, "upgrade", "head", x=[f"url={word}"], cwd=tree, fails=True)
+    assert "InvalidValue: -x url" in told.stderr
+    assert set(tree.iterdir()) == before
+
+
 def test_a_database_that_is_not_supported_is_refused_by_name() -> None:
     with pytest.raises(InvalidValue, match="must be of SQLite or PostgreSQL, not mysql"):
         migrate.upgrade("mysql://host/db")
