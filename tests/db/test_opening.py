@@ -73,7 +73,7 @@ async def test_the_environment_names_the_ledger(
 def test_what_names_no_ledger_is_an_invalid_value(target: object) -> None:
     with pytest.raises(InvalidValue) as caught:
         ActionDB(target)  # type: ignore[arg-type]
-    assert caught.value.path == "target"
+    assert caught.value.path == "db_path"
 
 
 @pytest.mark.parametrize("query", ["mode=ro", "timeout=5", "uri=true&mode=memory"])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -37,7 +38,7 @@ POOL_SIZE: Final = 10
 class ActionDB(ActionLedger):
     """An action ledger: proposals, their executions and their history, in one database.
 
-    `target` says where: a path (or a plain string) is a SQLite file, ``":memory:"`` one that lasts
+    `db_path` is where the ledger is: a path (or a plain string) is a SQLite file, ``":memory:"`` one that lasts
     as long as the object; a URL, as text with ``://`` or as `sqlalchemy.URL`; an `AsyncEngine` of
     the caller's, borrowed; an `AsyncSession`, joined: then everything is part of the caller's
     transaction.
@@ -61,7 +62,7 @@ class ActionDB(ActionLedger):
 
     def __init__(
         self,
-        target: Target,
+        db_path: Target,
         *,
         actor: str | None = None,
         busy_timeout: float = BUSY_TIMEOUT,
@@ -78,8 +79,8 @@ class ActionDB(ActionLedger):
         checks.check_flag(upgrade, "upgrade")
         _check_file_mode(file_mode)
         super().__init__(None, actor, max_json_bytes)
-        self._database = _runner(target, busy_timeout, pool_size, upgrade, file_mode)
-        self._place = _shown(target)
+        self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
+        self._place = _shown(db_path)
         # Opening and closing take turns, whoever asks for them.
         self._gate = Turns()
 
@@ -93,6 +94,11 @@ class ActionDB(ActionLedger):
         if not text:
             raise InvalidValue(migrate.URL_VARIABLE, "must be set to the ledger's URL or path")
         return cls(target_from_text(text, migrate.URL_VARIABLE), **settings)
+
+    @property
+    def db_path(self) -> Path | None:
+        """The absolute path of the ledger's SQLite file; None if it is in no file that this object opened by its path."""
+        return self._database.path if isinstance(self._database, SqliteRunner) else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._place}>"
@@ -155,12 +161,12 @@ def _runner(
         try:
             url = parse_url(target)
         except ArgumentError:
-            raise InvalidValue("target", "is not a database URL") from None
+            raise InvalidValue("db_path", "is not a database URL") from None
         if _backend(url.get_backend_name()) == "postgresql":
             engine = make_engine(url, pool_size=pool_size, timeout=busy_timeout)
             return ServerRunner(engine, timeout=busy_timeout, owned=True)
         if url.query:
-            raise InvalidValue("target", "must have no options behind a question mark")
+            raise InvalidValue("db_path", "must have no options behind a question mark")
         target = url.database or MEMORY
     path = _absolute(check_path(target))
     return SqliteRunner(path, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode)
@@ -182,7 +188,7 @@ def _shown(target: Target) -> str:
 
 def _backend(name: str) -> str:
     if name not in ("sqlite", "postgresql"):
-        raise InvalidValue("target", f"must be a SQLite or PostgreSQL database, not {name}")
+        raise InvalidValue("db_path", f"must be a SQLite or PostgreSQL database, not {name}")
     return name
 
 

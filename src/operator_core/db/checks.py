@@ -67,7 +67,7 @@ _SHORTEST_LEASE: Final = 0.001
 _MAX_SIZE: Final = 1 << 28
 
 
-def check_id(value: object, path: str = "id") -> int:
+def check_id(value: object, path: str) -> int:
     """A positive 64-bit integer, and no bool; raises `InvalidValue`."""
     if type(value) is not int or not 1 <= value <= MAX_ID:
         raise InvalidValue(path, f"must be an integer from 1 to {MAX_ID}")

@@ -102,9 +102,9 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
         single = rows <= proposals.MAX_ROWS and not batch.depends
         return await self._units.write(unit, single=single)
 
-    async def get_proposal(self, id: int | None) -> ActionProposal | None:
+    async def get_proposal(self, proposal_id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
-        known = checks.check_id(id)
+        known = checks.check_id(proposal_id, "proposal_id")
         return await self._units.read(proposal_queries.plain_get(known))
 
     async def list_proposals(
@@ -174,7 +174,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
 
     async def update_proposal_status(
         self,
-        id: int | None,
+        proposal_id: int | None,
         status: ActionStatus,
         *,
         actor: str | None = None,
@@ -189,7 +189,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
         changed since.
         """
         move = moves.Move(
-            checks.check_id(id),
+            checks.check_id(proposal_id, "proposal_id"),
             checks.check_status(status),
             self._who(actor),
             checks.check_reason(reason),
@@ -227,9 +227,9 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
             lambda conn: records.create_record(conn, values), single=True
         )
 
-    async def get_record(self, id: int | None) -> ActionRecord | None:
+    async def get_record(self, record_id: int | None) -> ActionRecord | None:
         """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
-        known = checks.check_id(id)
+        known = checks.check_id(record_id, "record_id")
         return await self._units.read(lambda conn: records.get_record(conn, known))
 
     async def get_records_for_proposal(self, proposal_id: int | None) -> Listing[ActionRecord]:
@@ -239,7 +239,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
 
     async def update_record(
         self,
-        id: int | None,
+        record_id: int | None,
         success: bool,
         error_message: str | None = None,
         result_data: dict[str, Any] | BaseModel | None = None,
@@ -251,7 +251,7 @@ class ActionLedger(HoldingVerbs, FollowVerbs, WorkflowVerbs):
         The proposal of a claimed one moves with it, as by `complete` and `fail`; that of a record which was made by
         hand is moved by hand. Raises `NotFound` for an unknown record.
         """
-        known = checks.check_id(id)
+        known = checks.check_id(record_id, "record_id")
         ending = endings.Ending(
             known,
             records.prepare_result(result_data, self._max_json_bytes),

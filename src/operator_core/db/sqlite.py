@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, TypeVar
 
 from operator_core.actions.errors import NotOpen, StorageUnavailable
@@ -69,6 +70,11 @@ class SqliteRunner:
         if self._is_open and os.getpid() == self._pid:
             self._end()
             warn_unclosed(self._path, self)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None in memory."""
+        return None if self._in_memory else Path(self._path)
 
     @property
     def _in_memory(self) -> bool:

@@ -43,7 +43,7 @@ _SECRET_PART: Final = re.compile(r"(\w://[^:/?#@\s]*):(\S*)@")
 _MASK: Final = "***"
 
 
-def parse_url(given: str | URL, name: str = "target") -> URL:
+def parse_url(given: str | URL, name: str = "db_path") -> URL:
     """`given` as a URL whose scheme is SQLAlchemy's, with one host or several.
 
     Raises `ArgumentError` for text that is no URL, `InvalidValue` of `name` for white space around it.
@@ -82,7 +82,7 @@ def check_trimmed(text: str, name: str) -> str:
     return text
 
 
-def check_path(path: Any, name: str = "target") -> str:
+def check_path(path: Any, name: str = "db_path") -> str:
     """`path` as the name of a file; raises `InvalidValue` for one that no file can have."""
     text = cast(object, os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
@@ -136,13 +136,13 @@ def check_parts(url: URL) -> None:
     That is a host with white space in it, a port that is no number from 1 to 65535, a NUL anywhere.
     """
     if any("\0" in (part or "") for part in (url.username, url.password, url.host, url.database)):
-        raise InvalidValue("target", "must have no NUL in it")
+        raise InvalidValue("db_path", "must have no NUL in it")
     for host in hosts_of(url):
         # A folder with the server's socket has no port in its name.
         if not host.startswith(("/", "@")):
             _check_host(host)
     if re.search(r"\s", url.host or ""):
-        raise InvalidValue("target", "names a host that can't be one")
+        raise InvalidValue("db_path", "names a host that can't be one")
     if url.port is not None:
         _check_port(str(url.port))
     for port in ",".join(_values(url, "port")).split(","):
@@ -153,12 +153,12 @@ def check_parts(url: URL) -> None:
 def _check_host(host: str) -> None:
     found = _HOST.fullmatch(host)
     if found is None or not found["name"] or re.search(r"\s", host):
-        raise InvalidValue("target", "names a host that can't be one")
+        raise InvalidValue("db_path", "names a host that can't be one")
     if found["port"] is not None:
         _check_port(found["port"])
 
 
-def _check_port(port: str, name: str = "target") -> None:
+def _check_port(port: str, name: str = "db_path") -> None:
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise InvalidValue(name, "must have ports from 1 to 65535")
 

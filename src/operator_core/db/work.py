@@ -240,7 +240,7 @@ class WorkVerbs(Verbs):
         return await self._units.write(partial(read_damaged, unit=unit))
 
     async def retry(
-        self, id: int | None, *, actor: str | None = None, reason: str | None = None
+        self, proposal_id: int | None, *, actor: str | None = None, reason: str | None = None
     ) -> None:
         """Puts a failed proposal back among those that are claimed, now, by somebody's decision.
 
@@ -248,7 +248,7 @@ class WorkVerbs(Verbs):
         Raises `NotFound`, or `InvalidTransition` for one that has not failed.
         """
         move = moves.Move(
-            checks.check_id(id),
+            checks.check_id(proposal_id, "proposal_id"),
             ActionStatus.VALIDATED,
             self._who(actor),
             checks.check_reason(reason),

@@ -66,30 +66,30 @@ class WorkflowVerbs(Verbs):
             )
         )
 
-    async def get_workflow(self, id: int | None) -> Workflow | None:
+    async def get_workflow(self, workflow_id: int | None) -> Workflow | None:
         """The workflow, or None."""
-        known = checks.check_id(id)
+        known = checks.check_id(workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.get_workflow(conn, known))
 
-    async def list_workflow_actions(self, id: int | None) -> Listing[ActionProposal]:
+    async def list_workflow_actions(self, workflow_id: int | None) -> Listing[ActionProposal]:
         """Its actions in the order of their ids, none before what it depends on; raises `NotFound`."""
-        known = checks.check_id(id)
+        known = checks.check_id(workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.list_workflow_actions(conn, known))
 
-    async def workflow_status(self, id: int | None) -> WorkflowStatus:
+    async def workflow_status(self, workflow_id: int | None) -> WorkflowStatus:
         """How far it is, from the statuses of its actions; raises `NotFound`."""
-        known = checks.check_id(id)
+        known = checks.check_id(workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.workflow_status(conn, known))
 
     async def cancel_workflow(
-        self, id: int | None, *, actor: str | None = None, reason: str | None = None
+        self, workflow_id: int | None, *, actor: str | None = None, reason: str | None = None
     ) -> int:
         """Cancels those of its actions that nobody has started, and says how many.
 
         What has failed and would be run again is not, and does not count. What is executing goes on.
         Raises `NotFound`.
         """
-        known = checks.check_id(id)
+        known = checks.check_id(workflow_id, "workflow_id")
         stop = Stop(actor=self._who(actor), reason=checks.check_reason(reason), workflow_id=known)
         await self._units.read(lambda conn: workflows.require_workflow(conn, known))
         return await self._write_what_can_be(
