@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import operator_core.actions
+import operator_core.db
 from operator_core.actions import ActionRecord, ActionStatus, InvalidValue, WorkflowProposal
 from operator_core.db import ActionDB
 from tests.conftest import proposal
@@ -65,3 +67,8 @@ async def test_where_a_ledger_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ActionDB(db_path=engine).db_path is None
     assert ActionDB(db_path="postgresql://db.invalid/ledger").db_path is None
     await engine.dispose()
+
+
+def test_what_callers_annotate_is_exported() -> None:
+    assert {"ActionDB", "ActionLedger", "Execution", "Listing"} <= set(operator_core.db.__all__)
+    assert {"Claim", "ActionProposal", "CommitOutcomeUnknown"} <= set(operator_core.actions.__all__)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 import pytest
 
-from operator_core.actions.errors import Busy, OutcomeUnknown, StorageUnavailable
+from operator_core.actions.errors import Busy, CommitOutcomeUnknown, StorageUnavailable
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB, migrate
 from tests.databases import NEEDS_SERVER, NoServer, query
@@ -186,7 +186,7 @@ class Load:
     async def _write(self, work: Awaitable[T], *claims: str) -> T:
         try:
             answer = await work
-        except OutcomeUnknown:
+        except CommitOutcomeUnknown:
             self.note(self.unknown, claims)
             raise _NotAcknowledged from None
         except (StorageUnavailable, Busy) as error:

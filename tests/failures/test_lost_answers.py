@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from operator_core.actions import ActionRecord, ActionStatus, OutcomeUnknown
+from operator_core.actions import ActionRecord, ActionStatus, CommitOutcomeUnknown
 from operator_core.db import ActionDB
 from tests.clocks import PATIENCE
 from tests.databases import query
@@ -115,7 +115,7 @@ async def test_it_is_unknown_and_made_once(server_ledger: str, kind: str, verb: 
                 await db.get_proposal(on.proposed)
             before = count(server_ledger)
             proxy.cut_after = lambda said: LOST.encode() in said and proxy.cuts < 1
-            with pytest.raises(OutcomeUnknown, match="whole or absent"):
+            with pytest.raises(CommitOutcomeUnknown, match="whole or absent"):
                 await call(db, on)
             assert proxy.cuts == 1
             await await_count(server_ledger, before + written)
@@ -142,7 +142,7 @@ async def test_callers_who_share_a_statement_are_all_told_and_written_once(
         first, *answers = await asyncio.gather(*calls, return_exceptions=True)
         assert proxy.cuts == 1
         assert first is None
-        assert [type(each) for each in answers] == [OutcomeUnknown] * 5
+        assert [type(each) for each in answers] == [CommitOutcomeUnknown] * 5
         await await_count(server_ledger, 6 + 6 * size, "action_proposals")
         await db.create_proposal(proposal())
         kept = query(server_ledger, "SELECT action_name, count(*) FROM action_proposals GROUP BY 1")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from operator_core.actions import OutcomeUnknown, WorkflowProposal
+from operator_core.actions import CommitOutcomeUnknown, WorkflowProposal
 from operator_core.db import ActionDB
 from tests.databases import query
 from tests.failures.harness import PATIENCE, proposal
@@ -37,7 +37,7 @@ async def test_it_is_unknown_and_kept_once(server_ledger: str, kind: str) -> Non
         proxy.cut_after = lambda said: (
             (b"COMMIT;" in said or b"COMMIT\0" in said) and proxy.cuts < 1
         )
-        with pytest.raises(OutcomeUnknown, match="whole or absent"):
+        with pytest.raises(CommitOutcomeUnknown, match="whole or absent"):
             await db.create_workflow(WorkflowProposal(name="move"), [proposal(), proposal()])
         assert proxy.cuts == 1
         # The server may still be at it.

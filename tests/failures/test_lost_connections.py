@@ -10,9 +10,9 @@ from operator_core.actions import (
     ActionRecord,
     ActionStatus,
     Busy,
+    CommitOutcomeUnknown,
     ConstraintViolation,
     NotOpen,
-    OutcomeUnknown,
     StorageUnavailable,
 )
 from operator_core.db import ActionDB
@@ -136,7 +136,7 @@ async def test_a_connection_lost_with_a_statement_on_its_way_is_an_unknown_outco
     sabotaged: Callable[[str], str],
 ) -> None:
     async with ActionDB(sabotaged(DYING)) as db:
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             await db.create_proposal(proposal(), idempotency_key="once")
         again = await db.create_proposal(proposal(), idempotency_key="once")
         assert not again.replayed
@@ -151,7 +151,7 @@ async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_a_kept_
             await db.create_proposal(proposal())
         proxy.cut_after = lambda said: b"lost" in said
         lost = proposal(action_name="lost")
-        with pytest.raises(OutcomeUnknown, match="whole or absent"):
+        with pytest.raises(CommitOutcomeUnknown, match="whole or absent"):
             await db.create_proposal(lost, idempotency_key="once")
         proxy.cut_after = lambda said: False
         assert [each.action_name for each in await db.list_proposals(limit=1)] == ["lost"]
@@ -163,7 +163,7 @@ async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_a_kept_
 
 async def test_so_is_a_transaction_whose_commit_was_not_answered(url: str) -> None:
     async with proxied(url) as proxy, ActionDB(proxy.url) as db:
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             async with db.transaction() as tx:
                 await tx.create_proposal(proposal())
                 proxy.cut_after = lambda said: b"COMMIT" in said
@@ -261,7 +261,7 @@ async def test_a_plain_create_whose_answer_is_lost_is_not_made_again(
                 await db.create_proposal(proposal(ticket_id=ticket))
             cuts = proxy.cuts
             proxy.cut_after = lambda said, cuts=cuts: b"lost" in said and proxy.cuts == cuts
-            with pytest.raises(OutcomeUnknown):
+            with pytest.raises(CommitOutcomeUnknown):
                 await db.create_proposal(proposal(action_name="lost", ticket_id=ticket))
             assert proxy.cuts == cuts + 1
     kept = "SELECT count(*) FROM action_proposals WHERE action_name = 'lost'"
@@ -274,7 +274,7 @@ async def test_a_move_whose_answer_is_lost_is_not_made_again(url: str, server_le
         for id_ in ids[:-1]:
             await db.update_proposal_status(id_, S.VALIDATED)
         proxy.cut_after = lambda said: b"lost" in said and proxy.cuts < 1
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             await db.update_proposal_status(ids[-1], S.VALIDATED, reason="lost")
         assert proxy.cuts == 1
     reasons = "SELECT count(*) FROM action_events WHERE reason = 'lost'"
@@ -292,7 +292,7 @@ async def test_creates_that_shared_a_lost_answer_are_not_made_again(
         together = [db.create_proposal(proposal(action_name="lost")) for _ in range(5)]
         _, *answers = await asyncio.gather(first, *together, return_exceptions=True)
         assert proxy.cuts == 1
-        assert [type(each) for each in answers] == [OutcomeUnknown] * 5
+        assert [type(each) for each in answers] == [CommitOutcomeUnknown] * 5
         # The lane goes on for others.
         await asyncio.gather(*(db.create_proposal(proposal()) for _ in range(20)))
     kept = "SELECT count(*) FROM action_proposals WHERE action_name = 'lost'"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from operator_core.actions.errors import Busy, OutcomeUnknown, StorageUnavailable
+from operator_core.actions.errors import Busy, CommitOutcomeUnknown, StorageUnavailable
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB, server_changes
 from operator_core.db.backoff import pause
@@ -166,7 +166,7 @@ async def test_a_server_that_is_restarted_is_listened_to_again(driver: str) -> N
                 while not stop.is_set():
                     try:
                         await other.create_proposal(proposal())
-                    except (OutcomeUnknown, StorageUnavailable, Busy):
+                    except (CommitOutcomeUnknown, StorageUnavailable, Busy):
                         refused += 1
                     await asyncio.sleep(0.002)
 

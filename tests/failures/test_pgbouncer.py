@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from sqlalchemy import make_url
 
-from operator_core.actions.errors import InvalidValue, OutcomeUnknown, StorageUnavailable
+from operator_core.actions.errors import CommitOutcomeUnknown, InvalidValue, StorageUnavailable
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB, migrate
 from tests.databases import NoServer, query
@@ -18,7 +18,7 @@ from tests.failures.server_harness import Load, check_kept, own_server
 from tests.servers import PgBouncer, Server
 
 PSYCOPG = "postgresql+psycopg"
-LOST = (OutcomeUnknown, StorageUnavailable)
+LOST = (CommitOutcomeUnknown, StorageUnavailable)
 OFF = "prepared_statements=off"
 
 
@@ -194,7 +194,7 @@ async def test_a_server_that_is_lost_behind_it_is_lost(
                     assert await db.get_proposal(made.id) is not None
                     assert proxy.cuts == 1
                     return
-                with pytest.raises(OutcomeUnknown if call != "transaction" else LOST):
+                with pytest.raises(CommitOutcomeUnknown if call != "transaction" else LOST):
                     if call == "create":
                         await db.create_proposal(proposal(reason="after"))
                     elif call == "create several":

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from operator_core.actions import (
     ActionStatus,
+    CommitOutcomeUnknown,
     InvalidTransition,
-    OutcomeUnknown,
     StorageUnavailable,
 )
 from operator_core.db import ActionDB
@@ -212,11 +212,11 @@ async def test_what_the_server_never_got_is_said_again_or_unknown(
         for _ in range(6):
             await db.create_proposal(proposal())
         proxy.cut_before = lambda said: b"lost" in said and proxy.cuts < 1
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             await db.create_proposal(proposal(action_name="lost"))
         assert not await db.list_proposals(action_name="lost")
         proxy.cut_before = lambda said: b"COMMIT" in said[:12] and proxy.cuts < 2
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             async with db.transaction() as tx:
                 await tx.create_proposal(proposal(action_name="lost"))
         proxy.cut_before = lambda said: b"BEGIN" in said and proxy.cuts < 3
@@ -254,7 +254,7 @@ async def test_a_look_that_is_lost_after_the_write_is_an_unknown_outcome(
     async with proxied(server_ledger) as proxy, ActionDB(target(proxy.url)) as db:
         first = await db.create_proposal(proposal())
         proxy.cut_after = lambda said: b"SELECT action_proposals" in said and proxy.cuts < 1
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(CommitOutcomeUnknown):
             await db.create_proposal(proposal(depends_on=[first.id]))
         assert proxy.cuts == 1
         assert len(await db.list_proposals()) == 2
@@ -316,7 +316,7 @@ async def vanish(proxy: Proxy, db: ActionDB, name: str, message: int) -> None:
         (answer,) = await asyncio.gather(call, return_exceptions=True)
     if isinstance(answer, BaseException):
         # A move that was made although its answer was lost can't be made again.
-        assert isinstance(answer, OutcomeUnknown | StorageUnavailable | InvalidTransition)
+        assert isinstance(answer, CommitOutcomeUnknown | StorageUnavailable | InvalidTransition)
 
 
 async def test_a_connection_is_told_soon_that_a_host_has_vanished(server_ledger: str) -> None:

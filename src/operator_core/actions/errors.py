@@ -14,7 +14,7 @@
     ├── LeaseLost                     the execution is no longer the caller's; the error says why
     ├── ConstraintViolation           the database refused a change that breaks a promise
     ├── Busy                          a lock or a connection was not to be had; nothing happened
-    ├── OutcomeUnknown                the connection was lost while a change was being committed
+    ├── CommitOutcomeUnknown                the connection was lost while a change was being committed
     ├── NotOpen                       the ledger is not open, or closed already
     ├── WrongProcess                  a ledger opened before fork(), used after it
     ├── WrongLoop                     a ledger on a server, used from another event loop
@@ -44,6 +44,7 @@ __all__ = [
     "MAX_MESSAGE",
     "ActionError",
     "Busy",
+    "CommitOutcomeUnknown",
     "Conflict",
     "ConstraintViolation",
     "CorruptRow",
@@ -56,7 +57,6 @@ __all__ = [
     "NotDue",
     "NotFound",
     "NotOpen",
-    "OutcomeUnknown",
     "PermissionDenied",
     "SchemaError",
     "SchemaOutdated",
@@ -240,7 +240,7 @@ class Busy(ActionError):
         self.what = what
 
 
-class OutcomeUnknown(ActionError):
+class CommitOutcomeUnknown(ActionError):
     """The connection was lost while a change was committed: it is whole or absent, and which is not known.
 
     Look, then decide. What the ledger was asked to do is never done by halves.

@@ -1,5 +1,8 @@
-"""The ledger's database layer. Services need `ActionDB` and nothing else of it."""
+"""The ledger's database layer: `ActionDB`, and the types of what it gives back."""
 
 from operator_core.db.actions import ActionDB
+from operator_core.db.holding import Execution
+from operator_core.db.ledger import ActionLedger
+from operator_core.db.rows import Listing
 
-__all__ = ["ActionDB"]
+__all__ = ["ActionDB", "ActionLedger", "Execution", "Listing"]

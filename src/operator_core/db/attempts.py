@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import OutcomeUnknown, StorageUnavailable
+from operator_core.actions.errors import CommitOutcomeUnknown, StorageUnavailable
 from operator_core.db.postgresql_errors import LOSSES, Trouble, scrub
 
 __all__ = ["Attempt", "not_kept", "outcome_unknown", "worth_another"]
@@ -53,10 +53,10 @@ def not_kept() -> StorageUnavailable:
     )
 
 
-def outcome_unknown(error: BaseException) -> OutcomeUnknown:
+def outcome_unknown(error: BaseException) -> CommitOutcomeUnknown:
     """The error for a connection that was lost while a COMMIT, or what is its own COMMIT, was under way."""
     scrub(error)
-    unknown = OutcomeUnknown(
+    unknown = CommitOutcomeUnknown(
         "the connection was lost while the change was committed: it is whole or absent"
     )
     unknown.__cause__ = error

@@ -12,10 +12,10 @@ from typing import Final
 from operator_core.actions.errors import (
     ActionError,
     Busy,
+    CommitOutcomeUnknown,
     InvalidValue,
     LeaseLost,
     NotFound,
-    OutcomeUnknown,
     StorageFull,
     StorageUnavailable,
 )
@@ -36,7 +36,7 @@ _UNKNOWN: Final = ": whether it was done is not known"
 _AGAIN: Final = 1.0
 """Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
 
-_PASSING: Final = (Busy, OutcomeUnknown, StorageFull, StorageUnavailable)
+_PASSING: Final = (Busy, CommitOutcomeUnknown, StorageFull, StorageUnavailable)
 
 
 class Execution:
@@ -244,7 +244,7 @@ class HoldingVerbs(WorkVerbs):
                 if clock() > deadline:
                     raise
                 logger.warning("record %s is not ended yet: %s", record_id, error)
-                unknown |= isinstance(error, OutcomeUnknown)
+                unknown |= isinstance(error, CommitOutcomeUnknown)
             except LeaseLost as error:
                 # Or it was ended by the attempt whose answer was lost.
                 if unknown and error.cause == "ended":

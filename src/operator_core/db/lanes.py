@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from operator_core.actions.errors import Busy, OutcomeUnknown, StorageError
+from operator_core.actions.errors import Busy, CommitOutcomeUnknown, StorageError
 from operator_core.db.engine import Alike
 
 __all__ = ["Lanes"]
@@ -24,7 +24,7 @@ _MAX_ROWS: Final = 1000
 
 # What came of the server or of the connection would come again, and after an unknown outcome a second
 # run might do the same twice.
-_NOBODYS_FAULT: Final = (Busy, OutcomeUnknown, StorageError)
+_NOBODYS_FAULT: Final = (Busy, CommitOutcomeUnknown, StorageError)
 
 
 class _Waiting(NamedTuple):

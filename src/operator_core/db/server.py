@@ -135,7 +135,7 @@ class ServerRunner(EngineRunner):
         """Runs `unit` as one transaction, a `single` one as a statement on its own.
 
         Serialization failures and deadlocks, and connections lost before the COMMIT, are tried again
-        as a whole. Raises `OutcomeUnknown` if the connection is lost during it.
+        as a whole. Raises `CommitOutcomeUnknown` if the connection is lost during it.
         """
         self._check_open()
         check_outside(self._use.under_way)
