@@ -129,9 +129,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="read-takes-the-transaction-along",
-        file=_DB + "pooled.py",
-        old="return await self.run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))",
-        new="return await self.run(partial(read_damaged, unit=unit))",
+        file=_DB + "borrowed.py",
+        old='return read(conn) if conn.dialect.name == "sqlite" else in_savepoint(conn, read)',
+        new="return read(conn)",
         tests=("tests/contract/test_transactions.py::test_a_failed_read_leaves_it_too",),
         why="After a read that fails, COMMIT rolls back what the block was told is written.",
     ),

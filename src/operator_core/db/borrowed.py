@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from operator_core.db.driver_errors import translate
+from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit
 from operator_core.db.savepoint import in_transaction, savepoint
 
-__all__ = ["begin", "in_savepoint", "translated"]
+__all__ = ["begin", "in_savepoint", "read_in_savepoint", "translated"]
 
 T = TypeVar("T")
 
@@ -42,6 +43,16 @@ def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
             # refuses all but a rollback; the next statement would begin a transaction of its own.
             conn.invalidate()
         raise
+
+
+def read_in_savepoint(conn: Connection, unit: Unit[T]) -> T:
+    """Runs `unit`, which reads, so that a failure takes nothing of the transaction along.
+
+    After a statement that fails, PostgreSQL takes a COMMIT for a ROLLBACK, and says so to nobody. On SQLite a
+    failed read changes nothing, and a savepoint would begin a transaction that locks.
+    """
+    read = partial(read_damaged, unit=unit)
+    return read(conn) if conn.dialect.name == "sqlite" else in_savepoint(conn, read)
 
 
 @contextmanager

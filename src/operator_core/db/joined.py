@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db import migrate
-from operator_core.db.borrowed import begin, in_savepoint, translated
-from operator_core.db.driver_errors import read_damaged, translate
+from operator_core.db.borrowed import begin, in_savepoint, read_in_savepoint, translated
+from operator_core.db.driver_errors import translate
 from operator_core.db.engine import Unit, UnitRunner, check_process, no_waiting
 from operator_core.db.finishing import finish
 from operator_core.db.postgresql_settings import check_reported, look_at_session
@@ -41,8 +41,8 @@ class SessionRunner:
         """Does nothing: the caller commits, rolls back and closes."""
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` in the caller's transaction, in a savepoint, after what the session holds back is flushed."""
-        return await self._run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))
+        """Runs `unit` in the caller's transaction, after what the session holds back is flushed; if it fails, that stands."""
+        return await self._run(partial(read_in_savepoint, unit=unit))
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""

@@ -19,9 +19,9 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db.borrowed import in_savepoint, translated
+from operator_core.db.borrowed import in_savepoint, read_in_savepoint, translated
 from operator_core.db.doorbell import Doorbell
-from operator_core.db.driver_errors import read_damaged, translate
+from operator_core.db.driver_errors import translate
 from operator_core.db.engine import (
     Unit,
     UnitRunner,
@@ -32,9 +32,12 @@ from operator_core.db.engine import (
 )
 from operator_core.db.finishing import finish
 
-__all__ = ["Changes", "EngineRunner"]
+__all__ = ["Changes", "EngineRunner", "obtained"]
 
 T = TypeVar("T")
+
+_COMES_WITHIN: Final = 1.0
+"""Seconds for which a caller that is cancelled waits for its connection: a pool may have none to give for longer."""
 
 
 class _Use:
@@ -137,7 +140,7 @@ class EngineRunner(ABC):
         check_outside(self._use.under_way)
         async with self._alone():
             with self._call():
-                units = _ConnectionRunner(await self._transacting(), self)
+                units = _ConnectionRunner(await obtained(self._transacting()), self)
                 if self._closed:  # while this waited; closing waits for the connection
                     await units.close()
                     self._check_open()
@@ -196,6 +199,27 @@ class EngineRunner(ABC):
         check_process(self._pid)
 
 
+async def obtained(connecting: Coroutine[Any, Any, AsyncConnection]) -> AsyncConnection:
+    """The connection that comes of it; one that comes when the caller has been cancelled is closed.
+
+    SQLAlchemy and aiosqlite forget a connection whose caller is cancelled while it is opened or made ready.
+    """
+    task = asyncio.ensure_future(connecting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await finish(_give_back(task))
+        raise
+
+
+async def _give_back(connecting: asyncio.Task[AsyncConnection]) -> None:
+    if not (await asyncio.wait({connecting}, timeout=_COMES_WITHIN))[0]:
+        connecting.cancel()
+        await asyncio.wait({connecting})
+    if not connecting.cancelled() and connecting.exception() is None:
+        await connecting.result().close()
+
+
 async def _stop(changes: Changes, started: asyncio.Future[None]) -> None:
     with suppress(Exception):
         await started
@@ -239,11 +263,8 @@ class _ConnectionRunner:
         return await self._alone(lambda: self._conn.run_sync(unit))
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on what the transaction has done so far; if it fails, that stands.
-
-        After a statement that fails, a server takes a COMMIT for a ROLLBACK, and says so to nobody.
-        """
-        return await self.run(partial(in_savepoint, unit=partial(read_damaged, unit=unit)))
+        """Runs `unit` on what the transaction has done so far; if it fails, that stands."""
+        return await self.run(partial(read_in_savepoint, unit=unit))
 
     async def write(self, unit: Unit[T], *, single: bool = False) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -17,7 +17,7 @@ from operator_core.db.borrowed import begin
 from operator_core.db.driver_errors import read_damaged, translate
 from operator_core.db.engine import Unit, UnitRunner, check_outside
 from operator_core.db.finishing import finish
-from operator_core.db.pooled import EngineRunner
+from operator_core.db.pooled import EngineRunner, obtained
 from operator_core.db.sqlite_changes import LOOKS_EVERY
 from operator_core.db.sqlite_connection import MEMORY
 from operator_core.db.sqlite_files import FileIdentity
@@ -25,9 +25,6 @@ from operator_core.db.sqlite_files import FileIdentity
 __all__ = ["SqliteEngineRunner"]
 
 T = TypeVar("T")
-
-_OPENS_WITHIN: Final = 1.0
-"""Seconds for which a caller that is cancelled waits for its connection: a pool may have none to give for longer."""
 
 
 class SqliteEngineRunner(EngineRunner):
@@ -96,7 +93,7 @@ class SqliteEngineRunner(EngineRunner):
         # A caller may be cancelled while it waits for its turn or for a connection.
         with self._call():
             async with self._alone():
-                conn = await self._transacting()
+                conn = await obtained(self._transacting())
                 try:
                     result = await finish(work(conn))
                 finally:
@@ -104,14 +101,6 @@ class SqliteEngineRunner(EngineRunner):
             if check:
                 self._check_file(writing=commit)
             return result
-
-    async def _transacting(self) -> AsyncConnection:
-        connecting = asyncio.ensure_future(self._engine.connect())
-        try:
-            return await asyncio.shield(connecting)
-        except asyncio.CancelledError:
-            await finish(_give_back(connecting))
-            raise
 
     def _check_file(self, *, writing: bool) -> None:
         if self._file is not None:
@@ -135,18 +124,6 @@ class SqliteEngineRunner(EngineRunner):
         # units on it at once would be one transaction, and the rollback of one would take the
         # other's rows along.
         return self._use.turn if self._shared else nullcontext()
-
-
-async def _give_back(connecting: asyncio.Future[AsyncConnection]) -> None:
-    """Closes what comes of it.
-
-    aiosqlite forgets a connection whose caller is cancelled while it is opened, and nobody closes it.
-    """
-    if not (await asyncio.wait({connecting}, timeout=_OPENS_WITHIN))[0]:
-        connecting.cancel()
-        await asyncio.wait({connecting})
-    if not connecting.cancelled() and connecting.exception() is None:
-        await connecting.result().close()
 
 
 def _path(engine: AsyncEngine) -> str | None:
