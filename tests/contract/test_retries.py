@@ -207,12 +207,12 @@ async def test_only_what_failed_is_run_again_by_hand(db: ActionDB) -> None:
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        ({"id": 0}, "id"),
-        ({"id": None}, "id"),
-        ({"id": 1, "actor": ""}, "actor"),
-        ({"id": 1, "actor": "raw SQL"}, "actor"),
-        ({"id": 1, "reason": " "}, "reason"),
-        ({"id": 1, "reason": 5}, "reason"),
+        ({"proposal_id": 0}, "proposal_id"),
+        ({"proposal_id": None}, "proposal_id"),
+        ({"proposal_id": 1, "actor": ""}, "actor"),
+        ({"proposal_id": 1, "actor": "raw SQL"}, "actor"),
+        ({"proposal_id": 1, "reason": " "}, "reason"),
+        ({"proposal_id": 1, "reason": 5}, "reason"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_before_any_sql(
