@@ -96,7 +96,7 @@ def test_a_claim_as_json_is_a_line_each_with_proposal_and_record(
     assert {each.worker for each in records} == {"maria"}
     lease = (records[0].lease_expires_at or before) - before
     assert timedelta(seconds=89) < lease < timedelta(seconds=150)
-    assert [ask(partial(ActionDB.get_record, id=each.id)) for each in records] == records
+    assert [ask(partial(ActionDB.get_record, record_id=each.id)) for each in records] == records
 
 
 @pytest.mark.parametrize(
