@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from operator_core.db.sqlite_connection import SqliteConnection
 from tests.failures.cancelling import OPERATIONS, Bench
 from tests.failures.harness import PATIENCE, check_lock_free, proposal, rows
 
@@ -283,3 +285,28 @@ async def test_who_follows_a_ledger_that_is_opened_again_hears_of_the_others(
         await asyncio.wait_for(changed.wait(), PATIENCE)
     await before.__aexit__(None, None, None)
     await db.close()
+
+
+async def test_its_connections_close_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, at_once, most, closed = threading.Lock(), 0, 0, 0
+    disconnect = SqliteConnection._disconnect
+
+    def slowly(connection: SqliteConnection) -> None:
+        nonlocal at_once, most, closed
+        with lock:
+            at_once, closed = at_once + 1, closed + 1
+            most = max(most, at_once)
+        # Long enough for the others to come in, if they may.
+        time.sleep(0.1)
+        disconnect(connection)
+        with lock:
+            at_once -= 1
+
+    async with ActionDB(tmp_path / "ledger.db") as db:
+        await db.create_proposal(proposal())
+        await asyncio.gather(*(db.list_proposals() for _ in range(8)))
+        monkeypatch.setattr(SqliteConnection, "_disconnect", slowly)
+    assert closed > 1
+    assert most == 1

@@ -176,9 +176,7 @@ MUTANTS: Final = (
         file=_DB + "sqlite_connection.py",
         old="        if self._earlier is not None:\n            self._earlier._ended.result()\n",
         new="",
-        tests=(
-            "tests/failures/test_closing.py::test_a_closed_ledger_is_one_file_that_can_be_copied",
-        ),
+        tests=("tests/failures/test_closing.py::test_its_connections_close_one_after_another",),
         why="A closed ledger leaves its log beside the file, and a copy of the file is empty.",
     ),
     Mutant(
