@@ -7,10 +7,11 @@ from typing import Any
 from alembic import context
 from sqlalchemy import URL, Connection, event
 
-from operator_core.db import migrate, postgresql_schema
-from operator_core.db.base import Base
-from operator_core.db.tables import ActionProposalRow
-from operator_core.db.urls import parse_url, target_from_text
+from operator_core.db import migrate
+from operator_core.db.migrate import postgresql
+from operator_core.db.sql.base import Base
+from operator_core.db.sql.tables import ActionProposalRow
+from operator_core.db.sql.urls import parse_url, target_from_text
 
 config = context.config
 assert ActionProposalRow.metadata is Base.metadata  # the import is what fills the metadata
@@ -67,8 +68,8 @@ def run(connection: Connection) -> None:
         run_locked(connection)
         return
     # Somebody's own connection, in a transaction of theirs.
-    tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
-    with postgresql_schema.borrowed(connection, wait=migrate.LOCK_TIMEOUT, tables=tables):
+    tables = postgresql.table_timeout(context.get_x_argument(as_dictionary=True))
+    with postgresql.borrowed(connection, wait=migrate.LOCK_TIMEOUT, tables=tables):
         run_locked(connection)
 
 
@@ -107,10 +108,8 @@ def run_offline() -> None:
         context.execute("PRAGMA legacy_alter_table = ON")
     with context.begin_transaction():
         if backend == "postgresql":
-            tables = postgresql_schema.table_timeout(context.get_x_argument(as_dictionary=True))
-            for statement in postgresql_schema.lock_script(
-                wait=migrate.LOCK_TIMEOUT, tables=tables
-            ):
+            tables = postgresql.table_timeout(context.get_x_argument(as_dictionary=True))
+            for statement in postgresql.lock_script(wait=migrate.LOCK_TIMEOUT, tables=tables):
                 context.execute(statement)
         context.run_migrations()
 

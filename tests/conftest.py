@@ -12,7 +12,9 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
-from operator_core.db import ActionDB, following, recovery
+from operator_core.db import ActionDB
+from operator_core.db.ledger import recovery
+from operator_core.db.verbs import history
 from tests.clocks import LoopClock, loop_clock
 from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
 
@@ -192,7 +194,7 @@ def whole_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a change is woken by it: looking now and then without that would hide that it isn't."""
-    monkeypatch.setattr(following, "_AT_LEAST_EVERY", 3600.0)
+    monkeypatch.setattr(history, "_AT_LEAST_EVERY", 3600.0)
 
 
 @pytest.fixture

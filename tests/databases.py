@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from operator_core.db import migrate
-from operator_core.db.postgresql import parse_url
+from operator_core.db.postgresql.connect import parse_url
 from tests.servers import NoServer, Server
 
 URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"

@@ -20,10 +20,10 @@ from typing import Any, Final, TypeAlias, cast
 from operator_core.actions.errors import ActionError, InvalidValue, LeaseLost, NotOpen
 from operator_core.actions.results import describe
 from operator_core.actions.types import ActionProposal, Claim
-from operator_core.db import checks
-from operator_core.db.finishing import finish_or_give_back
-from operator_core.db.ledger import ActionLedger
-from operator_core.db.work import LEASE
+from operator_core.db.run.cancellation import finish_or_give_back
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.executions import LEASE
+from operator_core.db.verbs.ledger import ActionLedger
 
 __all__ = ["Handler", "HandlerExit", "run_worker"]
 
@@ -60,17 +60,17 @@ async def run_worker(
     that run there so; whoever gives one handles signals too. Returns how many it has run.
     `worker` is its name in the history, by default the machine's and the process's.
     """
-    checks.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
-    checks.check_lease(lease)
+    arguments.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
+    arguments.check_lease(lease)
     if not handlers:
         raise InvalidValue("handlers", "must have at least one")
-    checks.check_names(handlers, "handlers")
+    arguments.check_names(handlers, "handlers")
     for name, handler in handlers.items():
         if not callable(handler):
             raise InvalidValue("handlers", f"must have a function for {name}")
     if worker is None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
-    loop = _Loop(db, handlers, checks.check_actor(worker, "worker"), concurrency, lease)
+    loop = _Loop(db, handlers, arguments.check_actor(worker, "worker"), concurrency, lease)
     if stop is not None:
         return await loop.run(stop)
     with _stopped_by_signals() as stopped:

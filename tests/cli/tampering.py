@@ -13,7 +13,7 @@ from operator_core.cli.checkup import check_up
 from operator_core.cli.findings import Finding, Verdict
 from operator_core.cli.server_checkup import check_up_server
 from operator_core.db import ActionDB, migrate
-from operator_core.db.postgresql import parse_url
+from operator_core.db.postgresql.connect import parse_url
 from tests.databases import Databases, connected, query
 
 TICKET = (

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.cli.formatting import json_line, plain
 from operator_core.cli.table import Column, laid_out
-from operator_core.cli.text import json_line, plain
 from operator_core.db import ActionDB
 from tests.cli.conftest import PROGRAM, Invoke, Program, Terminal
 

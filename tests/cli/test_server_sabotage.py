@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from operator_core.cli.findings import Verdict
-from operator_core.db import migrate, postgresql_schema
-from operator_core.db.postgresql import parse_url
+from operator_core.db import migrate
+from operator_core.db.migrate import postgresql
+from operator_core.db.postgresql.connect import parse_url
 from tests.cli.conftest import Invoke
 from tests.cli.tampering import Server, made_on_server, server
 from tests.databases import Databases, query
@@ -180,7 +181,7 @@ def test_what_refuses_nothing_on_a_server_is_a_warning(server: Server, invoke: I
 def eve(postgres: Databases, server: Server) -> Iterator[Server]:
     """The ledger as a service's role uses it, which has what `db grants` gives."""
     with role(postgres, server.url, "check_eve") as url:
-        server.run(postgresql_schema.grants("public", name_of(url), migrate.VERSION_TABLE))
+        server.run(postgresql.grants("public", name_of(url), migrate.VERSION_TABLE))
         yield Server(url)
 
 

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from operator_core.actions import ActionProposal, ActionStatus, Claim, LeaseLost, NotFound
 from operator_core.db import ActionDB
-from operator_core.db.base import written_now
-from operator_core.db.tables import PROPOSALS, RECORDS
+from operator_core.db.sql.functions import written_now
+from operator_core.db.sql.tables import PROPOSALS, RECORDS
 from tests.clocks import PATIENCE
 from tests.conftest import proposal
 from tests.contract.ledger_choices import (

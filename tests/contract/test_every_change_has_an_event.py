@@ -15,7 +15,7 @@ from operator_core.actions import (
     WorkflowProposal,
 )
 from operator_core.db import ActionDB
-from operator_core.db.ledger import ActionLedger
+from operator_core.db.verbs.ledger import ActionLedger
 from tests.conftest import RawSQL, proposal
 
 S = ActionStatus

@@ -17,8 +17,8 @@ from operator_core.actions import (
 )
 from operator_core.actions.values import MAX_TEXT
 from operator_core.db import ActionDB
-from operator_core.db.holding import Execution
-from operator_core.db.work import BEATS
+from operator_core.db.verbs.executions import BEATS
+from operator_core.db.verbs.holding import Execution
 from tests.clocks import PATIENCE, LoopClock
 from tests.conftest import RawSQL, proposal
 

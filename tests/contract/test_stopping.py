@@ -13,7 +13,7 @@ from operator_core.actions import (
     WorkflowProposal,
 )
 from operator_core.db import ActionDB
-from operator_core.db.server import ServerRunner
+from operator_core.db.postgresql.runner import ServerRunner
 from tests.conftest import RawSQL, proposal
 
 S = ActionStatus

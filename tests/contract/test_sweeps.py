@@ -9,7 +9,7 @@ import pytest
 
 from operator_core.actions import ActionStatus, EventType
 from operator_core.db import ActionDB
-from operator_core.db.engine import _INSIDE
+from operator_core.db.run.runner import _INSIDE
 from tests.clocks import asleep
 from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL, proposal
 from tests.contract.test_recovery import LONG_AGO, PAST, RUN_OUT, SILENCE, get, ready

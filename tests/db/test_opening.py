@@ -250,7 +250,7 @@ async def test_a_joined_session_commits_and_rolls_back_with_its_owner(path: Path
 
 
 async def test_a_joined_session_lends_what_it_has_not_flushed(path: Path) -> None:
-    from operator_core.db.tables import TicketRow
+    from operator_core.db.sql.tables import TicketRow
 
     async with ActionDB(path):
         pass

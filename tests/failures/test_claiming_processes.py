@@ -9,7 +9,7 @@ import pytest
 from operator_core.actions.types import ActionStatus
 from tests.failures.harness import proposal
 from tests.failures.server_harness import contend
-from tests.failures.working import Place, check_whole, fill, seen
+from tests.failures.worker_processes import Place, check_whole, fill, seen
 
 PROCESSES = 8
 

@@ -12,7 +12,7 @@ import pytest
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
-from operator_core.db.sqlite_connection import SqliteConnection
+from operator_core.db.sqlite.connection import SqliteConnection
 from tests.failures.cancelling import OPERATIONS, Bench
 from tests.failures.harness import PATIENCE, check_lock_free, proposal, rows
 

@@ -16,7 +16,7 @@ import pytest
 from operator_core.actions.types import ActionProposal, ActionStatus
 from tests.failures.harness import PATIENCE, Child, proposal, start
 from tests.failures.server_harness import await_no_session
-from tests.failures.working import UNFINISHED, Figures, Place, fill, reckon, seen
+from tests.failures.worker_processes import UNFINISHED, Figures, Place, fill, reckon, seen
 
 WORKERS = 4
 LEASE = 1.5

@@ -13,8 +13,8 @@ import pytest
 from operator_core.actions.errors import NotOpen
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
-from operator_core.db.sqlite import SqliteRunner
-from operator_core.db.turns import Turns
+from operator_core.db.run.loop_lock import Turns
+from operator_core.db.sqlite.runner import SqliteRunner
 from tests.failures.harness import PATIENCE, proposal
 from tests.failures.test_other_loops import hectic as hectic
 from tests.failures.test_other_loops import on_loops
@@ -80,6 +80,10 @@ async def test_a_loop_closed_inside_a_transaction_gives_the_lock_back(
         assert [each.action_name for each in await db.list_proposals()] == [made.action_name] * 2
 
 
+# A collector that finalizes a loop's own socket before the loop makes asyncio complain (Python 3.11).
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function BaseEventLoop.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 async def test_a_loop_that_is_let_go_without_being_closed_gives_the_lock_back(
     tmp_path: Path,
 ) -> None:

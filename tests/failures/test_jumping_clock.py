@@ -15,7 +15,7 @@ from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
 from tests.failures.harness import PATIENCE, finish, let_go, proposal, start
 from tests.failures.programs.clocks import faketime
-from tests.failures.working import UNFINISHED, Place, check_whole, fill, reckon, seen
+from tests.failures.worker_processes import UNFINISHED, Place, check_whole, fill, reckon, seen
 
 HOUR = timedelta(hours=1)
 WRONG = 6 * HOUR

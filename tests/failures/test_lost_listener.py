@@ -10,8 +10,9 @@ import pytest
 
 from operator_core.actions.errors import Busy, CommitOutcomeUnknown, StorageUnavailable
 from operator_core.actions.types import ActionStatus
-from operator_core.db import ActionDB, server_changes
-from operator_core.db.backoff import pause
+from operator_core.db import ActionDB
+from operator_core.db.postgresql import listener as listener_module
+from operator_core.db.run.backoff import pause
 from tests.databases import query
 from tests.failures.harness import PATIENCE, proposal
 from tests.failures.server_harness import DRIVERS, by, make_ledger, own_server
@@ -138,7 +139,7 @@ async def test_who_was_lost_many_times_still_listens_again_at_once(
         after.append(failures)
         await pause(failures, **limits)
 
-    monkeypatch.setattr(server_changes, "pause", noted)
+    monkeypatch.setattr(listener_module, "pause", noted)
     async with ActionDB(by(driver, server_ledger)) as db, following(db, []):
         await listener(server_ledger)
         for _ in range(10):
@@ -210,7 +211,7 @@ async def test_a_driver_that_loses_a_cancellation_does_not_listen_for_ever(
         return listens
 
     for name in ("_asyncpg", "_psycopg"):
-        monkeypatch.setattr(server_changes, name, losing(getattr(server_changes, name)))
+        monkeypatch.setattr(listener_module, name, losing(getattr(listener_module, name)))
     async with ActionDB(by(driver, server_ledger)) as db:
         async with asyncio.timeout(PATIENCE):
             async with db.changes():

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.errors import ActionError, StorageUnavailable, UnmanagedSchema
-from operator_core.db import ActionDB, migrate, sqlite_schema
-from operator_core.db.sqlite_connection import connect
+from operator_core.db import ActionDB, migrate
+from operator_core.db.sqlite import work_limit
+from operator_core.db.sqlite.connection import connect
 from tests.failures.harness import PATIENCE, check_lock_free
 from tests.failures.test_damaged_files import contents
 
@@ -94,7 +95,7 @@ async def test_an_upgrade_that_never_ends_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A hundredth of the real limit, which takes some ten seconds.
-    monkeypatch.setattr(sqlite_schema, "_TO_UPGRADE", 10_000_000)
+    monkeypatch.setattr(work_limit, "_TO_UPGRADE", 10_000_000)
     path = tmp_path / "ledger.db"
     behind_with_a_trigger(path)
     with pytest.raises(UnmanagedSchema, match="more work"):
@@ -113,11 +114,11 @@ async def test_the_limit_leaves_a_full_ledgers_upgrade_alone(tmp_path: Path) -> 
         "INSERT INTO action_proposals (action_name, reason, parameters, proposed_at) "
         "SELECT 'a', 'r', '{}', '2026-01-01 00:00:00.000000' FROM c",
     )
-    limit = sqlite_schema.WorkLimit()
+    limit = work_limit.WorkLimit()
     limit.allow_upgrade(path.stat().st_size)
     allowed = limit._left
     with closing(connect(str(path), busy_timeout=1)) as raw:
-        from operator_core.db.sqlite_connection import over
+        from operator_core.db.sqlite.connection import over
 
         with limit.watching(raw):
             migrate.make_current(over(raw), busy_timeout=1)

@@ -11,8 +11,8 @@ import pytest
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
-from operator_core.db.sqlite_connection import Answer, SqliteConnection
-from operator_core.db.sqlite_writer import SqliteWriter
+from operator_core.db.sqlite.connection import Answer, SqliteConnection
+from operator_core.db.sqlite.writer import SqliteWriter
 from tests.failures.harness import PATIENCE, check_lock_free, check_whole, proposal, rows
 
 TARGETS = pytest.mark.parametrize("target", ["memory", "file"])

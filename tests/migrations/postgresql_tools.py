@@ -16,7 +16,7 @@ import pytest
 from psycopg.errors import IntegrityError
 
 from operator_core.db import migrate
-from operator_core.db.postgresql import parse_url
+from operator_core.db.postgresql.connect import parse_url
 from tests import servers
 from tests.databases import Databases, connected, query
 from tests.migrations.tools import NUMBERED, VERSION_TABLE, Rows, run

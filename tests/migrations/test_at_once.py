@@ -79,7 +79,7 @@ STOCK_ENV = """
 import os
 from alembic import context
 from sqlalchemy import engine_from_config, pool
-from operator_core.db.base import Base
+from operator_core.db.sql.base import Base
 
 config = context.config
 config.set_main_option("sqlalchemy.url", context.get_x_argument(as_dictionary=True)["url"])

@@ -10,9 +10,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from operator_core.db import migrate, schema
-from operator_core.db.base import Base
-from operator_core.db.sqlite_connection import connect, over
-from operator_core.db.tables import ActionProposalRow
+from operator_core.db.sql.base import Base
+from operator_core.db.sql.tables import ActionProposalRow
+from operator_core.db.sqlite.connection import connect, over
 from tests.migrations.conftest import Copy
 from tests.migrations.tools import NUMBERED, ROOT, TABLES, Rows, opened, python, query
 

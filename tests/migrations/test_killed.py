@@ -27,12 +27,13 @@ from tests.migrations.tools import (
 # the n-th statement that SQLite is given, COMMIT and PRAGMAs included.
 KILL = """
 import json, os, shutil, signal, sys, logging
-import alembic.command, sqlalchemy.dialects.sqlite, operator_core.db.tables
+import alembic.command, sqlalchemy.dialects.sqlite, operator_core.db.sql.tables
 from operator_core.db import migrate
+from operator_core.db.migrate import deploy
 logging.disable(logging.CRITICAL)
 
 source, folder, how, points = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-connect = migrate.connect
+connect = deploy.connect
 
 def act(path, until, count=None):
     done = 0
@@ -45,11 +46,11 @@ def act(path, until, count=None):
         connection = connect(*args, **options)
         connection.set_trace_callback(trace)
         return connection
-    migrate.connect = traced
+    deploy.connect = traced
     if how == "upgrade":
         migrate.upgrade("sqlite:///" + path)
     else:
-        conn = migrate.over(traced(path, busy_timeout=5))
+        conn = deploy.over(traced(path, busy_timeout=5))
         migrate.make_current(conn, busy_timeout=5)
         conn.close()
     return done
@@ -208,8 +209,8 @@ def test_nothing_stays_of_a_revision_that_raises(
 
 NO_TRANSACTION = """
 import contextlib
-from operator_core.db import sqlite_schema
-sqlite_schema.immediate = lambda conn: contextlib.nullcontext()
+from operator_core.db.migrate import sqlite
+sqlite.immediate = lambda conn: contextlib.nullcontext()
 """
 
 

@@ -52,12 +52,12 @@ def test_many_rounds_of_eight(postgres: Databases, round_: int) -> None:
 
 
 NO_LOCK = """
-from operator_core.db import postgresql_schema
-whole = postgresql_schema.lock_script
-postgresql_schema.lock_script = lambda **given: [
+from operator_core.db.migrate import postgresql
+whole = postgresql.lock_script
+postgresql.lock_script = lambda **given: [
     statement for statement in whole(**given) if "advisory" not in statement
 ]
-assert len(postgresql_schema.lock_script(wait=1)) == len(whole(wait=1)) - 1
+assert len(postgresql.lock_script(wait=1)) == len(whole(wait=1)) - 1
 """
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from operator_core.db import postgresql_schema
-from operator_core.db.postgresql import parse_url
+from operator_core.db.migrate import postgresql
+from operator_core.db.postgresql.connect import parse_url
 from tests.databases import Databases, connected, query
 from tests.migrations.postgresql_tools import DB, ledger_at, one, role, sql
 from tests.migrations.tools import VERSION_TABLE
@@ -189,7 +189,7 @@ def hostile(postgres: Databases) -> Iterator[DB]:
     url = ledger_at(postgres, "head")
     with role(postgres, url, "of_pg_hostile") as service:
         name = parse_url(service).username or ""
-        query(url, postgresql_schema.grants("public", name, VERSION_TABLE))
+        query(url, postgresql.grants("public", name, VERSION_TABLE))
         with connected(url) as admin:
             with psycopg.ClientCursor(admin) as cursor:
                 cursor.execute(HOSTILE, (FUNCTIONS, TYPES, TYPES))
@@ -264,7 +264,7 @@ def test_who_may_create_in_the_schema_becomes_nobody_else(postgres: Databases) -
     url = ledger_at(postgres, "head")
     with role(postgres, url, "of_pg_creator") as service:
         name = parse_url(service).username or ""
-        query(url, postgresql_schema.grants("public", name, VERSION_TABLE))
+        query(url, postgresql.grants("public", name, VERSION_TABLE))
         query(url, f'GRANT CREATE ON SCHEMA public TO "{name}"')
         with as_role(service) as db:
             for capture in CAPTURES:
@@ -292,7 +292,7 @@ def test_the_grants_take_create_from_everybody(postgres: Databases) -> None:
             url,
             f'GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT CREATE ON SCHEMA public TO "{name}"',
         )
-        script = postgresql_schema.grants("public", name, VERSION_TABLE)
+        script = postgresql.grants("public", name, VERSION_TABLE)
         assert "\n-- Nobody creates in the ledger's schema" in script
         query(url, script)
         for each in (service, other):
@@ -315,16 +315,14 @@ def test_the_catalogue_tells_a_changed_function(postgres: Databases, change: str
     url = ledger_at(postgres, "head")
     engine = create_engine(url.replace("://", "+psycopg://", 1))
     with engine.connect() as conn:
-        before = postgresql_schema.catalogue(conn)
+        before = postgresql.catalogue(conn)
         names = [name for name in before if name.startswith("function ")]
         assert {"function action_ledger_readable(document json)"} < set(names)
         conn.exec_driver_sql(change.format("action_proposals_link(bigint[])"))
-        after = postgresql_schema.catalogue(conn)
+        after = postgresql.catalogue(conn)
         assert {name for name in before if before[name] != after[name]} == {
             "function action_proposals_link(ids bigint[])"
         }
         conn.exec_driver_sql("DROP FUNCTION action_ledger_readable(json)")
-        assert "function action_ledger_readable(document json)" not in postgresql_schema.catalogue(
-            conn
-        )
+        assert "function action_ledger_readable(document json)" not in postgresql.catalogue(conn)
     engine.dispose()

@@ -17,8 +17,9 @@ from operator_core.actions import (
     PermissionDenied,
     SchemaOutdated,
 )
-from operator_core.db import ActionDB, migrate, postgresql_schema
-from operator_core.db.postgresql import parse_url
+from operator_core.db import ActionDB, migrate
+from operator_core.db.migrate import postgresql
+from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import proposal
 from tests.databases import Databases, query
 from tests.migrations.postgresql_tools import (
@@ -71,7 +72,7 @@ def ledger(
         by(owner, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
         migrate.upgrade(owner)
         by(owner, ROWS)
-        script = postgresql_schema.grants(schema, name_of(service), VERSION_TABLE)
+        script = postgresql.grants(schema, name_of(service), VERSION_TABLE)
         # It can be run again.
         psql(url, script + "\n" + script, tmp_path_factory.mktemp("grants"))
         yield Ledger(url, owner, service)
@@ -232,7 +233,7 @@ def behind(postgres: Databases) -> Iterator[Ledger]:
     """A ledger that went back to 0001 under a service that has its grants."""
     url = ledger_at(postgres, "head")
     with role(postgres, url, "service") as service:
-        query(url, postgresql_schema.grants("public", name_of(service), VERSION_TABLE))
+        query(url, postgresql.grants("public", name_of(service), VERSION_TABLE))
         alembic_here(url, "downgrade", "0001")
         yield Ledger(url, url, service)
 

@@ -31,7 +31,7 @@ from tests.migrations.tools import Rows, copy_of_tree, python
 # n-th statement, before the COMMIT or after it.
 KILL = """
 import json, logging, os, signal, sys
-import alembic.command, asyncpg, operator_core.db.tables
+import alembic.command, asyncpg, operator_core.db.sql.tables
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import Engine
@@ -147,10 +147,10 @@ def test_every_statement(postgres: Databases, fresh: Rows, start: str) -> None:
 
 NO_TRANSACTION = """
 from sqlalchemy.ext.asyncio import AsyncEngine
-from operator_core.db import postgresql_schema
+from operator_core.db.migrate import postgresql
 options = AsyncEngine.execution_options
 AsyncEngine.execution_options = lambda self, **given: options(self, isolation_level="AUTOCOMMIT")
-postgresql_schema.lock = lambda conn, **given: None
+postgresql.lock = lambda conn, **given: None
 """
 
 

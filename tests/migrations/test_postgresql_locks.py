@@ -8,7 +8,8 @@ from time import monotonic
 import pytest
 
 from operator_core.actions import Busy, InvalidValue
-from operator_core.db import migrate, postgresql_schema
+from operator_core.db import migrate
+from operator_core.db.migrate import deploy, postgresql
 from tests.databases import Databases, connected, query
 from tests.migrations.postgresql_tools import (
     DB,
@@ -136,11 +137,11 @@ def test_a_timeout_below_a_millisecond_is_not_for_ever(plain: str) -> None:
 def test_another_migration_is_waited_for_a_stated_while(
     plain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(deploy, "LOCK_TIMEOUT", 0.2)
     before = snapshot(plain)
     with connected(plain) as other:
         with other.transaction():
-            other.execute("SELECT pg_advisory_xact_lock(%s)", (postgresql_schema.LOCK_KEY,))
+            other.execute("SELECT pg_advisory_xact_lock(%s)", (postgresql.LOCK_KEY,))
             for options in ({}, {"lock-timeout": "30"}):
                 start = monotonic()
                 with pytest.raises(Busy, match="another migration, or a session"):
@@ -154,4 +155,4 @@ def test_another_migration_is_waited_for_a_stated_while(
 def test_the_lock_ends_with_the_migration(plain: str) -> None:
     migrate.upgrade(plain)
     with connected(plain) as other:
-        assert sql(other, f"SELECT pg_try_advisory_lock({postgresql_schema.LOCK_KEY})") == [(True,)]
+        assert sql(other, f"SELECT pg_try_advisory_lock({postgresql.LOCK_KEY})") == [(True,)]

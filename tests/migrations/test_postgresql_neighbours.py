@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions import Busy, InvalidValue, SchemaTooNew, UnmanagedSchema
-from operator_core.db import ActionDB, migrate, postgresql_schema
+from operator_core.db import ActionDB, migrate
+from operator_core.db.migrate import deploy, postgresql
 from tests.conftest import proposal
 from tests.databases import Databases, query
 from tests.migrations.postgresql_tools import (
@@ -25,7 +26,7 @@ from tests.migrations.postgresql_tools import (
 from tests.migrations.test_neighbours import SERVICE_ENV, SERVICE_REVISION
 from tests.migrations.tools import VERSION_TABLE, Rows
 
-LOCK_IS_FREE = f"SELECT pg_try_advisory_xact_lock({postgresql_schema.LOCK_KEY})"
+LOCK_IS_FREE = f"SELECT pg_try_advisory_xact_lock({postgresql.LOCK_KEY})"
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_deploy_waits_for_a_services_migration(
 ) -> None:
     with engine.connect() as conn:
         migrate_on(conn)
-        monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.2)
+        monkeypatch.setattr(deploy, "LOCK_TIMEOUT", 0.2)
         with pytest.raises(Busy):
             migrate.upgrade(postgres_url)
         conn.commit()

@@ -8,8 +8,9 @@ import pytest
 from psycopg.errors import CheckViolation
 
 from operator_core.actions import ActionStatus
-from operator_core.db import ActionDB, migrate, postgresql_schema
-from operator_core.db.postgresql import parse_url
+from operator_core.db import ActionDB, migrate
+from operator_core.db.migrate import postgresql
+from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import proposal
 from tests.databases import Databases, connected, query
 from tests.migrations.postgresql_tools import DB, ledger_at, one, role, sql
@@ -101,7 +102,7 @@ def service(postgres: Databases, server_ledger: str) -> Iterator[str]:
     """The URL by which a role with the service's grants uses an empty ledger."""
     with role(postgres, server_ledger, "of_pg_values") as url:
         name = parse_url(url).username or ""
-        query(server_ledger, postgresql_schema.grants("public", name, VERSION_TABLE))
+        query(server_ledger, postgresql.grants("public", name, VERSION_TABLE))
         yield url
 
 

@@ -8,11 +8,11 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection
 
-from operator_core.db import claims, endings, recovery
+from operator_core.db.ledger import claims, executions, recovery
+from operator_core.db.ledger.stops import Stop, cancel_pending
+from operator_core.db.migrate.sqlite import run_script
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from operator_core.db.sqlite_connection import MEMORY, connect, over
-from operator_core.db.sqlite_schema import run_script
-from operator_core.db.stopping import Stop, cancel_pending
+from operator_core.db.sqlite.connection import MEMORY, connect, over
 from tests.migrations.raw_tools import (
     PROPOSAL,
     RECORD,
@@ -392,8 +392,8 @@ def test_the_ledger_carries_on_with_what_was_accepted(conn: Connection, column: 
         put(conn, row)
     wanted = claims.Wanted("w", 100, 60.0, None, None)
     taken, _ = claims.claim(wanted).unit(conn)
-    failed = [endings.Ending(each.record.id or 0, None, "no") for each in taken]
-    assert len(endings.end(failed, endings.Manner(False, "w")).unit(conn)) == len(taken)
+    failed = [executions.Ending(each.record.id or 0, None, "no") for each in taken]
+    assert len(executions.end(failed, executions.Manner(False, "w")).unit(conn)) == len(taken)
     conn.exec_driver_sql(
         f"UPDATE action_proposals SET next_retry_at = '{TIME}' WHERE status = 'failed'"
     )

@@ -187,7 +187,7 @@ def at_once(count: int, code: str, *args: object, cwd: Path = ROOT) -> list[tupl
 
 UPGRADE = """
 from alembic.config import main
-import alembic.command, sqlalchemy.dialects.sqlite, operator_core.db.migrate, operator_core.db.tables
+import alembic.command, sqlalchemy.dialects.sqlite, operator_core.db.migrate, operator_core.db.sql.tables
 def act(url):
     main(argv=["-x", "url=" + url, "upgrade", "head"])
 """

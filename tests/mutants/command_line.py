@@ -28,7 +28,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="claim-json-through-markup",
-        file=_CLI + "working.py",
+        file=_CLI + "work_commands.py",
         old='            print_json({"proposal": claim.proposal, "record": claim.record})\n',
         new='            __import__("rich").print(claim.model_dump_json())\n',
         tests=(_JSON,),

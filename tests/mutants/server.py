@@ -9,12 +9,12 @@ __all__ = ["MUTANTS"]
 _DB: Final = "src/operator_core/db/"
 _LOST: Final = "tests/failures/test_lost_connections.py::"
 _ANSWERS: Final = "tests/failures/test_lost_answers.py::"
-_SERVER: Final = "tests/db/test_server.py::"
+_SERVER: Final = "tests/db/postgresql/test_server_runner.py::"
 
 MUTANTS: Final = (
     Mutant(
         name="direct-write-run-again",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="if kind is Trouble.LOST and writes:",
         new="if False:",
         tests=(_ANSWERS + "test_it_is_unknown_and_made_once",),
@@ -22,7 +22,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lane-goes-on-after-an-unknown-outcome",
-        file=_DB + "lanes.py",
+        file=_DB + "postgresql/batching.py",
         old="if len(group) > 1 and not isinstance(error, _NOBODYS_FAULT):",
         new="if len(group) > 1:",
         tests=(_ANSWERS + "test_callers_who_share_a_statement_are_all_told_and_written_once",),
@@ -30,7 +30,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lane-fails-as-one",
-        file=_DB + "lanes.py",
+        file=_DB + "postgresql/batching.py",
         old="if len(group) > 1 and not isinstance(error, _NOBODYS_FAULT):",
         new="if not group:",
         tests=(_SERVER + "test_nobody_pays_for_a_neighbour_in_the_same_statement",),
@@ -38,7 +38,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="statement-run-again-after-it-was-sent",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="attempt.connected = attempt.committing = attempt.alone = True",
         new="attempt.connected = True",
         tests=(
@@ -49,7 +49,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="unit-run-again-after-its-commit",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="                result = unit(conn)\n                attempt.committing = True\n",
         new="                result = unit(conn)\n",
         tests=("tests/failures/test_lost_commits.py",),
@@ -57,7 +57,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lost-commit-is-unavailable",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="        if trouble(error) is Trouble.LOST:\n            return outcome_unknown(error)\n",
         new="",
         tests=(_LOST + "test_so_is_a_transaction_whose_commit_was_not_answered",),
@@ -65,7 +65,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="conflict-is-not-tried-again",
-        file=_DB + "attempts.py",
+        file=_DB + "postgresql/attempts.py",
         old="return failures < _MAX_CONFLICTS",
         new="return False",
         tests=(_LOST + "test_a_unit_that_loses_to_another_transaction_is_run_again",),
@@ -73,7 +73,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="stale-connection-is-used",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="            if not is_stale(conn.connection.driver_connection):\n                return conn\n            _throw_away(conn)\n        return None",
         new="            return conn\n        return None",
         tests=(_LOST + "test_connections_that_died_while_nobody_used_them_are_noticed_by_nobody",),
@@ -81,7 +81,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="details-of-rows-in-errors",
-        file=_DB + "driver_errors.py",
+        file=_DB + "sql/errors.py",
         old="        scrub(error)\n",
         new="        pass\n",
         tests=(_LOST + "test_no_message_and_no_cause_holds_the_values_of_a_row",),
@@ -89,7 +89,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="parameters-in-postgresqls-messages",
-        file=_DB + "postgresql_errors.py",
+        file=_DB + "sql/postgresql_errors.py",
         old="            error.params = None\n",
         new="",
         tests=(_LOST + "test_no_message_and_no_cause_holds_the_values_of_a_row",),
@@ -97,7 +97,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="transactions-at-another-level",
-        file=_DB + "server.py",
+        file=_DB + "postgresql/runner.py",
         old="engine.execution_options(isolation_level=_WHOLE)",
         new='engine.execution_options(isolation_level="SERIALIZABLE")',
         tests=(_SERVER + "test_a_database_with_another_level_by_default_is_as_good",),
@@ -105,7 +105,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="migrations-at-once",
-        file=_DB + "postgresql_schema.py",
+        file=_DB + "migrate/postgresql.py",
         old='f"SELECT pg_advisory_xact_lock({LOCK_KEY})",',
         new='"SELECT 1",',
         tests=("tests/migrations/test_postgresql_at_once.py",),
@@ -113,7 +113,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="events-before-they-are-complete",
-        file=_DB + "events.py",
+        file=_DB + "ledger/history.py",
         old="_NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON)",
         new="_NEXT.where(_BEHIND)",
         tests=("tests/failures/test_late_commits.py",),
@@ -121,7 +121,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="events-at-the-horizon",
-        file=_DB + "events.py",
+        file=_DB + "ledger/history.py",
         old="_NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON)",
         new="_NEXT.where(_BEHIND, _ROW.transaction_id <= _HORIZON)",
         tests=("tests/failures/test_late_commits.py",),
@@ -129,7 +129,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="read-takes-the-transaction-along",
-        file=_DB + "borrowed.py",
+        file=_DB + "run/borrowed.py",
         old='return read(conn) if conn.dialect.name == "sqlite" else in_savepoint(conn, read)',
         new="return read(conn)",
         tests=("tests/contract/test_transactions.py::test_a_failed_read_leaves_it_too",),
@@ -137,17 +137,17 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="written-row-is-refused",
-        file=_DB + "ledger.py",
+        file=_DB + "verbs/proposals.py",
         old="single = rows <= proposals.MAX_ROWS and not batch.depends",
         new="single = rows <= proposals.MAX_ROWS",
         tests=(
-            "tests/db/test_server_refusals.py::test_a_refusal_never_comes_after_the_row_was_written",
+            "tests/db/postgresql/test_server_refusals.py::test_a_refusal_never_comes_after_the_row_was_written",
         ),
         why="`Busy` says that nothing was changed, and the proposal is there.",
     ),
     Mutant(
         name="pgbouncers-loss-is-a-refusal",
-        file=_DB + "postgresql_errors.py",
+        file=_DB + "sql/postgresql_errors.py",
         old='misunderstood = state == "08P01" and _DOES_NOT_EXIST not in _states(error)',
         new='misunderstood = state == "08P01"',
         tests=("tests/failures/test_pgbouncer.py::test_a_server_that_is_lost_behind_it_is_lost",),
@@ -155,7 +155,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="listener-is-cancelled-once",
-        file=_DB + "server_changes.py",
+        file=_DB + "postgresql/listener.py",
         old="while self._task is not None and not self._task.done():",
         new="if self._task is not None and not self._task.done():",
         tests=(

@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _DB: Final = "src/operator_core/db/"
-_WRITER: Final = _DB + "sqlite_writer.py"
+_WRITER: Final = _DB + "sqlite/writer.py"
 _CONTRACT: Final = "tests/contract/"
 _FAILURES: Final = "tests/failures/"
 
@@ -49,7 +49,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="deferred-begin",
-        file=_DB + "sqlite_connection.py",
+        file=_DB + "sqlite/connection.py",
         old='raw.execute("BEGIN IMMEDIATE")',
         new='raw.execute("BEGIN")',
         tests=(
@@ -68,7 +68,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="no-savepoint-in-an-engines-transaction",
-        file=_DB + "borrowed.py",
+        file=_DB + "run/borrowed.py",
         old="        with savepoint(conn):\n            return unit(conn)",
         new="        return unit(conn)",
         tests=(_CONTRACT + "test_failed_units.py::test_in_a_transaction_of_the_ledgers",),
@@ -76,7 +76,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="no-savepoint-in-a-session",
-        file=_DB + "borrowed.py",
+        file=_DB + "run/borrowed.py",
         old="        with savepoint(conn):\n            return unit(conn)",
         new="        return unit(conn)",
         tests=(_CONTRACT + "test_failed_units.py::test_in_a_session_of_somebodys",),
@@ -103,7 +103,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="begin-that-nobody-is-told-of",
-        file=_DB + "sqlite_connection.py",
+        file=_DB + "sqlite/connection.py",
         old="        if self.future.done():\n            self._orphan(error)\n",
         new="        if self.future.done():\n            pass\n",
         tests=(_FAILURES + "test_cancelled_begins.py",),
@@ -116,13 +116,13 @@ MUTANTS: Final = (
         new="            if group:\n                self._send_error(group, error)\n",
         tests=(
             _FAILURES
-            + "test_groups.py::test_one_failing_unit_of_a_group_costs_its_neighbours_nothing",
+            + "test_group_commit.py::test_one_failing_unit_of_a_group_costs_its_neighbours_nothing",
         ),
         why="One call that fails makes those fail that were committed with it.",
     ),
     Mutant(
         name="synchronous-normal",
-        file=_DB + "sqlite_connection.py",
+        file=_DB + "sqlite/connection.py",
         old='"PRAGMA synchronous = FULL"',
         new='"PRAGMA synchronous = NORMAL"',
         tests=(_FAILURES + "test_syncs.py", "tests/db/test_opening.py"),
@@ -130,7 +130,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="foreign-keys-off",
-        file=_DB + "sqlite_connection.py",
+        file=_DB + "sqlite/connection.py",
         old='"PRAGMA foreign_keys = ON"',
         new='"PRAGMA foreign_keys = OFF"',
         tests=("tests/db/test_opening.py::test_the_settings_that_durability_needs_are_on",),
@@ -138,7 +138,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="parameters-in-sqlites-messages",
-        file=_DB + "sqlite_engine.py",
+        file=_DB + "sqlite/engine.py",
         old="hide_parameters=True)",
         new="hide_parameters=False)",
         tests=(_CONTRACT + "test_errors_hold_no_values.py",),
@@ -157,7 +157,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="upgrade-without-a-lock",
-        file=_DB + "sqlite_schema.py",
+        file=_DB + "migrate/sqlite.py",
         old='    conn.exec_driver_sql("BEGIN IMMEDIATE")\n    try:\n        yield\n',
         new='    conn.exec_driver_sql("BEGIN")\n    try:\n        yield\n',
         tests=("tests/migrations/test_at_once.py",),
@@ -165,7 +165,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="newer-schema-is-opened",
-        file=_DB + "migrate.py",
+        file=_DB + "migrate/revisions.py",
         old="if revision is not None and revision not in REVISIONS:",
         new="if revision is not None and revision in REVISIONS[:0]:",
         tests=("tests/db/test_opening.py::test_a_newer_schema_is_refused_through_every_door",),
@@ -173,7 +173,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="connections-close-at-once",
-        file=_DB + "sqlite_connection.py",
+        file=_DB + "sqlite/connection.py",
         old="        if self._earlier is not None:\n            self._earlier._ended.result()\n",
         new="",
         tests=("tests/failures/test_closing.py::test_its_connections_close_one_after_another",),
@@ -181,7 +181,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="fresh-index-is-a-checkpoint",
-        file=_DB + "sqlite_contents.py",
+        file=_DB + "sqlite/contents.py",
         old="if not self._watched and not any(index[_SALTS]):",
         new="if False:",
         tests=(

@@ -12,7 +12,7 @@ _CONTRACT: Final = "tests/contract/"
 MUTANTS: Final = (
     Mutant(
         name="claim-waits-for-locked-rows",
-        file=_DB + "claims.py",
+        file=_DB + "ledger/claims.py",
         old='.with_for_update(skip_locked=True)\n        .cte("due")',
         new='.with_for_update()\n        .cte("due")',
         tests=(
@@ -22,7 +22,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="sweep-waits-for-locked-rows",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old=".with_for_update(skip_locked=True, key_share=True)",
         new=".with_for_update(key_share=True)",
         tests=(
@@ -32,7 +32,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="claim-takes-one-more",
-        file=_DB + "claims.py",
+        file=_DB + "ledger/claims.py",
         old='        "limit": wanted.limit,\n',
         new='        "limit": wanted.limit + 1,\n',
         tests=(
@@ -43,7 +43,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="claim-takes-one-more-on-sqlite",
-        file=_DB + "claims.py",
+        file=_DB + "ledger/claims.py",
         old='said["limit"] = wanted.limit - len(found)',
         new='said["limit"] = wanted.limit + 1 - len(found)',
         tests=(
@@ -54,7 +54,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="starts-before-it-is-due",
-        file=_DB + "moves.py",
+        file=_DB + "ledger/status.py",
         old="written_now() >= _ROW.scheduled_at",
         new="written_now() != _ROW.scheduled_at",
         tests=(
@@ -65,7 +65,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="retried-before-it-is-due",
-        file=_DB + "claims.py",
+        file=_DB + "ledger/claims.py",
         old="written_now() >= _P.next_retry_at",
         new="written_now() != _P.next_retry_at",
         tests=(_CONTRACT + "test_claims.py", _CONTRACT + "test_retries.py"),
@@ -73,7 +73,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="starts-after-it-expired",
-        file=_DB + "moves.py",
+        file=_DB + "ledger/status.py",
         old="        or_(_ROW.expires_at.is_(None), _ROW.expires_at > written_now()),\n",
         new="",
         tests=(_CONTRACT + "test_starting.py::test_it_is_not_started_and_the_error_says_why",),
@@ -81,7 +81,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="starts-before-what-it-depends-on",
-        file=_DB + "moves.py",
+        file=_DB + "ledger/status.py",
         old="        or_(_ROW.depends_on.is_(None), _unfinished().is_(None)),\n",
         new="",
         tests=(_CONTRACT + "test_order.py::test_it_is_claimable_when_all_is_completed",),
@@ -89,7 +89,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="claim-ignores-priority",
-        file=_DB + "claims.py",
+        file=_DB + "ledger/claims.py",
         old="_ORDER = (_P.priority.desc(), _DUE, _P.id)",
         new="_ORDER = (_DUE, _P.id)",
         tests=(
@@ -100,7 +100,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="recovery-takes-leases-that-last",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old="_R.lease_expires_at <= written_now())",
         new="_R.lease_expires_at.is_not(None))",
         tests=(_CONTRACT + "test_recovery.py",),
@@ -108,7 +108,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="recovery-forgets-expired-leases",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old="_R.lease_expires_at <= written_now())",
         new="_R.lease_expires_at > written_now())",
         tests=(_CONTRACT + "test_recovery.py::test_the_outcome_of_a_silent_worker_is_unknown",),
@@ -116,7 +116,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="sweep-forgets-what-expired",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old='    each.end(_EXPIRED, _cancel_expired, "cancel proposal")\n',
         new="",
         tests=(
@@ -127,7 +127,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="fence-lets-older-records-through",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old="newest_record(_P.id) == record_id",
         new="newest_record(_P.id) >= record_id",
         tests=(
@@ -137,7 +137,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="fence-ignores-the-status",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old="return few_in(_P.status, ActionStatus.EXECUTING.value), newest_record(_P.id) == record_id",
         new="return (newest_record(_P.id) == record_id,)",
         tests=(
@@ -148,7 +148,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="ended-twice-on-a-server",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old="            nearly_all(_R.completed_at.is_(None)),\n",
         new="",
         tests=(_CONTRACT + "test_leases.py::test_what_has_ended_is_lost_to_its_worker",),
@@ -156,7 +156,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="ended-twice-on-sqlite",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old='    .where(_R.id == bindparam("wanted"), _R.completed_at.is_(None))\n',
         new='    .where(_R.id == bindparam("wanted"))\n',
         tests=(_CONTRACT + "test_leases.py::test_what_has_ended_is_lost_to_its_worker",),
@@ -164,7 +164,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="heartbeat-after-the-end",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old="        _R.completed_at.is_(None),\n        select(_P.id)",
         new="        select(_P.id)",
         tests=(_CONTRACT + "test_leases.py",),
@@ -172,7 +172,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="one-retry-too-many",
-        file=_DB + "endings.py",
+        file=_DB + "ledger/executions.py",
         old="_P.retry_count < _P.max_retries",
         new="_P.retry_count <= _P.max_retries",
         tests=(_CONTRACT + "test_retries.py::test_no_retries_are_none",),
@@ -180,7 +180,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="retries-are-not-counted",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old="retry_count=_P.retry_count + 1,",
         new="retry_count=_P.retry_count,",
         tests=(
@@ -191,7 +191,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="expected-version-is-a-minimum",
-        file=_DB + "moves.py",
+        file=_DB + "ledger/status.py",
         old='_ROW.version == bindparam("expected")',
         new='_ROW.version >= bindparam("expected")',
         tests=(_CONTRACT + "test_versions.py::test_who_has_read_another_version_changes_nothing",),
@@ -199,7 +199,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="move-without-guard",
-        file=_DB + "moves.py",
+        file=_DB + "ledger/status.py",
         old="conditions = [any_of(sources), _ROW.id == _WANTED]",
         new="conditions = [_ROW.id == _WANTED]",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_facade_knows_every_step_and_no_other",),
@@ -215,7 +215,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="key-ignores-the-ticket",
-        file=_DB + "proposals.py",
+        file=_DB + "ledger/proposals.py",
         old="        proposal.ticket_id,\n        proposal.action_name,\n",
         new="        proposal.action_name,\n",
         tests=(
@@ -226,7 +226,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="key-ignores-the-parameters",
-        file=_DB + "proposals.py",
+        file=_DB + "ledger/proposals.py",
         old="        json.dumps(proposal.parameters, sort_keys=True),\n",
         new="",
         tests=(
@@ -237,7 +237,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="many-created-backwards",
-        file=_DB + "proposals.py",
+        file=_DB + "ledger/proposals.py",
         old="return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))",
         new="return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0), reverse=True)",
         tests=(_CONTRACT + "test_proposals.py::test_many_are_created_in_their_order",),
@@ -245,7 +245,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="kill-switch-leaves-retries-on-sqlite",
-        file=_DB + "stopping.py",
+        file=_DB + "ledger/stops.py",
         old="    conn.execute(_CALL_OFF.where(*stop.which), stop.parameters)\n    return count",
         new="    return count",
         tests=(
@@ -256,7 +256,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="kill-switch-leaves-retries-on-postgresql",
-        file=_DB + "stopping.py",
+        file=_DB + "ledger/stops.py",
         old=".select_from(cancelled).add_cte(called_off)",
         new=".select_from(cancelled)",
         tests=(
@@ -267,7 +267,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="workflow-cancels-others-too",
-        file=_DB + "stopping.py",
+        file=_DB + "ledger/stops.py",
         old="_OF_WORKFLOW = _ROW.workflow_id == bindparam",
         new="_OF_WORKFLOW = _ROW.workflow_id >= bindparam",
         tests=(_CONTRACT + "test_workflows.py::test_cancelling_one_leaves_those_beside_it",),
@@ -275,7 +275,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="pages-repeat-a-row",
-        file=_DB + "proposal_queries.py",
+        file=_DB + "ledger/queries.py",
         old='"before": _ROW.id < bindparam("before"),',
         new='"before": _ROW.id <= bindparam("before"),',
         tests=(_CONTRACT + "test_proposals.py::test_pages_join_without_gap_or_repeat",),
@@ -283,7 +283,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="history-repeats-an-event",
-        file=_DB + "events.py",
+        file=_DB + "ledger/history.py",
         old="query = query.where(_ROW.id > after)",
         new="query = query.where(_ROW.id >= after)",
         tests=(_CONTRACT + "test_records.py::test_the_history_is_read_in_pages",),
@@ -291,7 +291,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="first-heartbeat-too-late",
-        file=_DB + "holding.py",
+        file=_DB + "verbs/holding.py",
         old="until, rest = since + seconds, seconds / BEATS\n        beat:",
         new="until, rest = since + seconds, 2 * seconds / BEATS\n        beat:",
         tests=(
@@ -302,7 +302,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lost-lease-goes-unnoticed",
-        file=_DB + "holding.py",
+        file=_DB + "verbs/holding.py",
         old="                lost.append(error)\n                body.cancel()\n",
         new="                lost.append(error)\n",
         tests=(
@@ -313,7 +313,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="megabyte-less-one",
-        file=_DB + "base.py",
+        file=_DB + "sql/base.py",
         old="len(text.encode()) > limit:",
         new="len(text.encode()) >= limit:",
         tests=(_CONTRACT + "test_values.py::test_a_megabyte_is_kept_and_a_byte_more_is_not",),
@@ -329,7 +329,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="stop-needs-one-of-each-kind",
-        file=_DB + "stopping.py",
+        file=_DB + "ledger/stops.py",
         old="if refusals and not count and not called_off:",
         new="if refusals:",
         tests=(
@@ -339,7 +339,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="late-record-is-an-outcome",
-        file=_DB + "recovery.py",
+        file=_DB + "ledger/recovery.py",
         old="        _R.id == newest_record(_R.proposal_id),\n",
         new="",
         tests=(

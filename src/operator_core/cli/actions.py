@@ -20,6 +20,7 @@ from operator_core.actions.errors import CorruptRow, NotFound
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
 from operator_core.cli import views
 from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
+from operator_core.cli.formatting import plain
 from operator_core.cli.options import (
     Actor,
     AsJson,
@@ -33,9 +34,8 @@ from operator_core.cli.options import (
 )
 from operator_core.cli.output import print_json, print_lines, terminal_width
 from operator_core.cli.replay import Tally, replay
-from operator_core.cli.standing import with_records
-from operator_core.cli.text import plain
-from operator_core.db.rows import Listing
+from operator_core.cli.status_lines import with_records
+from operator_core.db.sql.rows import Listing
 
 __all__ = ["app"]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from operator_core import __version__
-from operator_core.cli import actions, db, stopping, watch, working
+from operator_core.cli import actions, db, stop_command, watch, work_commands
 from operator_core.cli.output import shield_streams, unwritten
 
 __all__ = ["app", "run"]
@@ -22,8 +22,8 @@ app = typer.Typer(
     # the parameters of proposals.
     pretty_exceptions_enable=False,
 )
-actions.app.add_typer(working.app)
-actions.app.add_typer(stopping.app)
+actions.app.add_typer(work_commands.app)
+actions.app.add_typer(stop_command.app)
 actions.app.add_typer(watch.app)
 app.add_typer(actions.app, name="actions")
 app.add_typer(db.app, name="db")

@@ -9,7 +9,7 @@ from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import ToolCall, parse_calls, parse_object, parse_results
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionType
 from operator_core.actions.values import MAX_JSON_BYTES, to_json_object
-from operator_core.db.base import encode_json
+from operator_core.db.sql.base import encode_json
 
 __all__ = ["BrokenLine", "Entry", "LoggedCall", "LoggedResult", "Outcome", "Source", "read_log"]
 

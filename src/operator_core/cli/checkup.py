@@ -21,10 +21,11 @@ from operator_core.cli.findings import (
 )
 from operator_core.cli.history_checks import HISTORY_CHECKS
 from operator_core.cli.row_checks import LAST_ID, NUMBERED, ROW_CHECKS
-from operator_core.db import migrate, sqlite_schema
+from operator_core.db import migrate
+from operator_core.db.migrate import sqlite
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from operator_core.db.sqlite_connection import MEMORY, connect, over
-from operator_core.db.sqlite_files import open_read_only
+from operator_core.db.sqlite.connection import MEMORY, connect, over
+from operator_core.db.sqlite.files import open_read_only
 
 __all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 
@@ -135,7 +136,7 @@ def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
     """As the tables of any revision declare them; at head `ROW_CHECKS` ask for more."""
 
     def dangling() -> Iterator[str]:
-        for ours in sqlite_schema.OUR_TABLES:
+        for ours in sqlite.OUR_TABLES:
             if ours in tables:
                 for table, rowid, parent, _ in connection.execute(
                     f"PRAGMA foreign_key_check({ours})"
@@ -169,7 +170,7 @@ def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
     """What stands in the ledger's tables, whoever put it there: by kind and name, its table and text."""
-    ours = {*sqlite_schema.OUR_TABLES, migrate.VERSION_TABLE}
+    ours = {*sqlite.OUR_TABLES, migrate.VERSION_TABLE}
     return {
         f"{kind} {name}": (table, sql)
         # SQLite keeps the name of a trigger's table in the letters that its maker used.

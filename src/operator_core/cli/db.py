@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from operator_core.actions.errors import UnmanagedSchema
 from operator_core.cli.checkup import check_up, open_read_only, revision_of
 from operator_core.cli.findings import Finding, Verdict
+from operator_core.cli.formatting import plain
 from operator_core.cli.options import DbPath, Place, Url, choose, fail, reported
 from operator_core.cli.output import print_lines
 from operator_core.cli.server_checkup import check_up_server
 from operator_core.cli.table import Line
-from operator_core.cli.text import plain
-from operator_core.db import migrate, postgresql_schema
+from operator_core.db import migrate
+from operator_core.db.migrate import postgresql
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 
 __all__ = ["app"]
@@ -162,7 +163,7 @@ def grants(
         fail(f"{place.name}: is SQLite, where nobody is granted anything")
     with reported(place):
         schema = migrate.look(place.url, _schema_of)
-    typer.echo(postgresql_schema.grants(schema, role, migrate.VERSION_TABLE))
+    typer.echo(postgresql.grants(schema, role, migrate.VERSION_TABLE))
 
 
 def _schema_of(conn: Connection) -> str:

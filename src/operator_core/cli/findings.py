@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, Workflow
 from operator_core.db import migrate
-from operator_core.db.rows import to_event, to_proposal, to_record, to_workflow
+from operator_core.db.sql.rows import to_event, to_proposal, to_record, to_workflow
 
 __all__ = [
     "SHOWN",

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from operator_core.actions.lifecycle import TRANSITIONS
 from operator_core.actions.types import EventType
 from operator_core.cli.findings import Check, Verdict
-from operator_core.db.tables import EVENTS, PROPOSALS, RECORDS
+from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
 
 __all__ = ["HISTORY_CHECKS"]
 

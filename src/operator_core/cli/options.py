@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from operator_core.actions.actors import is_reserved
 from operator_core.actions.errors import ActionError, InvalidValue
+from operator_core.cli.formatting import one_line, plain
 from operator_core.cli.overview import OverviewDB
-from operator_core.cli.text import one_line, plain
 from operator_core.db import migrate
-from operator_core.db.driver_errors import translate
-from operator_core.db.sqlite_connection import MEMORY
-from operator_core.db.urls import check_path, masked, target_from_text
+from operator_core.db.sql.errors import translate
+from operator_core.db.sql.urls import check_path, masked, target_from_text
+from operator_core.db.sqlite.connection import MEMORY
 
 __all__ = [
     "Actor",

@@ -10,8 +10,8 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.style import Style
 
+from operator_core.cli.formatting import json_line
 from operator_core.cli.table import Line
-from operator_core.cli.text import json_line
 
 __all__ = [
     "print_json",

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, and_, func, or_, select
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
-from operator_core.db.base import utcnow
-from operator_core.db.moves import any_of
-from operator_core.db.proposal_queries import count_proposals
-from operator_core.db.rows import RECORD_COLUMNS, Listing, decode_time, to_listing, to_record
-from operator_core.db.tables import PROPOSALS, RECORDS
+from operator_core.db.ledger.queries import count_proposals
+from operator_core.db.ledger.status import any_of
+from operator_core.db.sql.functions import utcnow
+from operator_core.db.sql.rows import RECORD_COLUMNS, Listing, decode_time, to_listing, to_record
+from operator_core.db.sql.tables import PROPOSALS, RECORDS
 
 __all__ = ["MOST", "Execution", "Overview", "OverviewDB"]
 

@@ -8,7 +8,7 @@ from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.cli.call_log import BrokenLine, Entry, LoggedCall, LoggedResult, Outcome
 from operator_core.cli.options import Run
 from operator_core.db import ActionDB
-from operator_core.db.ledger import ActionLedger
+from operator_core.db.verbs.ledger import ActionLedger
 
 __all__ = ["Outcomes", "Tally", "replay"]
 

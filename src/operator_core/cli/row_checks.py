@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from operator_core.cli.findings import Check
-from operator_core.db.base import Base
-from operator_core.db.tables import DEPENDENCIES, EVENTS, PROPOSALS, RECORDS, TICKETS, WORKFLOWS
+from operator_core.db.sql.base import Base
+from operator_core.db.sql.tables import DEPENDENCIES, EVENTS, PROPOSALS, RECORDS, TICKETS, WORKFLOWS
 
 __all__ = ["LAST_ID", "NUMBERED", "ROW_CHECKS"]
 

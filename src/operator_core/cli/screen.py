@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from operator_core.actions.types import ActionEvent, ActionStatus
+from operator_core.cli.formatting import clock, one_line, span, when
 from operator_core.cli.overview import MOST, Execution, Overview
-from operator_core.cli.standing import lease_span, status_line
+from operator_core.cli.status_lines import lease_span, status_line
 from operator_core.cli.table import Column, Line, laid_out
-from operator_core.cli.text import clock, one_line, span, when
 from operator_core.cli.views import what_happened, who
 
 __all__ = ["EVENTS", "Events", "event_line", "screen"]

@@ -24,9 +24,10 @@ from operator_core.cli.findings import (
 from operator_core.cli.history_checks import HISTORY_CHECKS
 from operator_core.cli.row_checks import ROW_CHECKS
 from operator_core.cli.server_objects import check_objects, details
-from operator_core.db import migrate, postgresql_schema
-from operator_core.db.base import Base
-from operator_core.db.postgresql_settings import unpinned_settings
+from operator_core.db import migrate
+from operator_core.db.migrate import postgresql
+from operator_core.db.postgresql.settings import unpinned_settings
+from operator_core.db.sql.base import Base
 
 __all__ = ["check_up_server"]
 
@@ -113,7 +114,7 @@ def _settings(conn: Connection) -> Finding:
 
 def _schema(conn: Connection) -> Iterable[Finding]:
     """Compared with what the revisions make on this very server, beside it, and undone again."""
-    there = postgresql_schema.catalogue(conn) | details(conn)
+    there = postgresql.catalogue(conn) | details(conn)
     # A name that nobody can have taken.
     scratch = f"operator_core_check_{secrets.token_hex(8)}"
     undo = conn.begin_nested()
@@ -121,7 +122,7 @@ def _schema(conn: Connection) -> Iterable[Finding]:
         conn.exec_driver_sql(f"CREATE SCHEMA {scratch}")
         conn.exec_driver_sql(f"SET LOCAL search_path = {scratch}, pg_temp")
         migrate.upgrade_on(conn)
-        wanted = postgresql_schema.catalogue(conn) | details(conn)
+        wanted = postgresql.catalogue(conn) | details(conn)
     except DBAPIError:
         # A standby makes nothing, and a service's role may not.
         said = "not compared: that takes a role which may CREATE a schema in this database"

@@ -1,6 +1,6 @@
 """Who may do what to a ledger's tables on PostgreSQL, and what stands in the way of their promises.
 
-`operator_core.db.postgresql_schema.catalogue` says what a revision makes; here is what a revision
+`operator_core.db.migrate.postgresql.catalogue` says what a revision makes; here is what a revision
 never makes, and what it leaves to whoever owns the schema: rules, row level security, owners, privileges, settings.
 """
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from operator_core.cli.findings import SHOWN, Finding, Verdict, counted
 from operator_core.cli.row_checks import LAST_ID, NUMBERED
 from operator_core.db import migrate
-from operator_core.db.sqlite_schema import OUR_TABLES
+from operator_core.db.migrate.sqlite import OUR_TABLES
 
 __all__ = ["check_objects", "details"]
 

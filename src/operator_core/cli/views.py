@@ -18,10 +18,10 @@ from operator_core.actions.types import (
     ActionStatus,
     EventType,
 )
+from operator_core.cli.formatting import clock, compact, json_text, one_line, plain, when
 from operator_core.cli.replay import Outcomes, Tally
-from operator_core.cli.standing import lease_span, outcome_span, remarks, status_line
+from operator_core.cli.status_lines import lease_span, outcome_span, remarks, status_line
 from operator_core.cli.table import Column, Line, Span, laid_out, to_text
-from operator_core.cli.text import clock, compact, json_text, one_line, plain, when
 
 __all__ = ["Page", "framed", "page", "proposal_table", "tally_table", "what_happened", "who"]
 

@@ -17,15 +17,15 @@ from rich.padding import Padding
 
 from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
 from operator_core.actions.types import ActionEvent
+from operator_core.cli.formatting import span, when
 from operator_core.cli.options import DbPath, Url, choose, complain, reported
 from operator_core.cli.output import print_lines, reader_left, terminal_width
 from operator_core.cli.overview import Overview, OverviewDB
 from operator_core.cli.screen import EVENTS, Events, event_line, screen
 from operator_core.cli.table import fitted, to_text
 from operator_core.cli.terminal import on_signals, taken
-from operator_core.cli.text import span, when
 from operator_core.cli.views import framed
-from operator_core.db.postgresql_errors import Trouble, trouble
+from operator_core.db.sql.postgresql_errors import Trouble, trouble
 
 __all__ = ["app"]
 

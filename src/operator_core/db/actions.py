@@ -3,28 +3,32 @@
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from operator_core.actions.errors import InvalidValue, WrongLoop
 from operator_core.actions.values import MAX_JSON_BYTES
-from operator_core.db import checks, migrate
-from operator_core.db.engine import Runner
-from operator_core.db.joined import SessionRunner
-from operator_core.db.ledger import ActionLedger
-from operator_core.db.pooled_sqlite import SqliteEngineRunner
-from operator_core.db.postgresql import make_engine
-from operator_core.db.server import ServerRunner
-from operator_core.db.sqlite import SqliteRunner
-from operator_core.db.sqlite_connection import MEMORY
-from operator_core.db.sqlite_files import FILE_MODE
-from operator_core.db.turns import Turns
-from operator_core.db.urls import check_path, masked, parse_url, target_from_text
+from operator_core.db import migrate
+from operator_core.db.postgresql.connect import make_engine
+from operator_core.db.postgresql.runner import ServerRunner
+from operator_core.db.postgresql.settings import check_reported, look_at_session
+from operator_core.db.run.joined import SessionRunner
+from operator_core.db.run.loop_lock import Turns
+from operator_core.db.run.runner import Runner
+from operator_core.db.sql.urls import check_path, masked, parse_url, target_from_text
+from operator_core.db.sqlite.connection import MEMORY
+from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
+from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.runner import SqliteRunner
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.ledger import ActionLedger
 
 __all__ = ["ActionDB", "Target"]
 
@@ -72,11 +76,11 @@ class ActionDB(ActionLedger):
         file_mode: int = FILE_MODE,
     ) -> None:
         if actor is not None:
-            checks.check_actor(actor)
-        checks.check_seconds(busy_timeout, "busy_timeout")
-        checks.check_count(pool_size, "pool_size", 1000)
-        checks.check_size(max_json_bytes, "max_json_bytes")
-        checks.check_flag(upgrade, "upgrade")
+            arguments.check_actor(actor)
+        arguments.check_seconds(busy_timeout, "busy_timeout")
+        arguments.check_count(pool_size, "pool_size", 1000)
+        arguments.check_size(max_json_bytes, "max_json_bytes")
+        arguments.check_flag(upgrade, "upgrade")
         _check_file_mode(file_mode)
         super().__init__(None, actor, max_json_bytes)
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
@@ -152,11 +156,11 @@ def _runner(
     target: Target, busy_timeout: float, pool_size: int, upgrade: bool, file_mode: int
 ) -> Runner:
     if isinstance(target, AsyncSession):
-        return SessionRunner(target)
+        return SessionRunner(target, _check_session, _check_session_again)
     if isinstance(target, AsyncEngine):
         if _backend(target.dialect.name) == "sqlite":
-            return SqliteEngineRunner(target, timeout=busy_timeout, upgrade=upgrade)
-        return ServerRunner(target, timeout=busy_timeout, owned=False)
+            return SqliteEngineRunner(target, migrate, timeout=busy_timeout, upgrade=upgrade)
+        return ServerRunner(target, _CHECK_SCHEMA, timeout=busy_timeout, owned=False)
     if isinstance(target, URL) or (isinstance(target, str) and "://" in target):
         try:
             url = parse_url(target)
@@ -164,12 +168,28 @@ def _runner(
             raise InvalidValue("db_path", "is not a database URL") from None
         if _backend(url.get_backend_name()) == "postgresql":
             engine = make_engine(url, pool_size=pool_size, timeout=busy_timeout)
-            return ServerRunner(engine, timeout=busy_timeout, owned=True)
+            return ServerRunner(engine, _CHECK_SCHEMA, timeout=busy_timeout, owned=True)
         if url.query:
             raise InvalidValue("db_path", "must have no options behind a question mark")
         target = url.database or MEMORY
     path = _absolute(check_path(target))
-    return SqliteRunner(path, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode)
+    return SqliteRunner(
+        path, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
+    )
+
+
+_CHECK_SCHEMA: Final = partial(migrate.check_current, alone=True)
+
+
+def _check_session(conn: Connection) -> None:
+    migrate.check_current(conn)
+    if conn.dialect.name == "postgresql":
+        look_at_session(conn)
+
+
+def _check_session_again(conn: Connection) -> None:
+    if conn.dialect.name == "postgresql":
+        check_reported(conn)
 
 
 def _check_file_mode(value: object) -> None:

@@ -11,7 +11,7 @@ from clocks import TAKE, Jump
 from operator_core.actions.errors import LeaseLost, NotDue
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
-from operator_core.db.base import SQLITE_NOW
+from operator_core.db.sql.base import SQLITE_NOW
 from tests.failures.harness import PATIENCE, proposal
 
 LEASE = timedelta(minutes=5)

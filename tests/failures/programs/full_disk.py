@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from operator_core.actions.errors import ActionError
 from operator_core.db import ActionDB
-from operator_core.db.ledger import ActionLedger
+from operator_core.db.verbs.ledger import ActionLedger
 from tests.failures.harness import proposal
 
 LIMIT = 1_500_000

@@ -11,7 +11,7 @@ from meeting import meet
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
-from operator_core.db.ledger import ActionLedger
+from operator_core.db.verbs.ledger import ActionLedger
 from tests.failures.harness import PATIENCE, proposal
 
 NEXT = {

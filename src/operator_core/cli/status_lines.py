@@ -1,0 +1,79 @@
+"""How a proposal and its executions stand, in a few words: above all what a status does not say."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+from operator_core.actions.lifecycle import PENDING_STATUSES
+from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.cli.formatting import clock, one_line, plain, span
+from operator_core.cli.table import Line, Span
+
+__all__ = ["lease_span", "outcome_span", "remarks", "status_line", "with_records"]
+
+_STYLES: Final = {
+    ActionStatus.PROPOSED: "cyan",
+    ActionStatus.VALIDATED: "blue",
+    ActionStatus.EXECUTING: "yellow",
+    ActionStatus.COMPLETED: "green",
+    ActionStatus.FAILED: "bold red",
+    ActionStatus.CANCELLED: "dim",
+}
+
+_UNKNOWN: Final = "bold magenta"
+"""Neither the colour of success nor that of failure."""
+
+
+def status_line(status: ActionStatus, last: ActionRecord | None = None) -> Line:
+    """A status in its colour, a word a span; after a `last` execution of unknown outcome it says so."""
+    if status is ActionStatus.FAILED and last is not None and last.outcome_unknown:
+        return [(status.value, _UNKNOWN), ("(unknown)", _UNKNOWN)]
+    return [(status.value, _STYLES[status])]
+
+
+def outcome_span(record: ActionRecord) -> Span:
+    """What came of an execution."""
+    if record.outcome_unknown:
+        return f"unknown: {plain(record.error_message or 'its worker fell silent')}", _UNKNOWN
+    if record.success is None:
+        return "none yet", "yellow"
+    return ("succeeded", "green") if record.success else ("failed", "bold red")
+
+
+def lease_span(until: datetime | None, now: datetime) -> Span:
+    """What is left of a lease; without one nobody is missed."""
+    if until is None:
+        return "none", "dim"
+    if until > now:
+        return span(until - now), ""
+    return f"ran out {span(now - until)} ago", "bold red"
+
+
+def with_records(proposals: Iterable[ActionProposal]) -> list[int]:
+    """Of which proposals `remarks` need the last record."""
+    asked = (ActionStatus.EXECUTING, ActionStatus.FAILED)
+    return [each.id or 0 for each in proposals if each.status in asked]
+
+
+def remarks(proposal: ActionProposal, last: ActionRecord | None, now: datetime) -> Iterator[Line]:
+    """What there is to say besides the status, a line each: who is at it, what went wrong, what comes."""
+    executing = proposal.status is ActionStatus.EXECUTING
+    if executing and last is not None and last.completed_at is None and last.worker is not None:
+        since = "" if last.started_at is None else f" for {span(now - last.started_at)}"
+        yield [(f"at {one_line(last.worker)}{since}", "")]
+        yield [("lease ", ""), lease_span(last.lease_expires_at, now)]
+    if proposal.status in PENDING_STATUSES:
+        if proposal.priority:
+            yield [(f"priority {proposal.priority}", "")]
+        if proposal.scheduled_at is not None:
+            yield [(f"not before {clock(proposal.scheduled_at, now)}", "")]
+        if proposal.expires_at is not None:
+            yield [(f"expires {clock(proposal.expires_at, now)}", "")]
+    if proposal.last_error is not None and proposal.status is not ActionStatus.COMPLETED:
+        if last is not None and last.outcome_unknown:
+            worker = one_line(last.worker or "worker")
+            yield [(f"outcome unknown, {worker} fell silent", _UNKNOWN)]
+        else:
+            yield [(f"last error: {one_line(proposal.last_error)}", "red")]
+    if proposal.next_retry_at is not None:
+        yield [(f"next retry {clock(proposal.next_retry_at, now)}", "yellow")]

@@ -1,0 +1,335 @@
+"""Units of work by which workers take what is due, each proposal exactly one worker's."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Select,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from operator_core.actions.errors import CorruptRow
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    ActionType,
+    Claim,
+)
+from operator_core.actions.values import MAX_ID
+from operator_core.db.ledger.partial import in_parts
+from operator_core.db.ledger.recovery import overdue, sweep
+from operator_core.db.ledger.status import any_of, may_start, moved
+from operator_core.db.sql.arrays import each, listed
+from operator_core.db.sql.errors import is_refusal
+from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
+from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
+from operator_core.db.sql.rows import (
+    PROPOSAL_COLUMNS,
+    decode_time,
+    to_proposal,
+)
+from operator_core.db.sql.savepoint import savepoint
+from operator_core.db.sql.tables import PROPOSALS, RECORDS
+from operator_core.db.sql.unit import Plain
+
+__all__ = ["Wanted", "claim", "claim_what_can_be"]
+
+logger = logging.getLogger(__name__)
+
+_P = PROPOSALS.c
+
+# As the index says it.
+_DUE = func.coalesce(_P.next_retry_at, _P.scheduled_at, _P.created_at)
+_ORDER = (_P.priority.desc(), _DUE, _P.id)
+
+
+class Wanted(NamedTuple):
+    """What a worker asks for: who it is and who asks for it, how many at the most, for how long, of what kind."""
+
+    worker: str
+    limit: int
+    lease: float
+    action_names: tuple[str, ...] | None
+    action_types: tuple[str, ...] | None
+    actor: str | None = None
+    """By default the worker."""
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Who works and who acts, by the parameters of the statements."""
+        return {"who": self.worker, "actor": self.actor or self.worker}
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """What it asks of the kind, by the parameters of the statements."""
+        asked = {"names": self.action_names, "types": self.action_types}
+        return {name: list(values) for name, values in asked.items() if values is not None}
+
+
+_VALIDATED = any_of([ActionStatus.VALIDATED])
+
+
+def _claimable(*kinds: Any) -> list[Any]:
+    """Of those that are validated."""
+    return [
+        # Who asked for no time is due whatever the clock says, also after it was set back.
+        or_(_P.next_retry_at.is_(None), written_now() >= _P.next_retry_at),
+        *may_start(),
+        readable(_P.parameters),
+        # One that somebody has set to the last while no guard was there can't move.
+        _P.version < literal_column(str(MAX_ID)),
+        _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
+        *kinds,
+    ]
+
+
+def _kinds(names: bool, types: bool) -> list[Any]:
+    asked = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
+    return [listed(column, name) for given, column, name in asked if given]
+
+
+@cache
+def _claim_on_server(names: bool, types: bool) -> Select[Any]:
+    """Takes what is due in one statement, past whatever other workers are taking at the moment.
+
+    The answer has a row in any case, which says whether something is overdue; and they come in no order.
+    """
+    due = (
+        select(_P.id, _P.priority, _DUE.label("due"))
+        .where(
+            _VALIDATED,
+            # As the index says it.
+            few_in(_P.status, ActionStatus.VALIDATED.value),
+            nearly_all(*_claimable(*_kinds(names, types))),
+        )
+        .order_by(*_ORDER)
+        .limit(any_number(bindparam("limit", type_=BigInteger())))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    begun = (
+        update(PROPOSALS)
+        .where(_P.id == due.c.id, few(due.c.id))
+        .values(_start())
+        .returning(*PROPOSAL_COLUMNS, due.c.due)
+    ).cte("moved")
+    started = _record(select(due.c.id)).cte("started")
+    taken = (
+        select(*begun.c, *(column.label(f"record_{column.name}") for column in started.c))
+        .join_from(begun, started, started.c.proposal_id == begun.c.id)
+        .subquery("taken")
+    )
+    one = select(overdue().label("overdue")).subquery("one")
+    return select(one.c.overdue, *taken.c).select_from(one.outerjoin(taken, true()))
+
+
+def _start() -> dict[str, Any]:
+    actor = bindparam("actor", type_=Text())
+    return moved(
+        ActionStatus.EXECUTING, status_changed_by=actor, status_reason=None, next_retry_at=None
+    )
+
+
+# What the database gives to a record that begins; the rest of it is known.
+_BEGUN = tuple(RECORDS.c[name] for name in ("id", "proposal_id", "started_at", "lease_expires_at"))
+
+
+def _begun(row: Sequence[Any], worker: str) -> ActionRecord:
+    id_, proposal_id, started_at, lease_expires_at = row
+    return ActionRecord.from_stored(
+        {
+            "id": id_,
+            "proposal_id": proposal_id,
+            "started_at": decode_time(started_at),
+            "completed_at": None,
+            "success": None,
+            "error_message": None,
+            "result_data": None,
+            "worker": worker,
+            "lease_expires_at": decode_time(lease_expires_at),
+            "outcome_unknown": False,
+        }
+    )
+
+
+def _record(ids: Select[Any]) -> Any:
+    """The records of executions that start, of the proposals with these ids."""
+    (id_,) = ids.subquery("these").c
+    worker, actor = bindparam("who", type_=Text()), bindparam("actor", type_=Text())
+    lease = from_now(bindparam("lease", type_=Double()))
+    return (
+        insert(RECORDS)
+        .from_select(
+            ["proposal_id", "started_at", "started_by", "worker", "lease_expires_at"],
+            select(id_, utcnow(), actor, worker, lease),
+        )
+        .returning(*_BEGUN)
+    )
+
+
+@cache
+def _candidates(names: bool, types: bool) -> Select[Any]:
+    return (
+        select(*PROPOSAL_COLUMNS)
+        .where(_VALIDATED, *_claimable(*_kinds(names, types)))
+        .order_by(*_ORDER)
+        .limit(bindparam("limit", type_=BigInteger()))
+        .offset(bindparam("offset", type_=BigInteger()))
+        .with_for_update(skip_locked=True)
+    )
+
+
+_START_LISTED = (
+    update(PROPOSALS)
+    .where(listed(_P.id, "ids"), _VALIDATED)
+    .values(_start())
+    .returning(*PROPOSAL_COLUMNS)
+)
+_RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
+# In the order in which they are claimed.
+_RECORD_EACH = _record(select(each("ids").c.value))
+
+
+def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
+    """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
+    kinds = wanted.kinds
+    said = {
+        **wanted.who,
+        "lease": wanted.lease,
+        "limit": wanted.limit,
+        **kinds,
+    }
+    statement = _claim_on_server("names" in kinds, "types" in kinds)
+
+    def unit(conn: Connection) -> tuple[list[Claim], bool]:
+        if conn.dialect.name == "sqlite":
+            sweep(conn)
+            return _claim_by_turns(conn, wanted), False
+        return answer(conn.execute(statement, said).all())
+
+    def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
+        return _claimed(rows, wanted.worker)
+
+    return Plain(statement, said, answer, unit)
+
+
+def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
+    left = rows[0][0]
+    if rows[0][_ID] is None:
+        return [], left
+    taken: list[Claim] = []
+    # Sorted here, where it costs less than in the statement.
+    found: list[tuple[Any, ...]] = [tuple(row) for row in rows]
+    for values in sorted(found, key=_in_order):
+        try:
+            proposal = to_proposal(values[1:_DUE_AT])
+            taken.append(Claim(proposal, _begun(values[_DUE_AT + 1 :], worker)))
+        except CorruptRow as error:
+            # What the server could not tell. The others must reach the worker; this lease runs out.
+            logger.error("claimed and not readable: %s", error)
+    return taken, left
+
+
+_FIELDS = tuple(ActionProposal.model_fields)
+_ID, _PRIORITY = (1 + _FIELDS.index(name) for name in ("id", "priority"))
+_DUE_AT = 1 + len(PROPOSAL_COLUMNS)
+
+
+def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return -row[_PRIORITY], row[_DUE_AT], row[_ID]
+
+
+def claim_what_can_be(conn: Connection, wanted: Wanted) -> tuple[list[Claim], bool]:
+    """As `claim`, for all but the proposals that the database refuses to start, which are logged."""
+    return _claim_by_turns(conn, wanted), False
+
+
+def _claim_by_turns(conn: Connection, wanted: Wanted) -> list[Claim]:
+    """What is due, found and then started: SQLite has no statement for both."""
+    taken: list[Claim] = []
+    refused = 0
+    while len(taken) < wanted.limit:
+        rest = wanted._replace(limit=wanted.limit - len(taken))
+        found = _first_due(conn, rest, refused)
+        started = _start_what_can(conn, wanted, found)
+        taken += started
+        if len(started) == len(found):
+            break
+        # What the database refuses stays where it is in the order.
+        refused += len(found) - len(started)
+    return taken
+
+
+def _start_what_can(
+    conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]
+) -> list[Claim]:
+    """Starts all of these, or those that the database does not refuse."""
+    if not found:
+        return []
+    try:
+        with savepoint(conn):
+            return _start_all(conn, wanted, found)
+    except DBAPIError as error:
+        if not is_refusal(error):
+            raise
+    # Each statement has a time of its own: some may have expired since they were found. Others may be damaged.
+    known = {each.id: each for each in found}
+
+    def start(conn: Connection, ids: Sequence[int | None]) -> list[Claim]:
+        return _start_all(conn, wanted, [known[id_] for id_ in ids])
+
+    started: list[Claim] = []
+    try:
+        for some in in_parts(conn, list(known), start, "start proposal"):
+            started += some
+    except DBAPIError as error:
+        if not is_refusal(error):
+            raise
+    return started
+
+
+def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[ActionProposal]:
+    found: list[ActionProposal] = []
+    kinds = wanted.kinds
+    candidates = _candidates("names" in kinds, "types" in kinds)
+    said: dict[str, Any] = {"offset": offset, **kinds}
+    while len(found) < wanted.limit:
+        said["limit"] = wanted.limit - len(found)
+        rows = conn.execute(candidates, said).all()
+        if not rows:
+            break
+        said["offset"] += len(rows)
+        for row in rows:
+            try:
+                found.append(to_proposal(row))
+            except CorruptRow as error:
+                # Never claimed, and in nobody's way.
+                logger.warning("not claimable: %s", error)
+    return found
+
+
+def _start_all(conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]) -> list[Claim]:
+    begin = {"ids": [proposal.id for proposal in found], "actor": wanted.who["actor"]}
+    start = {**begin, **wanted.who, "lease": wanted.lease}
+    # First, so that the history is as on a server.
+    record = _RECORD_EACH if conn.dialect.name == "sqlite" else _RECORD_LISTED
+    records = {row.proposal_id: row for row in conn.execute(record, start)}
+    begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
+    return [
+        Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found
+    ]

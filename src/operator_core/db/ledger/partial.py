@@ -1,0 +1,72 @@
+"""A change of many rows of which the database refuses some: these stay as they are, and the others change."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from operator_core.actions.errors import ActionError
+from operator_core.db.sql.errors import is_refusal, translate
+from operator_core.db.sql.postgresql_errors import is_refused as is_about_rows
+from operator_core.db.sql.postgresql_errors import sqlstate
+from operator_core.db.sql.savepoint import in_transaction, savepoint
+
+__all__ = ["in_parts", "is_of_rows", "is_refused"]
+
+logger = logging.getLogger(__name__)
+
+IdT = TypeVar("IdT")
+T = TypeVar("T")
+
+
+def in_parts(
+    conn: Connection,
+    ids: Sequence[IdT],
+    change: Callable[[Connection, Sequence[IdT]], T],
+    what: str,
+) -> Iterator[T]:
+    """Applies `change` to all `ids`, each part in a savepoint; a part that is refused is halved.
+
+    What is refused on its own is logged as an error with its id, and stays as it is; where all are refused, the last
+    refusal is raised. Gives the result of each part. Must run in a transaction.
+    """
+    parts = deque([ids] if ids else [])
+    refusal: DBAPIError | None = None
+    done = False
+    while parts:
+        some = parts.popleft()
+        try:
+            with savepoint(conn):
+                result = change(conn, some)
+        except DBAPIError as error:
+            if not is_of_rows(conn, error):
+                raise
+            if len(some) == 1:
+                refusal = error
+                logger.error("could not %s %s: %s", what, some[0], translate(error))
+            else:
+                half = len(some) // 2
+                parts.extendleft((some[half:], some[:half]))
+        else:
+            done = True
+            yield result
+    if refusal is not None and not done:
+        raise refusal
+
+
+def is_of_rows(conn: Connection, error: DBAPIError) -> bool:
+    """Whether the database has refused rows, and the transaction goes on; a full disk ends it on SQLite."""
+    ended = conn.dialect.name == "sqlite" and not in_transaction(conn)
+    return not ended and is_refusal(error)
+
+
+def is_refused(error: ActionError) -> bool:
+    """Whether the ledger's `error` says that the database refused some row, and would change others."""
+    cause = error.__cause__
+    if isinstance(cause, DBAPIError):
+        return is_refusal(cause)
+    # What asyncpg itself has said.
+    return cause is not None and sqlstate(cause) is not None and is_about_rows(cause)

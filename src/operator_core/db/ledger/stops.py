@@ -1,0 +1,128 @@
+"""Units of work that cancel what nobody has started, all of the ledger's or of one workflow's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    Update,
+    bindparam,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from operator_core.actions.lifecycle import PENDING_STATUSES
+from operator_core.actions.types import ActionStatus
+from operator_core.db.ledger.partial import in_parts, is_of_rows
+from operator_core.db.ledger.status import any_of, moved
+from operator_core.db.sql.arrays import listed
+from operator_core.db.sql.functions import utcnow
+from operator_core.db.sql.tables import PROPOSALS
+
+__all__ = ["Stop", "cancel_pending", "cancel_pending_in_parts"]
+
+_ROW = PROPOSALS.c
+
+_PENDING = any_of(PENDING_STATUSES)
+_RETRIED = [any_of([ActionStatus.FAILED]), _ROW.next_retry_at.is_not(None)]
+_OF_WORKFLOW = _ROW.workflow_id == bindparam("workflow", type_=BigInteger())
+
+
+class Stop:
+    """What is cancelled, by whom and why."""
+
+    def __init__(self, *, actor: str, reason: str | None, workflow_id: int | None = None) -> None:
+        self.parameters: dict[str, Any] = {"by": actor, "why": reason}
+        self.which: list[ColumnElement[bool]] = []
+        if workflow_id is not None:
+            self.parameters["workflow"] = workflow_id
+            self.which = [_OF_WORKFLOW]
+
+
+_CANCEL = update(PROPOSALS).values(
+    moved(
+        ActionStatus.CANCELLED,
+        cancelled_at=utcnow(),
+        status_changed_by=bindparam("by", type_=Text()),
+        status_reason=bindparam("why", type_=Text()),
+    )
+)
+_CALL_OFF = (
+    update(PROPOSALS)
+    .where(*_RETRIED)
+    .values(
+        moved(
+            ActionStatus.FAILED,
+            next_retry_at=None,
+            status_changed_by=bindparam("by", type_=Text()),
+            status_reason=bindparam("why", type_=Text()),
+        )
+    )
+)
+_CANCEL_PENDING = _CANCEL.where(_PENDING)
+_DEPENDANTS = select(_ROW.id).where(_PENDING, _ROW.depends_on.is_not(None))
+
+
+def cancel_pending(conn: Connection, stop: Stop) -> int:
+    """Cancels what nobody has started and calls off what would be run again, as one change; how many were cancelled."""
+    if conn.dialect.name == "sqlite":
+        return _cancel_on_sqlite(conn, stop)
+    # One statement, so that no transaction is needed around it; the count is of its rows alone.
+    called_off = _CALL_OFF.where(*stop.which).returning(_ROW.id).cte("called_off")
+    cancelled = _CANCEL_PENDING.where(*stop.which).returning(_ROW.id).cte("cancelled")
+    counted = select(func.count()).select_from(cancelled).add_cte(called_off)
+    return conn.scalar(counted, stop.parameters) or 0
+
+
+def _cancel_on_sqlite(conn: Connection, stop: Stop) -> int:
+    # SQLite's triggers run row by row: what depends on others goes before them, by hand, or it would be
+    # cancelled for their sake and not for the reason that was given.
+    # Sorted here: with an ORDER BY, SQLite may read all rows by their ids.
+    ids = sorted(conn.scalars(_DEPENDANTS.where(*stop.which), stop.parameters), reverse=True)
+    one = _CANCEL_PENDING.where(_ROW.id == bindparam("wanted"))
+    count = sum(conn.execute(one, {**stop.parameters, "wanted": id_}).rowcount for id_ in ids)
+    count += conn.execute(_CANCEL_PENDING.where(*stop.which), stop.parameters).rowcount
+    conn.execute(_CALL_OFF.where(*stop.which), stop.parameters)
+    return count
+
+
+def cancel_pending_in_parts(conn: Connection, stop: Stop) -> int:
+    """As `cancel_pending`, for all but the rows that the database refuses to change, which are logged."""
+
+    def apply(to: Update) -> Callable[[Connection, Sequence[int]], int]:
+        statement = to.where(listed(_ROW.id, "ids"))
+
+        def some(conn: Connection, ids: Sequence[int]) -> int:
+            return conn.execute(statement, {**stop.parameters, "ids": ids}).rowcount
+
+        return some
+
+    def ids(which: Select[Any]) -> Sequence[int]:
+        return conn.scalars(which.where(*stop.which), stop.parameters).all()
+
+    refusals: list[DBAPIError] = []
+
+    def change(ids: Sequence[int], to: Update, what: str) -> int:
+        try:
+            return sum(in_parts(conn, ids, apply(to), what))
+        except DBAPIError as error:
+            if not is_of_rows(conn, error):
+                raise
+            # All of these: the others may do better.
+            refusals.append(error)
+            return 0
+
+    # The last ones first: nothing depends on them that comes after.
+    pending = sorted(ids(select(_ROW.id).where(_PENDING)), reverse=True)
+    count = change(pending, _CANCEL_PENDING, "cancel proposal")
+    retried = ids(select(_ROW.id).where(*_RETRIED))
+    called_off = change(retried, _CALL_OFF, "call off the retry of proposal")
+    if refusals and not count and not called_off:
+        raise refusals[0]
+    return count

@@ -1,0 +1,141 @@
+"""Units of work on workflows: actions that belong together, written in one unit and told apart by none."""
+
+from collections.abc import Collection, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from operator_core.actions.errors import InvalidValue, NotFound
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionStatus,
+    Workflow,
+    WorkflowProposal,
+    WorkflowStatus,
+)
+from operator_core.db.ledger.proposals import Batch, create_proposals, require
+from operator_core.db.sql.rows import (
+    PROPOSAL_COLUMNS,
+    WORKFLOW_COLUMNS,
+    Listing,
+    to_listing,
+    to_proposal,
+    to_workflow,
+)
+from operator_core.db.sql.tables import PROPOSALS, TICKETS, WORKFLOWS
+
+__all__ = [
+    "create_workflow",
+    "get_workflow",
+    "in_order",
+    "list_workflow_actions",
+    "require_workflow",
+    "workflow_status",
+]
+
+_W = WORKFLOWS.c
+_P = PROPOSALS.c
+_S = ActionStatus
+
+_INSERT = insert(WORKFLOWS).returning(*WORKFLOW_COLUMNS)
+_GET = select(*WORKFLOW_COLUMNS).where(_W.id == bindparam("id"))
+_OF_WORKFLOW = _P.workflow_id == bindparam("workflow", type_=BigInteger())
+_ACTIONS = select(*PROPOSAL_COLUMNS).where(_OF_WORKFLOW).order_by(_P.id)
+_COUNTS = (
+    select(_P.status, _P.next_retry_at.is_not(None), func.count())
+    .where(_OF_WORKFLOW)
+    .group_by(_P.status, _P.next_retry_at.is_not(None))
+)
+
+
+def in_order(count: int, after: Mapping[int, Collection[int]]) -> list[list[int]]:
+    """The positions of `count` proposals in groups, each after all that its members come after.
+
+    Raises `InvalidValue` for a position that is none, and for a cycle, which it names.
+    """
+    sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(range(count), ()))
+    for position, before in after.items():
+        for each in (position, *before):
+            if type(each) is not int or not 0 <= each < count:
+                raise InvalidValue("after", f"must hold positions from 0 to {count - 1}")
+        sorter.add(position, *before)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = ", ".join(str(position) for position in error.args[1][::-1])
+        raise InvalidValue("after", f"must not go round in a circle: {cycle}") from None
+    groups: list[list[int]] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        groups.append(ready)
+        sorter.done(*ready)
+    return groups
+
+
+def create_workflow(
+    conn: Connection,
+    workflow: WorkflowProposal,
+    proposals: Sequence[ActionProposal],
+    after: Mapping[int, Collection[int]],
+    *,
+    actor: str,
+    max_json_bytes: int,
+) -> tuple[Workflow, list[ActionProposal]]:
+    """Writes a workflow and its actions; raises `NotFound` for an unknown ticket or dependency."""
+    created = _insert(conn, workflow)
+    stored: dict[int, ActionProposal] = {}
+    for group in in_order(len(proposals), after):
+        batch = Batch(actor, max_json_bytes)
+        for position in group:
+            known = [stored[before].id or 0 for before in sorted(set(after.get(position, ())))]
+            proposal = proposals[position]
+            more = [id_ for id_ in known if id_ not in proposal.depends_on]
+            values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
+            # Together they may be more than one proposal may depend on.
+            batch.add(ActionProposal.model_validate(values), workflow_id=created.id)
+        (written,) = create_proposals(conn, [batch])
+        stored.update(zip(group, written, strict=True))
+    return created, [stored[position] for position in range(len(proposals))]
+
+
+def _insert(conn: Connection, workflow: WorkflowProposal) -> Workflow:
+    require(conn, "ticket", TICKETS, [workflow.ticket_id])
+    try:
+        return to_workflow(conn.execute(_INSERT, workflow.__dict__).one())
+    except IntegrityError:
+        # On a server somebody may have deleted it in between.
+        raise NotFound("ticket", workflow.ticket_id or 0) from None
+
+
+def require_workflow(conn: Connection, id: int) -> None:
+    """Raises `NotFound` for an unknown workflow."""
+    require(conn, "workflow", WORKFLOWS, [id])
+
+
+def get_workflow(conn: Connection, id: int) -> Workflow | None:
+    """The workflow, or None; raises `CorruptRow`."""
+    row = conn.execute(_GET, {"id": id}).one_or_none()
+    return None if row is None else to_workflow(row)
+
+
+def list_workflow_actions(conn: Connection, id: int) -> Listing[ActionProposal]:
+    """The proposals of a workflow, in the order of their ids; raises `NotFound`."""
+    require_workflow(conn, id)
+    return to_listing(conn.execute(_ACTIONS, {"workflow": id}).all(), to_proposal)
+
+
+def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
+    """How far a workflow is, as its actions tell; raises `NotFound`."""
+    require_workflow(conn, id)
+    found: set[str] = set()
+    for status, retried, _ in conn.execute(_COUNTS, {"workflow": id}):
+        # What will be run again has not ended.
+        found.add(_S.EXECUTING if status == _S.FAILED and retried else status)
+    if found <= {_S.PROPOSED, _S.VALIDATED}:
+        return WorkflowStatus.PENDING
+    if found & {_S.PROPOSED, _S.VALIDATED, _S.EXECUTING}:
+        return WorkflowStatus.IN_PROGRESS
+    if _S.FAILED in found:
+        return WorkflowStatus.FAILED
+    return WorkflowStatus.CANCELLED if _S.CANCELLED in found else WorkflowStatus.COMPLETED

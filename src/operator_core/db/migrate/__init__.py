@@ -1,0 +1,51 @@
+"""Which schema a database has, and how it becomes this code's: alone, under a lock, or not at all.
+
+Alembic is imported only where there is something for it to do: most programs open a ledger that is
+current, and that costs one SELECT.
+"""
+
+from operator_core.db.migrate.autogenerate import include_name, include_object
+from operator_core.db.migrate.deploy import (
+    DEFAULT_URL,
+    LOCK_TIMEOUT,
+    URL_VARIABLE,
+    look,
+    run_locked,
+    upgrade,
+)
+from operator_core.db.migrate.opening import check_usable, is_current, make_current, recognise
+from operator_core.db.migrate.revisions import (
+    HEAD,
+    REVISIONS,
+    VERSION_TABLE,
+    check_current,
+    check_known,
+    current_revision,
+)
+from operator_core.db.migrate.scripts import alembic_config, postgresql_script, upgrade_on
+from operator_core.db.migrate.template import copy_template
+
+__all__ = [
+    "DEFAULT_URL",
+    "HEAD",
+    "LOCK_TIMEOUT",
+    "REVISIONS",
+    "URL_VARIABLE",
+    "VERSION_TABLE",
+    "alembic_config",
+    "check_current",
+    "check_known",
+    "check_usable",
+    "copy_template",
+    "current_revision",
+    "include_name",
+    "include_object",
+    "is_current",
+    "look",
+    "make_current",
+    "postgresql_script",
+    "recognise",
+    "run_locked",
+    "upgrade",
+    "upgrade_on",
+]

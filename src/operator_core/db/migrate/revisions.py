@@ -1,0 +1,55 @@
+"""The revisions of the ledger's schema, and which one a database has."""
+
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from operator_core.actions.errors import SchemaOutdated, SchemaTooNew
+from operator_core.db.sql.postgresql_errors import sqlstate
+
+__all__ = ["HEAD", "REVISIONS", "VERSION_TABLE", "check_current", "check_known", "current_revision"]
+
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+"""Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
+
+HEAD: Final = REVISIONS[-1]
+"""The revision that this code works with."""
+
+VERSION_TABLE: Final = "operator_core_alembic_version"
+"""A name of its own, so that a service's own Alembic history can live beside the ledger's."""
+
+_UNDEFINED_TABLE: Final = "42P01"
+
+
+def current_revision(conn: Connection, *, alone: bool = False) -> str | None:
+    """The database's revision, or None if it has none.
+
+    One SELECT on SQLite, and on a server too if `conn` is `alone`: in no transaction, which a
+    statement that fails would end.
+    """
+    if conn.dialect.name == "postgresql" and not alone:
+        known = conn.exec_driver_sql(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL").scalar()
+        if not known:
+            return None
+    try:
+        return conn.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+    except DBAPIError as error:
+        if "no such table" in str(error.orig) or sqlstate(error) == _UNDEFINED_TABLE:
+            return None
+        raise
+
+
+def check_known(conn: Connection, *, alone: bool = False) -> str | None:
+    """The database's revision; raises `SchemaTooNew` for one that this code has never heard of."""
+    revision = current_revision(conn, alone=alone)
+    if revision is not None and revision not in REVISIONS:
+        raise SchemaTooNew(revision, HEAD)
+    return revision
+
+
+def check_current(conn: Connection, *, alone: bool = False) -> None:
+    """Raises `SchemaOutdated` or `SchemaTooNew` unless the database is at `HEAD`; changes nothing."""
+    revision = check_known(conn, alone=alone)
+    if revision != HEAD:
+        raise SchemaOutdated(revision, HEAD)

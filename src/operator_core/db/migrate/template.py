@@ -1,0 +1,31 @@
+"""An empty ledger, made once in a process; ledgers in memory, one for each test, are copies of it."""
+
+import sqlite3
+from functools import cache
+
+from operator_core.db.migrate.opening import make_current
+from operator_core.db.sqlite.connection import MEMORY, connect, over
+
+__all__ = ["copy_template"]
+
+
+@cache
+def _template() -> bytes:
+    conn = over(connect(MEMORY, busy_timeout=0))
+    try:
+        make_current(conn, busy_timeout=0)
+        raw: sqlite3.Connection = conn.connection.driver_connection  # pyright: ignore
+        return raw.serialize()
+    finally:
+        conn.close()
+
+
+def copy_template(connection: sqlite3.Connection) -> None:
+    """Fills an empty database in memory: six times faster than running the schema's text."""
+    # By way of a second connection: a database that was itself deserialised can't grow past 1 GiB.
+    source = sqlite3.connect(MEMORY)
+    try:
+        source.deserialize(_template())
+        source.backup(connection)
+    finally:
+        source.close()

@@ -1,0 +1,434 @@
+"""Units of work on PostgreSQL, on the ledger's own pool of connections or on a service's engine.
+
+A unit runs in one greenlet from the checkout of a connection to its return. One that changes the
+database by a single statement needs no transaction around it, and makes one round trip. READ COMMITTED
+suffices for all of them: no unit decides by what it has read before; the UPDATE itself carries the guard,
+is evaluated again on a row that somebody else has just changed (PostgreSQL manual, 13.2.1), and constraints
+and triggers see what it really changes.
+"""
+
+import asyncio
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.interfaces import IsolationLevel
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from operator_core.actions.errors import WrongLoop
+from operator_core.db.postgresql.attempts import Attempt, not_kept, outcome_unknown, worth_another
+from operator_core.db.postgresql.batching import Lanes
+from operator_core.db.postgresql.connect import (
+    end_transaction,
+    hold_isolation,
+    in_transaction,
+    is_closed,
+    is_lost,
+    is_stale,
+    ping,
+)
+from operator_core.db.postgresql.direct import Direct
+from operator_core.db.postgresql.listener import ServerChanges
+from operator_core.db.postgresql.settings import check_reported, look_at_session
+from operator_core.db.run.backoff import pause
+from operator_core.db.run.cancellation import finish, finish_here
+from operator_core.db.run.engine_runner import EngineRunner
+from operator_core.db.run.runner import check_outside, check_process
+from operator_core.db.sql.errors import translate
+from operator_core.db.sql.postgresql_errors import (
+    LOSSES,
+    Limits,
+    Trouble,
+    missing_row,
+    scrub,
+    sqlstate,
+    trouble,
+)
+from operator_core.db.sql.unit import UNANSWERED, Alike, Plain, Unanswered, Unit, run_units
+
+__all__ = ["ServerRunner"]
+
+T = TypeVar("T")
+
+_WHOLE: Final[IsolationLevel] = "READ COMMITTED"
+_SINGLE: Final[IsolationLevel] = "AUTOCOMMIT"
+
+
+class ServerRunner(EngineRunner):
+    """Runs units of work on a PostgreSQL server.
+
+    `check_schema` raises `SchemaError` unless the ledger is at head, on a connection that is in no transaction.
+    `owned` says whether the engine is the ledger's own.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        check_schema: Callable[[Connection], None],
+        *,
+        timeout: float,
+        owned: bool,
+    ) -> None:
+        super().__init__(engine, timeout=timeout)
+        self._check_schema = check_schema
+        self._owned = owned
+        # Views of the same pool: a service's engine stays as it is. The ledger's own is in
+        # autocommit mode already.
+        self._transactions = engine.execution_options(isolation_level=_WHOLE)
+        self._whole = self._transactions.sync_engine
+        self._single = (
+            engine if owned else engine.execution_options(isolation_level=_SINGLE)
+        ).sync_engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # What a statement on its own is run at is the database's default, which may be another level
+        # on a service's engine.
+        self._alone_suffices = True
+        self._limits = Limits(timeout)
+        self._lanes = Lanes(self._run_together, self._run_one)
+        # Connections that were used last, for whoever comes next: half of what the pool and
+        # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
+        self._at_hand: list[Connection] = []
+        self._connecting = 0
+        # For which a plain unit need not go through SQLAlchemy.
+        self._direct = Direct(engine.dialect) if owned and engine.driver == "asyncpg" else None
+
+    async def open(self) -> None:
+        """Checks the schema and changes nothing: on a server that is for a deploy to do."""
+        if not self._closed:
+            self._check_open()
+            return
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        try:
+            with self._call():
+                await finish(greenlet_spawn(self._look))
+        except BaseException:
+            if self._owned:
+                await asyncio.shield(self._engine.dispose())
+            raise
+        self._closed = False
+
+    def _look(self) -> None:
+        with self._connect(self._single, _SINGLE) as conn:
+            self._check_schema(conn)
+            session = look_at_session(conn)
+        self._alone_suffices = session.read_committed
+        self._limits = Limits(self._timeout, session.lock_timeout, session.statement_timeout)
+
+    def __del__(self) -> None:
+        if self._owned and not self._closed and self._pid == os.getpid():
+            warnings.warn(
+                f"unclosed ledger on a server: {self!r}", ResourceWarning, stacklevel=2, source=self
+            )
+
+    async def close(self) -> None:
+        """Refuses new calls, waits for those under way, and closes the connections that are its own."""
+        if self._pid != os.getpid():
+            return
+        if self._loop is not asyncio.get_running_loop():
+            raise WrongLoop("a ledger on a server must be closed in the event loop that opened it")
+        await super().close()
+        await greenlet_spawn(self._let_go)
+        if self._owned:
+            await self._engine.dispose()
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
+        self._check_open()
+        with self._call():
+            return await self._run(unit, _plain(unit), self._read)
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` as one transaction, a `single` one as a statement on its own.
+
+        Serialization failures and deadlocks, and connections lost before the COMMIT, are tried again
+        as a whole. Raises `CommitOutcomeUnknown` if the connection is lost during it.
+        """
+        self._check_open()
+        check_outside(self._use.under_way)
+        single = single and self._alone_suffices
+        with self._call():
+            if single and isinstance(unit, Alike) and not unit.may_wait:
+                return await self._lanes.run(cast("Alike[Any, T]", unit))
+            alone = cast("Unit[T]", unit)
+            if single:
+                # One that may wait for a lock waits for it by itself.
+                return await self._run(alone, _plain(alone), self._change)
+            return await self._try(self._transact, alone)
+
+    async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
+        # A call of its own: those who asked may have been cancelled, and closing waits for the connection.
+        with self._call():
+            return await self._try(self._change, partial(run_units, units=units))
+
+    async def _run_one(self, unit: Alike[Any, T]) -> T:
+        return await self._run(unit, unit.plain, self._change)
+
+    async def _run(
+        self, unit: Unit[T], plain: Plain[T] | None, run: Callable[[Attempt, Unit[T]], T]
+    ) -> T:
+        """Runs `unit` by `run`, or what it says in one `plain` statement by the driver alone, if that can be."""
+        failures = 0
+        if plain is not None and self._direct is not None and not self._is_listened_to():
+            conn = self._alive_at_hand()
+            if conn is not None:
+                writes = run != self._read
+                # asyncpg sets a timeout of its own only where one is asked for.
+                answer, failures = await finish_here(
+                    self._straight(self._direct, conn, plain, writes)
+                )
+                if answer is not UNANSWERED:
+                    return answer
+        return await self._try(run, unit, failures)
+
+    def _is_listened_to(self) -> bool:
+        """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
+        return getattr(self._single, "_has_events", True)
+
+    async def _straight(
+        self, direct: Direct, conn: Connection, plain: Plain[T], writes: bool
+    ) -> tuple[T | Unanswered, int]:
+        """The answer, and how often the unit has failed for which it is worth to be run again."""
+        try:
+            answer = await direct.run(conn.connection.driver_connection, plain)
+        except Exception as error:
+            kind = trouble(error)
+            if kind in LOSSES or kind is Trouble.READ_ONLY:
+                _throw_away(conn)
+            else:
+                await self._put_back(conn)
+            if kind is Trouble.LOST and writes:
+                raise outcome_unknown(error) from error
+            state = sqlstate(error)
+            if kind is Trouble.REFUSED and not (state and state.startswith(plain.explains)):
+                if (missing := missing_row(error)) is not None:
+                    raise missing from None
+                raise
+            return UNANSWERED, 0 if kind is Trouble.REFUSED else 1
+        except BaseException:
+            _throw_away(conn)
+            raise
+        await self._put_back(conn)
+        return answer, 0
+
+    async def _put_back(self, conn: Connection) -> None:
+        if not self._keep(conn):
+            await greenlet_spawn(conn.close)
+
+    def _keep(self, conn: Connection) -> bool:
+        if not self._owned or self._connecting or self._closed:
+            return False
+        self._at_hand.append(conn)
+        return True
+
+    async def _try(
+        self, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T], failures: int = 0
+    ) -> T:
+        attempt = Attempt()
+        # Who is cancelled while it waits for a connection need not go on waiting.
+        return await finish(self._attempts(attempt, run, unit, failures), may_stop=attempt.may_stop)
+
+    async def _attempts(
+        self, attempt: Attempt, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T], failures: int
+    ) -> T:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        while True:
+            attempt.begin()
+            try:
+                return await greenlet_spawn(run, attempt, unit)
+            except Exception as error:
+                kind = trouble(error)
+                if attempt.may_have_committed(kind, error):
+                    raise outcome_unknown(error) from error
+                if not worth_another(kind, failures, late=clock() >= deadline):
+                    raise
+            attempt.begin()
+            failures += 1
+            await pause(failures)
+
+    # ------ in the greenlet
+
+    def _read(self, attempt: Attempt, unit: Unit[T]) -> T:
+        conn = self._take()
+        attempt.connected = True
+        return self._run_alone(conn, unit)
+
+    def _change(self, attempt: Attempt, unit: Unit[T]) -> T:
+        conn = self._take()
+        # The statement is its own COMMIT.
+        attempt.connected = attempt.committing = attempt.alone = True
+        return self._run_alone(conn, unit)
+
+    def _run_alone(self, conn: Connection, unit: Unit[T]) -> T:
+        try:
+            result = unit(conn)
+            # Of a listener's that begins by itself, as the recipe for SQLite does.
+            end_transaction(conn, "COMMIT")
+        except BaseException as error:
+            _drop_if_useless(conn, error)
+            conn.close()
+            raise
+        if not self._keep(conn):
+            conn.close()
+        return result
+
+    def _take(self) -> Connection:
+        return self._alive_at_hand() or self._connect(self._single, _SINGLE)
+
+    def _alive_at_hand(self) -> Connection | None:
+        """A connection at hand, which is nobody else's from now on, and which the server has not closed."""
+        while self._at_hand:
+            conn = self._at_hand.pop()
+            if not is_stale(conn.connection.driver_connection):
+                return conn
+            _throw_away(conn)
+        return None
+
+    def _let_go(self) -> None:
+        while self._at_hand:
+            self._at_hand.pop().close()
+
+    def _transact(self, attempt: Attempt, unit: Unit[T]) -> T:
+        self._let_go()
+        conn = self._connect(self._whole, _WHOLE)
+        try:
+            attempt.connected = True
+            with conn.begin():
+                result = unit(conn)
+                attempt.committing = True
+            return result
+        except Exception as error:
+            _drop_if_useless(conn, error)
+            raise
+        finally:
+            conn.close()
+
+    def _connect(self, engine: Engine, level: IsolationLevel) -> Connection:
+        """A connection of the pool that was alive a moment ago, which costs no round trip to know."""
+        while True:
+            self._connecting += 1
+            try:
+                conn = engine.connect()
+            finally:
+                self._connecting -= 1
+            if not _is_worn(conn):
+                break
+            _throw_away(conn)
+        try:
+            self._prepare(conn, level)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _prepare(self, conn: Connection, level: IsolationLevel) -> None:
+        hold_isolation(conn, level)
+        if not self._owned:
+            # What the service has set meanwhile is the service's, and it may be fatal here.
+            check_reported(conn)
+
+    # ------ what EngineRunner asks
+
+    def _new_changes(self) -> ServerChanges:
+        return ServerChanges(self._engine, self._doorbell.ring)
+
+    async def _transacting(self) -> AsyncConnection:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        failures = 0
+        while True:
+            await greenlet_spawn(self._let_go)
+            try:
+                return await self._connected()
+            except Exception as error:
+                if trouble(error) not in LOSSES or clock() >= deadline:
+                    raise
+            failures += 1
+            await pause(failures)
+
+    async def _connected(self) -> AsyncConnection:
+        """A connection for a transaction, which was alive a moment ago."""
+        while True:
+            self._connecting += 1
+            try:
+                conn = await self._transactions.connect()
+            finally:
+                self._connecting -= 1
+            if not await conn.run_sync(_is_worn):
+                break
+            await conn.invalidate()
+            await conn.close()
+        try:
+            await conn.run_sync(self._prepare, _WHOLE)
+            await conn.run_sync(ping)
+        except BaseException:
+            await conn.invalidate()
+            await conn.close()
+            raise
+        return conn
+
+    async def _check_alive(self, conn: AsyncConnection) -> None:
+        # What is said next, maybe a COMMIT, would be said to nobody, and look like a lost answer.
+        known = conn.sync_connection
+        assert known is not None
+        if not known.invalidated:
+            if not await is_lost(known.connection.driver_connection):
+                return
+            await conn.invalidate()
+        raise not_kept()
+
+    def _commit_lost(self, error: BaseException) -> BaseException:
+        if trouble(error) is Trouble.LOST:
+            return outcome_unknown(error)
+        return self._translate(error)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        if trouble(error) is Trouble.UNSENT:
+            scrub(error)
+            return not_kept()
+        return translate(error, busy_timeout=self._timeout, server=True, limits=self._limits)
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._loop is not asyncio.get_running_loop():
+            check_process(self._pid)
+            raise WrongLoop(
+                "this ledger's connections belong to the event loop that opened it; open another one here"
+            )
+
+
+def _plain(unit: Unit[T]) -> Plain[T] | None:
+    if isinstance(unit, Alike):
+        return cast("Alike[Any, T]", unit).plain
+    return cast("Plain[T]", unit) if isinstance(unit, Plain) else None
+
+
+_KNOWN: Final = "known to operator_core"
+
+
+def _is_worn(conn: Connection) -> bool:
+    """Whether a connection of the pool has died since it was used last; one that was just made was just answered."""
+    known = conn.info.get(_KNOWN, False)
+    conn.info[_KNOWN] = True
+    return (is_stale if known else is_closed)(conn.connection.driver_connection)
+
+
+def _throw_away(conn: Connection) -> None:
+    conn.invalidate()
+    conn.close()
+
+
+def _drop_if_useless(conn: Connection, error: BaseException) -> None:
+    if conn.invalidated:
+        return
+    if trouble(error) in (*LOSSES, Trouble.READ_ONLY) or in_transaction(
+        conn.connection.driver_connection
+    ):
+        # Lost, or the server is no longer the one that writes, and the next connection finds it; or a
+        # listener has begun a transaction, of which SQLAlchemy knows nothing.
+        conn.invalidate()

@@ -1,0 +1,170 @@
+"""Driver exceptions become the ledger's own; no other kind leaves the facade."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from operator_core.actions.errors import (
+    ActionError,
+    Busy,
+    ConstraintViolation,
+    InvalidValue,
+    StorageCorrupt,
+    StorageFull,
+    StorageReadOnly,
+    StorageUnavailable,
+)
+from operator_core.db.sql.postgresql_errors import (
+    NO_LIMITS,
+    Limits,
+    from_postgresql,
+    is_refused,
+    scrub,
+    unreachable,
+)
+
+__all__ = ["is_refusal", "read_damaged", "text_or_bytes", "translate"]
+
+T = TypeVar("T")
+
+_PRIMARY_CODE = 0xFF
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+# A write past RLIMIT_FSIZE or a quota is an I/O error to SQLite, with the errno lost on the way.
+_WRITE_FAILED = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
+
+
+def translate(
+    error: BaseException,
+    *,
+    busy_timeout: float | None = None,
+    server: bool = False,
+    limits: Limits = NO_LIMITS,
+) -> BaseException:
+    """The ledger's exception for `error`, with `error` as its cause; others come back as they are.
+
+    From a `server`, an error of the operating system is one of the connection too, and `limits` are how
+    long it may wait for what. The cause has lost what may hold the values of a row.
+    """
+    if isinstance(error, ActionError):
+        # A unit may have raised it on account of one of the driver's.
+        _scrub_sqlite(error)
+        scrub(error.__cause__ or error.__context__)
+        return error
+    if isinstance(error, UnicodeDecodeError) and not server:
+        # Python's driver can't read SQLite's own message, which quotes a name in a damaged schema.
+        found = StorageCorrupt("not a SQLite database, or a damaged one (its schema is no text)")
+        found.__cause__ = error
+        return found
+    driver_error = error.orig if isinstance(error, DBAPIError) else error
+    found: ActionError | None
+    if isinstance(driver_error, sqlite3.Error):
+        _scrub_sqlite(error)
+        found = _from_sqlite(driver_error, busy_timeout)
+    elif isinstance(error, PoolTimeout):
+        found = Busy(busy_timeout, "every connection of the pool is in use")
+    elif server and isinstance(error, OSError):
+        found = unreachable(error)
+    elif (found := from_postgresql(error, limits)) is not None:
+        scrub(error)
+    elif isinstance(error, SQLAlchemyError):
+        _scrub_sqlite(error)
+        found = StorageUnavailable(f"the database failed: {type(error).__name__}")
+    if found is None:
+        return error
+    found.__cause__ = error
+    return found
+
+
+def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return StorageUnavailable(f"SQLite could not do it: {type(error).__name__}")
+    primary = code & _PRIMARY_CODE
+    if primary in _LOCKED:
+        return Busy(busy_timeout)
+    if primary == sqlite3.SQLITE_FULL or code in _WRITE_FAILED:
+        return StorageFull(f"no room left for the ledger ({error.sqlite_errorname})")
+    if primary == sqlite3.SQLITE_READONLY:
+        return StorageReadOnly(f"the ledger can't be written ({error.sqlite_errorname})")
+    if primary in _CORRUPT:
+        return StorageCorrupt(f"not a SQLite database, or a damaged one ({error})")
+    if primary == sqlite3.SQLITE_TOOBIG:
+        return InvalidValue("", "is larger than SQLite can hold")
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        # The units know the constraints that callers can run into; what is left names itself.
+        return ConstraintViolation(str(error))
+    return StorageUnavailable(f"SQLite could not do it: {error} ({error.sqlite_errorname})")
+
+
+_DECODING: Final = "Could not decode to UTF-8"
+
+
+def _scrub_sqlite(error: BaseException) -> None:
+    """Takes the values of rows out of `error` and of what it came from.
+
+    A service's engine shows parameters in its messages, unless it was told to hide them. SQLite's own
+    messages name tables, columns and constraints; that of the driver for text that is no UTF-8 quotes it.
+    """
+    for link in _chain(error):
+        if isinstance(link, StatementError):
+            link.hide_parameters = True
+            link.params = None
+        text = str(link.args[0]) if link.args else ""
+        if _DECODING in text:
+            link.args = (text.partition(" with text ")[0],)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, what caused it, and what was being handled when it was raised."""
+    seen: set[int] = set()
+    links = [error]
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            links += [link.__cause__, link.__context__]
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """Whether the database has refused this one change, by a constraint or a lock, and would take others."""
+    if isinstance(error.orig, sqlite3.Error):
+        return isinstance(error.orig, sqlite3.IntegrityError)
+    return is_refused(error)
+
+
+def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:
+    """Runs a reading `unit`, again if SQLite's driver finds text that is no UTF-8, and raw then.
+
+    The driver gives up on the whole result for one such value. With the bytes in its place, the
+    rows are read and the one that can't be is a `CorruptRow`. Not done at once, because a converter
+    of our own for each text costs more than reading the row.
+    """
+    try:
+        return unit(conn)
+    except DBAPIError as error:
+        if not str(error.orig).startswith(_DECODING):
+            raise
+    driver_connection: Any = conn.connection.driver_connection
+    driver_connection.text_factory = text_or_bytes
+    try:
+        return unit(conn)
+    finally:
+        driver_connection.text_factory = str
+
+
+def text_or_bytes(value: bytes) -> str | bytes:
+    """A `text_factory` for sqlite3 that gives up on no value; readers of rows say which is no text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,192 @@
+"""The SQL functions of the ledger, each compiled for both dialects."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Float, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from operator_core.actions.values import MAX_DELAY
+from operator_core.db.sql.base import SQLITE_NOW, UTCDateTime
+
+__all__ = [
+    "after_jitter",
+    "current_transaction",
+    "from_now",
+    "readable",
+    "strictly_after",
+    "ticket_now",
+    "utcnow",
+    "written_now",
+]
+
+
+class ticket_now(FunctionElement[str]):  # noqa: N801
+    """The database's clock as the tickets' service writes it: SQLite's CURRENT_TIMESTAMP, text in UTC."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(ticket_now)
+def _ticket_now(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+
+
+@compiles(ticket_now, "sqlite")
+def _ticket_now_sqlite(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+class utcnow(FunctionElement[datetime]):  # noqa: N801 - it stands in statements as SQL functions do
+    """The database's clock, in the form that `UTCDateTime` stores."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(utcnow)
+def _utcnow(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(utcnow, "sqlite")
+def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
+    return SQLITE_NOW
+
+
+class written_now(FunctionElement[datetime]):  # noqa: N801
+    """As `utcnow`, and the same for all columns of a row."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(written_now)
+def _written_now(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(written_now, "sqlite")
+def _written_now_sqlite(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
+    # The clock of SQLite stands still during a statement.
+    return SQLITE_NOW
+
+
+class current_transaction(FunctionElement[int]):  # noqa: N801
+    """The transaction that writes, by a number that grows from one to the next; 0 on SQLite, which has one at a time."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(current_transaction)
+def _current_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
+    # Not before any that has completed: two that change one proposal, the second of which waited for the
+    # first, may have got their own numbers in the other order.
+    return (
+        "greatest(pg_current_xact_id()::text::bigint, "
+        "pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)"
+    )
+
+
+@compiles(current_transaction, "sqlite")
+def _current_transaction_sqlite(
+    element: current_transaction, compiler: SQLCompiler, **_: Any
+) -> str:
+    return "0"
+
+
+class strictly_after(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock, or just after the time in the given column where the clock is not past it."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(strictly_after)
+def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    # A time at the end of what there is, which another tool set, gives way to the clock.
+    after = f"CASE WHEN {column} < '9998-01-01 00:00:00+00' THEN {column} + interval '1 microsecond' END"
+    return f"greatest(clock_timestamp(), {after})"
+
+
+@compiles(strictly_after, "sqlite")
+def _strictly_after_sqlite(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    after = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds')"
+    # A time that another tool made unreadable, or none, gives way to the clock.
+    return f"coalesce(max({SQLITE_NOW}, {after}), {SQLITE_NOW})"
+
+
+class from_now(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock and so many seconds."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(from_now)
+def _from_now(element: from_now, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"clock_timestamp() + make_interval(secs => {seconds})"
+
+
+@compiles(from_now, "sqlite")
+def _from_now_sqlite(element: from_now, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+class after_jitter(FunctionElement[float]):  # noqa: N801
+    """Seconds until the retry after `retry_count` others: exponential backoff with full jitter.
+
+    Anything from none to ``min(max_retry_delay, retry_delay * 2 ** retry_count)``, so that what
+    failed together does not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+    """
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(after_jitter)
+def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
+    count, delay, most = (compiler.process(each, **options) for each in element.clauses)
+    # Within what the ledger takes, whatever another tool wrote there.
+    # A product too small for a float is an error on PostgreSQL, which would fail all of a statement.
+    return (
+        f"random() * greatest(1e-9, least({most}, {MAX_DELAY}, "
+        f"least({delay}, {MAX_DELAY}) * power(2, least({count}, 60))))"
+    )
+
+
+@compiles(after_jitter, "sqlite")
+def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
+    count, delay, most = (compiler.process(each, **options) for each in element.clauses)
+    # SQLite's random() is any 64-bit integer, and its power() an option of how it was built.
+    return (
+        f"abs(random() % 1000000) / 1e6 * min({most}, {MAX_DELAY}, "
+        f"min({delay}, {MAX_DELAY}) * (1 << min({count}, 60)))"
+    )
+
+
+class readable(FunctionElement[bool]):  # noqa: N801
+    """Whether the ledger can read the JSON in a column of parameters, as far as the database can tell."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(readable)
+def _readable(element: readable, compiler: SQLCompiler, **options: Any) -> str:
+    (column,) = element.clauses
+    # The column as it is, without the cast that results get.
+    return f"action_ledger_readable({compiler.process(column, **options)})"
+
+
+@compiles(readable, "sqlite")
+def _readable_sqlite(element: readable, compiler: SQLCompiler, **options: Any) -> str:
+    return "1"

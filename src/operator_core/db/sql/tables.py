@@ -1,0 +1,343 @@
+"""The tables of the ledger: columns, constraints and indexes, and no behaviour.
+
+The triggers that keep the promises (updated_at, immutability, lifecycle, history, append-only)
+stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
+"""
+
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Table,
+    Text,
+    false,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import Boolean, Integer
+
+from operator_core.actions.types import ActionStatus, ActionType, EventType
+from operator_core.db.sql.base import BIGINT, DOUBLE, Base, JSONText, UTCDateTime
+from operator_core.db.sql.functions import current_transaction, ticket_now, written_now
+
+__all__ = [
+    "DEPENDENCIES",
+    "EVENTS",
+    "PROPOSALS",
+    "RECORDS",
+    "TICKETS",
+    "WORKFLOWS",
+    "ActionDependencyRow",
+    "ActionEventRow",
+    "ActionProposalRow",
+    "ActionRecordRow",
+    "TicketRow",
+    "WorkflowRow",
+]
+
+ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
+
+# AUTOINCREMENT: without it SQLite gives the id of the newest row again once that row is gone.
+_AUTOINCREMENT = {"sqlite_autoincrement": True}
+
+
+def _on_postgresql(constraint: ConstraintT) -> ConstraintT:
+    return _only_on("postgresql", constraint)
+
+
+def _on_sqlite(constraint: ConstraintT) -> ConstraintT:
+    return _only_on("sqlite", constraint)
+
+
+def _only_on(dialect: str, constraint: ConstraintT) -> ConstraintT:
+    # Alembic's comparison does not ask ddl_if; env.py asks the info.
+    constraint.info["only on"] = dialect
+    constraint.ddl_if(dialect=dialect)
+    return constraint
+
+
+def _one_of(
+    column: str, values: type[ActionStatus] | type[ActionType] | type[EventType]
+) -> CheckConstraint:
+    allowed = ", ".join(repr(value.value) for value in values)
+    return _on_sqlite(CheckConstraint(f"{column} IN ({allowed})", name=column))
+
+
+def _one_of_known(column: str) -> CheckConstraint:
+    # By a function of the revisions, which PostgreSQL need not read anew for each statement.
+    return _on_postgresql(CheckConstraint(f"action_ledger_is_{column}({column})", name=column))
+
+
+def _partial(name: str, *columns: Any, where: str, on_postgresql: str | None = None) -> Index:
+    return Index(
+        name,
+        *columns,
+        sqlite_where=text(where),
+        postgresql_where=text(on_postgresql or where),
+    )
+
+
+class TicketRow(Base):
+    """The neighbour's table: another service writes it by raw SQL, its times as text of its own."""
+
+    __tablename__ = "tickets"
+    __table_args__: tuple[SchemaItem | dict[str, bool], ...] = (
+        Index(
+            "idx_tickets_open_violation",
+            "violation_key",
+            sqlite_where=text("status != 'resolved'"),
+            postgresql_where=text("status != 'resolved'"),
+        ),
+        Index("idx_tickets_violation_time", "violation_key", "resolved_at"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(), primary_key=True)
+    violation_key: Mapped[str] = mapped_column(Text)
+    invariant_name: Mapped[str] = mapped_column(Text)
+    store_id: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, server_default="open")
+    held: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    batch_key: Mapped[str | None] = mapped_column(Text)
+    occurrence_count: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    first_seen_at: Mapped[str] = mapped_column(Text)
+    last_seen_at: Mapped[str] = mapped_column(Text)
+    resolved_at: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)
+    severity: Mapped[str] = mapped_column(Text, server_default="warning")
+    diagnosis: Mapped[str | None] = mapped_column(Text)
+    metric_snapshot: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text, server_default=ticket_now())
+    updated_at: Mapped[str] = mapped_column(Text, server_default=ticket_now())
+
+
+class WorkflowRow(Base):
+    """Actions that belong together. How far it is, its actions tell."""
+
+    __tablename__ = "workflows"
+    __table_args__ = (
+        # On SQLite a trigger sees to it: an id is not chosen yet when a CHECK looks.
+        _on_postgresql(CheckConstraint("id > 0", name="id")),
+        # No time that Python can't hold: neither infinity nor the year 294276.
+        _on_postgresql(
+            CheckConstraint(
+                "least(created_at, updated_at) >= '1970-01-01 00:00:00+00'"
+                " AND greatest(created_at, updated_at) < '9999-01-01 00:00:00+00'",
+                name="times",
+            )
+        ),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    ticket_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("tickets.id"))
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+
+
+class ActionProposalRow(Base):
+    """A proposal. What was proposed never changes; the status moves along the lifecycle only."""
+
+    __tablename__ = "action_proposals"
+    __table_args__ = (
+        _one_of("action_type", ActionType),
+        _one_of_known("action_type"),
+        _one_of("status", ActionStatus),
+        _one_of_known("status"),
+        # With id behind, so that the newest of each are read in order, without sorting.
+        Index("idx_action_proposals_status", "status", "id"),
+        Index(
+            "idx_action_proposals_ticket",
+            "ticket_id",
+            "id",
+            postgresql_where=text("ticket_id IS NOT NULL"),
+        ),
+        Index("idx_action_proposals_action_name", "action_name", "id"),
+        Index("idx_action_proposals_proposed_by", "proposed_by", "id"),
+        Index(
+            "uq_action_proposals_idempotency_key",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # On SQLite a trigger sees to it: a column that is added can't have a constraint of its table.
+        _on_postgresql(ForeignKeyConstraint(["workflow_id"], ["workflows.id"])),
+        _partial(
+            "idx_action_proposals_workflow", "workflow_id", "id", where="workflow_id IS NOT NULL"
+        ),
+        # The order in which they are claimed.
+        _partial(
+            "idx_action_proposals_due",
+            "status",
+            text("priority DESC"),
+            text("coalesce(next_retry_at, scheduled_at, created_at)"),
+            "id",
+            where="status = 'validated'",
+            # Which PostgreSQL's planner has no statistics of: `planning` says why.
+            on_postgresql="status || '' = 'validated'",
+        ),
+        # What a claim looks for besides: who was not started in time, and who is to be run again. The status
+        # first, or without statistics SQLite would read the index of statuses, with all that has failed.
+        _partial(
+            "idx_action_proposals_expires",
+            "status",
+            "expires_at",
+            where="status IN ('proposed', 'validated') AND expires_at IS NOT NULL",
+        ),
+        _partial(
+            "idx_action_proposals_retry",
+            "status",
+            "next_retry_at",
+            where="status = 'failed' AND next_retry_at IS NOT NULL",
+        ),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    ticket_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("tickets.id"))
+    action_name: Mapped[str] = mapped_column(Text)
+    action_type: Mapped[str] = mapped_column(Text, server_default="subject")
+    parameters: Mapped[str] = mapped_column(JSONText)
+    reason: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, server_default="proposed")
+    proposed_at: Mapped[str] = mapped_column(UTCDateTime)
+    proposed_by: Mapped[str] = mapped_column(Text, server_default="agent")
+    validated_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    cancelled_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    # What the facade tells the history's trigger: who moved the status, why and when.
+    status_changed_by: Mapped[str | None] = mapped_column(Text)
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    status_changed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    # The caller's own name for what it proposes, by which a second attempt finds the first.
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    scheduled_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    expires_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    max_retries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    retry_delay: Mapped[float] = mapped_column(DOUBLE, server_default=text("1"))
+    max_retry_delay: Mapped[float] = mapped_column(DOUBLE, server_default=text("300"))
+    retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_retry_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BIGINT, server_default=text("1"))
+    workflow_id: Mapped[int | None] = mapped_column(BIGINT)
+    depends_on: Mapped[str | None] = mapped_column(JSONText)
+    wait_on_failure: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+
+class ActionDependencyRow(Base):
+    """What waits for what, as ``depends_on`` says. Triggers write it; an edge leads to a smaller id."""
+
+    __tablename__ = "action_dependencies"
+    __table_args__ = (
+        CheckConstraint("depends_on_id < proposal_id", name="order"),
+        Index("idx_action_dependencies_needed", "depends_on_id", "proposal_id"),
+    )
+
+    proposal_id: Mapped[int] = mapped_column(
+        BIGINT, ForeignKey("action_proposals.id"), primary_key=True, autoincrement=False
+    )
+    depends_on_id: Mapped[int] = mapped_column(
+        BIGINT, ForeignKey("action_proposals.id"), primary_key=True, autoincrement=False
+    )
+
+
+class ActionRecordRow(Base):
+    """One execution of a proposal. Once it has an outcome it never changes."""
+
+    __tablename__ = "action_records"
+    __table_args__ = (
+        Index("idx_action_records_proposal", "proposal_id", "id"),
+        _partial(
+            "idx_action_records_lease",
+            "lease_expires_at",
+            where="completed_at IS NULL AND lease_expires_at IS NOT NULL",
+        ),
+        # SQLite's BOOLEAN takes any number.
+        CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    started_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    completed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    result_data: Mapped[str | None] = mapped_column(JSONText)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    # What the facade tells the history's trigger: who started the execution and who ended it.
+    started_by: Mapped[str | None] = mapped_column(Text)
+    completed_by: Mapped[str | None] = mapped_column(Text)
+    worker: Mapped[str | None] = mapped_column(Text)
+    lease_expires_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    outcome_unknown: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+
+class ActionEventRow(Base):
+    """The history. Triggers write it; it refuses to be changed."""
+
+    __tablename__ = "action_events"
+    __table_args__ = (
+        # On PostgreSQL nobody but triggers can write an event.
+        _one_of("event_type", EventType),
+        # SQLite's BOOLEAN takes any number.
+        CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
+        *(
+            _on_sqlite(ForeignKeyConstraint([column], [target]))
+            for column, target in (
+                ("proposal_id", "action_proposals.id"),
+                ("record_id", "action_records.id"),
+            )
+        ),
+        Index("idx_action_events_proposal", "proposal_id", "id"),
+        # By which SQLite's triggers know whether the start or the end of a record was told.
+        Index(
+            "idx_action_events_record",
+            "record_id",
+            sqlite_where=text("record_id IS NOT NULL"),
+            info={"only on": "sqlite"},
+        ).ddl_if(dialect="sqlite"),
+        Index(
+            "idx_action_events_order",
+            "transaction_id",
+            "id",
+            info={"only on": "postgresql"},
+        ).ddl_if(dialect="postgresql"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT)
+    record_id: Mapped[int | None] = mapped_column(BIGINT)
+    event_type: Mapped[str] = mapped_column(Text)
+    from_status: Mapped[str | None] = mapped_column(Text)
+    to_status: Mapped[str | None] = mapped_column(Text)
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    actor: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    occurred_at: Mapped[str] = mapped_column(UTCDateTime)
+    # By which a follower knows that no event before it is still to come: ids are given before the commit.
+    transaction_id: Mapped[int] = mapped_column(BIGINT, server_default=current_transaction())
+    version: Mapped[int | None] = mapped_column(BIGINT)
+    worker: Mapped[str | None] = mapped_column(Text)
+
+
+# What statements are made of. The classes' own attributes would do too, but each statement would go
+# through the ORM's planning on every execution, which costs as much as running it on SQLite.
+TICKETS: Final = cast(Table, TicketRow.__table__)
+PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
+RECORDS: Final = cast(Table, ActionRecordRow.__table__)
+EVENTS: Final = cast(Table, ActionEventRow.__table__)
+WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
+DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)

@@ -1,0 +1,1 @@
+"""Runners for SQLite: files, databases in memory, and engines of a service."""

@@ -1,0 +1,193 @@
+"""Units of work on a service's own SQLite engine: borrowed, neither disposed nor changed."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection, StaticPool
+from sqlalchemy.util import greenlet_spawn
+
+from operator_core.db.run.borrowed import begin
+from operator_core.db.run.cancellation import finish
+from operator_core.db.run.engine_runner import EngineRunner, obtained
+from operator_core.db.run.runner import UnitRunner, check_outside
+from operator_core.db.sql.errors import read_damaged, translate
+from operator_core.db.sql.unit import Unit
+from operator_core.db.sqlite.changes import LOOKS_EVERY
+from operator_core.db.sqlite.connection import MEMORY
+from operator_core.db.sqlite.files import FileIdentity
+from operator_core.db.sqlite.schema import Schema
+
+__all__ = ["SqliteEngineRunner"]
+
+T = TypeVar("T")
+
+
+class SqliteEngineRunner(EngineRunner):
+    """Runs units of work on a SQLite engine's connections.
+
+    How long a write waits is a setting of the engine's own; the `timeout` is for upgrading only.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, schema: Schema, *, timeout: float, upgrade: bool = True
+    ) -> None:
+        super().__init__(engine, timeout=timeout)
+        self._schema = schema
+        self._upgrade = upgrade
+        path = _path(engine)
+        # The engine's connections come and go.
+        self._file = None if path is None else FileIdentity(path, watched=False)
+
+    async def open(self) -> None:
+        """Checks the schema; one that is behind is upgraded, as when the ledger opens a file."""
+        if self._shared:
+            check_outside(self._use.under_way)
+        self._pid = os.getpid()
+        make_current = partial(self._schema.make_current, busy_timeout=self._timeout)
+        make_ready = make_current if self._upgrade else self._schema.check_usable
+        await self._run(make_ready, commit=False, check=False)
+        if self._file is not None:
+            self._file.remember()
+        self._closed = False
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool."""
+        self._check_open()
+        if self._shared:
+            check_outside(self._use.under_way)
+        return await self._run(partial(read_damaged, unit=unit), commit=False)
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` as one transaction on a connection of the pool, and commits it."""
+        self._check_open()
+        check_outside(self._use.under_way)
+        return await self._run(unit, commit=True)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """One connection of the pool, and the write lock, from entry to exit."""
+        self._check_file(writing=True)
+        async with super().transaction() as units:
+            yield units
+        self._check_file(writing=True)
+
+    async def _run(self, unit: Unit[T], *, commit: bool, check: bool = True) -> T:
+        def in_transaction(conn: Connection) -> tuple[T, bool]:
+            begin(conn)
+            before = _total_changes(conn)
+            result = unit(conn)
+            return result, _total_changes(conn) != before
+
+        async def work(conn: AsyncConnection) -> T:
+            if not commit:
+                return await conn.run_sync(unit)
+            result, changes = await conn.run_sync(in_transaction)
+            await conn.commit()
+            if changes:
+                self._doorbell.ring()
+            return result
+
+        if check:
+            self._check_file(writing=commit)
+        # A caller may be cancelled while it waits for its turn or for a connection.
+        with self._call():
+            async with self._alone():
+                conn = await obtained(self._transacting())
+                try:
+                    result = await finish(work(conn))
+                finally:
+                    await finish(conn.close())
+            if check:
+                self._check_file(writing=commit)
+            return result
+
+    def _check_file(self, *, writing: bool) -> None:
+        if self._file is not None:
+            self._file.check(writing=writing)
+
+    def _new_changes(self) -> "_Looks":
+        return _Looks(self._engine, self._doorbell.ring)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        return translate(error)
+
+    def _begin(self, conn: Connection) -> None:
+        begin(conn)
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self._engine.pool, StaticPool)
+
+    def _alone(self) -> AbstractAsyncContextManager[Any]:
+        # A StaticPool is one connection for everyone (SQLAlchemy's way with SQLite in memory): two
+        # units on it at once would be one transaction, and the rollback of one would take the
+        # other's rows along.
+        return self._use.turn if self._shared else nullcontext()
+
+
+def _path(engine: AsyncEngine) -> str | None:
+    """The engine's file, if it has one that can be told."""
+    url = engine.url
+    named = url.database
+    if not named or named == MEMORY or named.startswith("file:") or "uri" in url.query:
+        return None
+    return os.path.abspath(named)
+
+
+def _total_changes(conn: Connection) -> int:
+    """How many rows the connection has changed in its life."""
+    driver_connection: Any = conn.connection.driver_connection
+    return driver_connection.total_changes
+
+
+class _Looks:
+    """Looks at ``PRAGMA data_version`` on a connection of the engine's kind, beside its pool."""
+
+    def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
+        self._pool = engine.sync_engine.pool.recreate()
+        self._ring = ring
+        self._connection: PoolProxiedConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """From when it returns on, no change is missed."""
+        self._connection = await greenlet_spawn(self._pool.connect)
+        seen = await greenlet_spawn(_version, self._connection)
+        self._task = asyncio.create_task(self._look(self._connection, seen))
+
+    async def stop(self) -> None:
+        """Closes the connection, also if `start` failed."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._connection is not None:
+            await greenlet_spawn(self._connection.invalidate)
+
+    async def _look(self, connection: PoolProxiedConnection, seen: int) -> None:
+        while True:
+            await asyncio.sleep(LOOKS_EVERY)
+            try:
+                version = await greenlet_spawn(_version, connection)
+            except Exception:
+                # Whoever listens looks for itself, and is told what is wrong.
+                version = -1
+            if version != seen:
+                seen = version
+                self._ring()
+
+
+def _version(connection: PoolProxiedConnection) -> int:
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA data_version")
+        (version,) = cast(tuple[int], cursor.fetchone())
+        return version
+    finally:
+        cursor.close()

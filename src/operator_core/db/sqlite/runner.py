@@ -1,0 +1,290 @@
+"""Units of work on a SQLite file or in memory: one writer, and readers beside it.
+
+A file has a writer's connection, opened at the first write, and up to a few readers' ones, which see
+the last committed state and wait for nobody. In memory there is one connection, and readers queue
+with the writers.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, TypeVar
+
+from operator_core.actions.errors import NotOpen, StorageUnavailable
+from operator_core.db.run.notify import Doorbell
+from operator_core.db.run.runner import UnitRunner, check_process
+from operator_core.db.run.unclosed import warn_unclosed
+from operator_core.db.sql.errors import read_damaged
+from operator_core.db.sql.unit import Unit
+from operator_core.db.sqlite.changes import SqliteChanges
+from operator_core.db.sqlite.connection import MEMORY, NO_TRUST, TRUST, SqliteConnection, connect
+from operator_core.db.sqlite.files import FILE_MODE, FileIdentity, make_file
+from operator_core.db.sqlite.reader import ReadingOpener, SqliteReader
+from operator_core.db.sqlite.schema import Schema
+from operator_core.db.sqlite.wal import use_wal
+from operator_core.db.sqlite.work_limit import WorkLimit
+from operator_core.db.sqlite.writer import SqliteWriter
+
+__all__ = ["SqliteRunner"]
+
+T = TypeVar("T")
+
+_MAX_READERS: Final = 4
+"""How many connections read at once at the most. A read holds the interpreter, so more help little."""
+
+_PATIENCE: Final = 1.0
+"""Seconds that a cancelled opening waits for its thread to end."""
+
+
+class SqliteRunner:
+    """Runs units of work on one SQLite database. Any number may be open on the same file.
+
+    With `upgrade`, opening makes a file that is not there, with the permissions `file_mode`, and upgrades one
+    that is behind; without it, opening changes nothing.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        schema: Schema,
+        *,
+        busy_timeout: float,
+        upgrade: bool = True,
+        file_mode: int = FILE_MODE,
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._busy_timeout = busy_timeout
+        self._upgrade = upgrade
+        self._file_mode = file_mode
+        self._file = FileIdentity(path)
+        self._pid: int | None = None
+        self._lock = threading.Lock()
+        # From here on all is guarded by the lock: the ledger may be used, and closed, by several threads.
+        self._is_open = False
+        self._writer: SqliteWriter | None = None
+        self._readers: list[SqliteReader] = []
+        self._ending: list[SqliteConnection] = []
+        self._doorbell = Doorbell()
+        self._changes: SqliteChanges | None = None
+        self._listeners = 0
+
+    def __del__(self) -> None:
+        if self._is_open and os.getpid() == self._pid:
+            self._end()
+            warn_unclosed(self._path, self)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None in memory."""
+        return None if self._in_memory else Path(self._path)
+
+    @property
+    def _in_memory(self) -> bool:
+        return self._path == MEMORY
+
+    async def open(self) -> None:
+        """Opens the ledger; see the class."""
+        if self._is_open:
+            check_process(self._pid)
+            return
+        self._pid = os.getpid()
+        limit = WorkLimit()
+        reader = None if self._in_memory else self._new_reader(query_only=False)
+        connection = self._in_memory_connection() if reader is None else reader.connection
+        try:
+            await connection.run_raw(lambda: self._make_ready(connection, limit))
+        except asyncio.CancelledError:
+            limit.stop()
+            connection.end()
+            # Whoever cancels does not wait for a lock that the thread may wait for.
+            await asyncio.wait({asyncio.ensure_future(connection.ended())}, timeout=_PATIENCE)
+            raise
+        except BaseException:
+            await connection.shut()
+            raise
+        # The connection that looked goes on as the first reader, or in memory as the only one.
+        with self._lock:
+            if reader is None:
+                self._writer = self._new_writer(connection)
+            else:
+                self._readers = [reader]
+            self._is_open = True
+
+    def _make_ready(self, connection: SqliteConnection, limit: WorkLimit) -> None:
+        if self._in_memory:
+            self._schema.copy_template(connection.raw)
+            return
+        if self._upgrade:
+            make_file(self._path, self._file_mode)
+        elif not os.path.exists(self._path):
+            raise StorageUnavailable(f"{self._path}: no such file, so no ledger to open")
+        raw = connection.raw
+        raw.execute(NO_TRUST)
+        with limit.watching(raw):
+            if not self._schema.is_current(raw):
+                limit.allow_upgrade(os.path.getsize(self._path))
+                if not self._upgrade:
+                    self._schema.check_usable(connection.wrapped)
+                raw.execute(TRUST)
+                self._schema.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
+        # From here on it reads.
+        raw.execute(NO_TRUST)
+        raw.execute("PRAGMA query_only = ON")
+        self._file.remember()
+
+    async def close(self) -> None:
+        """Refuses new units, lets the queued ones finish, rolls back an open transaction, closes."""
+        if os.getpid() != self._pid:
+            return
+        self._end()
+        # Whoever else closes it waits too, also if the first one lost patience, or its event loop is gone.
+        for connection in list(self._ending):
+            await connection.ended()
+        # Who listens looks, and finds it closed.
+        self._doorbell.ring()
+
+    def _end(self) -> None:
+        """Begins to close, and waits for nothing."""
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            writer, self._writer = self._writer, None
+            readers, self._readers = self._readers, []
+            self._ending = [each.connection for each in readers]
+            if self._changes is not None:
+                self._ending.insert(0, self._changes.connection)
+                self._changes.end()
+                # Who listens once it is open again has another one.
+                self._changes = None
+            if writer is not None:
+                self._ending.append(writer.connection)
+            for earlier, later in pairwise(self._ending):
+                later.close_after(earlier)
+            if writer is not None:
+                writer.end()
+            for reader in readers:
+                reader.connection.end()
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` beside the writers, on the last committed state; in memory, after them."""
+        self._check_open()
+        if self._in_memory:
+            return await self._started_writer().write(partial(read_damaged, unit=unit))
+        reader = self._choose_reader()
+        try:
+            return await reader.connection.run_raw(lambda: reader.read(unit))
+        finally:
+            with self._lock:
+                reader.waiting -= 1
+
+    def _choose_reader(self) -> SqliteReader:
+        with self._lock:
+            self._check_open()
+            reader = min(self._readers, key=lambda each: each.waiting)
+            if reader.waiting and len(self._readers) < _MAX_READERS:
+                reader = self._new_reader()
+                self._readers.append(reader)
+            reader.waiting += 1
+        return reader
+
+    def _new_reader(self, *, query_only: bool = True) -> SqliteReader:
+        opener = ReadingOpener(
+            self._path,
+            busy_timeout=self._busy_timeout,
+            changes_nothing=not self._upgrade,
+            query_only=query_only,
+        )
+        return SqliteReader(opener, self._file, busy_timeout=self._busy_timeout)
+
+    def _in_memory_connection(self) -> SqliteConnection:
+        opener = partial(connect, MEMORY, busy_timeout=self._busy_timeout)
+        return SqliteConnection(opener, busy_timeout=self._busy_timeout, lasts=True)
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
+        self._check_open()
+        return await self._started_writer().write(unit)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """Holds the write lock from entry to exit: the other writers of the process queue behind."""
+        self._check_open()
+        async with self._started_writer().transaction() as units:
+            yield units
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncGenerator[asyncio.Event]:
+        """Set by each commit of this ledger at once, by those of others within some 20 ms."""
+        self._check_open()
+        if self._writer is not None:
+            self._writer.check_not_inside()
+        with self._doorbell.listening() as changed:
+            watch = self._watch()
+            collected = False
+            try:
+                if watch is not None:
+                    await watch.started()
+                yield changed
+            except GeneratorExit:
+                # Garbage-collected; there may be no event loop any more to wait in.
+                collected = True
+                raise
+            finally:
+                if (unwatched := self._unwatch()) is not None:
+                    unwatched.end()
+                    if not collected:
+                        await asyncio.shield(unwatched.ended())
+
+    def _watch(self) -> SqliteChanges | None:
+        """What looks at the file as long as anybody listens; in memory nobody else writes."""
+        with self._lock:
+            self._check_open()
+            self._listeners += 1
+            if self._changes is None and not self._in_memory:
+                self._changes = SqliteChanges(self._new_reader().connection, self._doorbell.ring)
+            return self._changes
+
+    def _unwatch(self) -> SqliteChanges | None:
+        with self._lock:
+            self._listeners -= 1
+            if self._listeners:
+                return None
+            changes, self._changes = self._changes, None
+            return changes
+
+    def _started_writer(self) -> SqliteWriter:
+        with self._lock:
+            self._check_open()
+            if self._writer is None:
+                self._writer = self._new_writer(
+                    SqliteConnection(
+                        # Only opening makes a file.
+                        partial(connect, self._path, busy_timeout=self._busy_timeout, how="rw"),
+                        busy_timeout=self._busy_timeout,
+                        # Somebody may have made or restored the file without it.
+                        prepare=partial(use_wal, busy_timeout=self._busy_timeout),
+                    )
+                )
+            return self._writer
+
+    def _new_writer(self, connection: SqliteConnection) -> SqliteWriter:
+        kept = _nothing if self._in_memory else self._file.check_log
+        return SqliteWriter(connection, kept=kept, changed=self._doorbell.ring)
+
+    # ------ misuse, told at once instead of hanging or answering wrongly
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
+        check_process(self._pid)
+
+
+def _nothing() -> None:
+    pass

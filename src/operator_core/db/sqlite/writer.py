@@ -1,0 +1,384 @@
+"""The one writer of a SQLite ledger: a queue of units, committed in groups, or held by a transaction.
+
+Callers put units in the queue, on any thread and any event loop; the connection's thread takes what
+waits and runs it in one ``BEGIN IMMEDIATE ... COMMIT``. Every caller is answered after the commit. If
+a unit fails, the group is rolled back and each unit runs again on its own, so that no one pays for a
+neighbour.
+"""
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from copy import copy
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import Connection
+
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db.run.runner import UnitRunner, check_outside, inside, no_waiting
+from operator_core.db.sql.errors import read_damaged
+from operator_core.db.sql.savepoint import savepoint
+from operator_core.db.sql.unit import Unit, run_units
+from operator_core.db.sqlite.connection import Answer, SqliteConnection
+
+__all__ = ["SqliteWriter"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MAX_GROUP: Final = 128
+"""How many units share one commit at the most: whoever comes first waits for the whole group."""
+
+
+_LOOK_EVERY: Final = 0.5
+"""Seconds between two looks whether the event loop of an open transaction is still there."""
+
+
+class _Job:
+    """A unit in the queue, and the caller who waits for it."""
+
+    __slots__ = ("answer", "unit")
+
+    def __init__(self, unit: Unit[Any], answer: Answer) -> None:
+        self.unit = unit
+        self.answer = answer
+
+
+class _Begin(_Job):
+    """The start of a transaction: what stands behind it in the queue waits until that is over."""
+
+    __slots__ = ()
+
+
+class SqliteWriter:
+    """Queues units of work for one connection, which nobody else writes through.
+
+    `kept` raises if what is written is not where it should be. It runs before each BEGIN, and after each
+    COMMIT that has changed something, before anybody is answered; then `changed` runs.
+    """
+
+    def __init__(
+        self,
+        connection: SqliteConnection,
+        *,
+        kept: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._kept = kept
+        self._changed = changed
+        # One that its holder can take again: the garbage collector may close this very ledger meanwhile.
+        self._lock = threading.RLock()
+        # All four are guarded by the lock: callers' threads and the connection's meet here.
+        self._queue: deque[_Job] = deque()
+        self._draining = False
+        self._held: _Transaction | None = None
+        self._closing = False
+
+    @property
+    def connection(self) -> SqliteConnection:
+        """The connection, for whoever waits until it has ended."""
+        return self._connection
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
+        self.check_not_inside()
+        answer = Answer()
+        self._enqueue(_Job(unit, answer))
+        return cast(T, await answer.future)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """Holds the write lock from entry to exit; the queue waits."""
+        self.check_not_inside()
+        transaction = _Transaction(self._connection, self._release, self._committed)
+        answer = Answer(orphaned=transaction.abandon)
+        self._enqueue(_Begin(lambda conn: self._hold(transaction), answer))
+        try:
+            await answer.future
+        except asyncio.CancelledError:
+            # Cancelled in the very turn of the loop that brought the answer.
+            if not answer.abandoned:
+                await transaction.end("ROLLBACK")
+            raise
+        try:
+            with inside(transaction):
+                yield transaction
+        except GeneratorExit:
+            # Garbage-collected; there may be no event loop any more to wait in.
+            transaction.abandon()
+            raise
+        except BaseException:
+            await transaction.end("ROLLBACK")
+            raise
+        await transaction.end("COMMIT")
+
+    def end(self) -> None:
+        """Rolls back an open transaction, lets the queue run empty, and ends the connection; waits for nothing."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        with suppress(NotOpen):
+            self._connection.submit(self._end_when_empty)
+
+    def check_not_inside(self) -> None:
+        """Raises `ActionError` in a task that is inside this writer's transaction."""
+        held = self._held
+        check_outside(() if held is None else (held,))
+
+    def _enqueue(self, job: _Job) -> None:
+        with self._lock:
+            if self._closing:
+                raise NotOpen("the ledger was closed")
+            self._queue.append(job)
+            if self._held is None:
+                self._start_draining()
+
+    def _start_draining(self) -> None:
+        if not self._queue or self._draining:
+            return
+        try:
+            self._connection.submit(self._drain)
+        except NotOpen as error:
+            while self._queue:
+                self._queue.popleft().answer.send(error=copy(error))
+        else:
+            self._draining = True
+
+    # ------ from here on in the connection's thread
+
+    def _drain(self) -> None:
+        group: list[_Job] = []
+        try:
+            group = self._next_group()
+            if group and isinstance(group[0], _Begin):
+                self._begin(group[0])
+            elif group:
+                self._run_together(group)
+        except BaseException as error:
+            # Not the units' doing: each of those is caught. Who has no answer yet gets this one.
+            logger.exception("the ledger's writer has failed; its connection is replaced")
+            self._connection.drop()
+            self._send_error(group, error)
+        finally:
+            group.clear()
+            self._serve_held()
+            with self._lock:
+                self._draining = False
+                if self._held is None:
+                    self._start_draining()
+
+    def _serve_held(self) -> None:
+        """Does what a transaction asks for until it is over, or the event loop that it belongs to is closed."""
+        with self._lock:
+            held = self._held
+        while held is not None and not held.over:
+            self._connection.serve_while(lambda: held.is_wanted, look_every=_LOOK_EVERY)
+            held.end_quietly()
+
+    def _next_group(self) -> list[_Job]:
+        group: list[_Job] = []
+        with self._lock:
+            while self._queue and len(group) < _MAX_GROUP:
+                if isinstance(self._queue[0], _Begin) and group:
+                    break
+                job = self._queue.popleft()
+                if job.answer.abandoned:
+                    continue
+                group.append(job)
+                if isinstance(job, _Begin):
+                    break
+        return group
+
+    def _run_together(self, group: list[_Job]) -> None:
+        try:
+            self._kept()
+            self._connection.begin()
+            raw, conn = self._connection.raw, self._connection.wrapped
+        except BaseException as error:
+            # Not one unit's fault: asking again for each would make the last wait for all timeouts.
+            self._connection.undo()
+            self._send_error(group, error)
+            return
+        before = raw.total_changes
+        try:
+            results = run_units(conn, [job.unit for job in group])
+            raw.execute("COMMIT")
+        except BaseException as error:
+            # A failed COMMIT may have rolled back already.
+            self._connection.undo()
+            if len(group) == 1:
+                self._send_error(group, error)
+                return
+        else:
+            self._answer(group, results, raw.total_changes != before)
+            return
+        for job in group:
+            self._run_together([job])
+
+    def _answer(self, group: list[_Job], results: list[Any], changes: bool) -> None:
+        try:
+            if changes:
+                self._kept()
+        except BaseException as error:
+            self._send_error(group, error)
+            return
+        Answer.send_all([(job.answer, each) for job, each in zip(group, results, strict=True)])
+        if changes:
+            self._changed()
+
+    def _send_error(self, group: Iterable[_Job], error: BaseException) -> None:
+        for number, job in enumerate(group):
+            own = self._connection.translate(error)
+            # One each: whoever raises it adds to its traceback.
+            twin = number and own is error and isinstance(own, ActionError)
+            job.answer.send(error=copy(own) if twin else own)
+
+    def _committed(self, changes: bool) -> None:
+        if changes:
+            try:
+                self._kept()
+            finally:
+                self._changed()
+
+    def _begin(self, job: _Begin) -> None:
+        try:
+            self._kept()
+            self._connection.begin()
+            job.unit(self._connection.wrapped)
+        except BaseException as error:
+            self._connection.undo()
+            self._send_error([job], error)
+        else:
+            job.answer.send()
+
+    def _hold(self, transaction: "_Transaction") -> None:
+        transaction.begun()
+        with self._lock:
+            self._held = transaction
+
+    def _release(self) -> None:
+        with self._lock:
+            self._held = None
+            self._start_draining()
+
+    def _end_when_empty(self) -> None:
+        with self._lock:
+            held, busy = self._held, self._draining
+        if held is not None:
+            held.end_quietly()
+        if held is None and not busy:
+            self._connection.end()
+            return
+        with suppress(NotOpen):
+            # Behind what there is to do by now.
+            self._connection.submit(self._end_when_empty)
+
+
+class _Transaction:
+    """A `UnitRunner` inside one transaction, for the task that began it and whom it hands it to."""
+
+    _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
+
+    def __init__(
+        self,
+        connection: SqliteConnection,
+        release: Callable[[], None],
+        committed: Callable[[bool], None],
+    ) -> None:
+        self._connection = connection
+        self._release = release
+        self._committed = committed
+        # Weakly, so that a loop that nobody has any more, and the transaction with it, can go.
+        self._loop = weakref.ref(asyncio.get_running_loop())
+        self._changes_before = 0
+        self.over = False
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody may still end it: it is not over, and its event loop is not closed."""
+        loop = self._loop()
+        return not self.over and loop is not None and not loop.is_closed()
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on what the transaction has done so far."""
+        return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
+
+    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+        """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
+        return await self._connection.run_raw(lambda: self._in_savepoint(unit))
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
+        """Refused: nested transactions are one transaction with parts that may vanish."""
+        raise ActionError("a transaction() can't be opened inside another one")
+
+    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Refused."""
+        raise no_waiting()
+
+    async def end(self, how: str) -> None:
+        """Commits or rolls back and lets the others write, whatever becomes of the caller.
+
+        Raises `NotOpen` if it was to be committed and is rolled back already.
+        """
+        try:
+            await self._connection.run_raw(lambda: self._end(how))
+        except NotOpen:
+            if how == "COMMIT":
+                raise NotOpen(self._LOST) from None
+
+    def abandon(self) -> None:
+        """Rolls back what nobody will end: the caller was cancelled while it was begun."""
+        with suppress(NotOpen):
+            self._connection.submit(self.end_quietly)
+
+    # ------ from here on in the connection's thread
+
+    def begun(self) -> None:
+        """Called right after its BEGIN."""
+        self._changes_before = self._connection.raw.total_changes
+
+    def _end(self, how: str) -> None:
+        if self.over:
+            # Closing the ledger was first.
+            if how == "COMMIT":
+                raise NotOpen(self._LOST)
+            return
+        self.over = True
+        try:
+            raw = self._connection.raw
+            if raw.in_transaction:
+                raw.execute(how)
+                if how == "COMMIT":
+                    self._committed(raw.total_changes != self._changes_before)
+            elif how == "COMMIT":
+                raise NotOpen(self._LOST)
+        finally:
+            self._connection.undo()
+            self._release()
+
+    def end_quietly(self) -> None:
+        """Rolls it back unless it is over; never raises."""
+        try:
+            self._end("ROLLBACK")
+        except Exception:
+            logger.exception("a transaction that nobody waits for could not be rolled back")
+
+    def _usable(self) -> Connection:
+        if self.over:
+            raise NotOpen("the transaction is over")
+        if not self._connection.raw.in_transaction:
+            # A full disk ends it; the next statement would begin a transaction of its own.
+            raise NotOpen(self._LOST)
+        return self._connection.wrapped
+
+    def _in_savepoint(self, unit: Unit[T]) -> T:
+        conn = self._usable()
+        with savepoint(conn):
+            return unit(conn)

@@ -1,0 +1,52 @@
+"""What all verbs of the ledger have in common: where they run, and who acts."""
+
+import logging
+from typing import Final, TypeVar
+
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db.ledger.partial import is_refused
+from operator_core.db.run.runner import UnitRunner
+from operator_core.db.sql.unit import Unit
+from operator_core.db.verbs import arguments
+
+__all__ = ["DEFAULT_ACTOR", "Verbs"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DEFAULT_ACTOR: Final = "agent"
+"""Who acts where neither the call nor the ledger names anybody."""
+
+
+class Verbs:
+    """A place for units of work, and what holds for all calls."""
+
+    def __init__(self, runner: UnitRunner | None, actor: str | None, max_json_bytes: int) -> None:
+        self._runner = runner
+        self._actor = actor
+        self._max_json_bytes = max_json_bytes
+
+    @property
+    def _units(self) -> UnitRunner:
+        if self._runner is None:
+            raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
+        return self._runner
+
+    def _who(self, actor: str | None) -> str:
+        """Who acts: whom the call names, or else the ledger."""
+        return self._said(actor) or DEFAULT_ACTOR
+
+    def _said(self, actor: str | None) -> str | None:
+        """As `_who`, or None where neither names anybody."""
+        return self._actor if actor is None else arguments.check_actor(actor)
+
+    async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
+        """Runs a `unit` that changes many rows by one statement; if some are refused, the same `in_parts`."""
+        try:
+            return await self._units.write(unit, single=True)
+        except ActionError as error:
+            if not is_refused(error):
+                raise
+            logger.warning("refused as a whole, and now tried in parts: %s", error)
+        return await self._units.write(in_parts)

@@ -1,0 +1,168 @@
+"""The verbs of proposals: to write them down, read them, and count them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final, TypeAlias
+
+from operator_core.actions.types import ActionProposal, ActionStatus, ProposalRequest
+from operator_core.db.ledger import proposals, queries
+from operator_core.db.sql.rows import Listing
+from operator_core.db.sql.unit import Alike
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.base import Verbs
+
+__all__ = ["ProposalVerbs", "Statuses"]
+
+Statuses: TypeAlias = ActionStatus | Iterable[ActionStatus] | None
+
+_PAGE: Final = 1000
+"""How many proposals `iter_proposals` holds at once."""
+
+_TURN: Final = 100
+"""How many proposals are checked before other tasks get a turn."""
+
+
+class ProposalVerbs(Verbs):
+    """What is asked of the ledger about proposals."""
+
+    async def create_proposal(
+        self,
+        proposal: ProposalRequest,
+        *,
+        proposed_by: str | None = None,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+    ) -> ActionProposal:
+        """Writes a proposal down and returns it with its id and the database's times.
+
+        `proposal` is a `ProposalRequest`, which `proposed_by` (by default whom the call or the ledger names as
+        acting) makes a proposal of; or an `ActionProposal`, which says that itself unless `proposed_by` is given, and which
+        in another status than proposed is an import, as the history says. Raises `NotFound` for an unknown
+        ticket or dependency, `InvalidValue` for a proposal that already has an id.
+
+        With an `idempotency_key` (1 to 255 characters, unique in the ledger) it is written once,
+        however often and from wherever it is asked: the same key with the same content gives back
+        the first one as it stands now, `replayed`; with another content it raises `Conflict`. The
+        content is what is proposed and by whom; not why, which a model words anew each time, not when, and not in which
+        status.
+        """
+        key = arguments.check_key(idempotency_key)
+        batch = self._batch(actor)
+        batch.add(arguments.check_proposal(proposal, "proposal", self._who(actor), proposed_by))
+        if key is None:
+            return (await self._create(batch))[0]
+        return await self._units.write(
+            lambda conn: proposals.create_once(conn, batch, key), single=not batch.depends
+        )
+
+    async def create_proposals(
+        self,
+        proposals_: Iterable[ProposalRequest],
+        *,
+        proposed_by: str | None = None,
+        actor: str | None = None,
+    ) -> list[ActionProposal]:
+        """Writes all of them down, in order, or none; takes and raises what `create_proposal` does."""
+        arguments.check_iterable(proposals_, "proposals")
+        batch, who = self._batch(actor), self._who(actor)
+        for index, proposal in enumerate(proposals_):
+            at = f"proposals[{index}]"
+            batch.add(arguments.check_proposal(proposal, at, who, proposed_by))
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+        return await self._create(batch)
+
+    def _batch(self, actor: str | None) -> proposals.Batch:
+        return proposals.Batch(self._who(actor), self._max_json_bytes)
+
+    async def _create(self, batch: proposals.Batch) -> list[ActionProposal]:
+        rows = len(batch.values)
+        unit = Alike(
+            proposals.create_proposals,
+            batch,
+            size=rows,
+            may_wait=batch.refers,
+            plain=proposals.plain_create(batch),
+        )
+        single = rows <= proposals.MAX_ROWS and not batch.depends
+        return await self._units.write(unit, single=single)
+
+    async def get_proposal(self, proposal_id: int | None) -> ActionProposal | None:
+        """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
+        known = arguments.check_id(proposal_id, "proposal_id")
+        return await self._units.read(queries.plain_get(known))
+
+    async def list_proposals(
+        self,
+        status: Statuses = None,
+        *,
+        action_name: str | None = None,
+        ticket_id: int | None = None,
+        proposed_by: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> Listing[ActionProposal]:
+        """The proposals that fit every given filter, newest first.
+
+        `status` takes one or several. For the next page, pass the last id as `before`. Rows that
+        can't be read are left out, logged, and reported in the list's `corrupt`.
+        """
+        filters: dict[str, Any] = {
+            "action_name": arguments.check_name(action_name, "action_name"),
+            "ticket_id": arguments.check_optional_id(ticket_id, "ticket_id"),
+            "proposed_by": arguments.check_name(proposed_by, "proposed_by"),
+            "before": arguments.check_optional_id(before, "before"),
+            "limit": arguments.check_limit(limit),
+        }
+        wanted = _statuses(status)
+        if wanted is not None and not wanted:
+            return Listing()
+        return await self._units.read(
+            lambda conn: queries.list_proposals(conn, wanted or (), **filters)
+        )
+
+    async def iter_proposals(
+        self,
+        status: Statuses = None,
+        *,
+        action_name: str | None = None,
+        ticket_id: int | None = None,
+        proposed_by: str | None = None,
+        before: int | None = None,
+    ) -> AsyncIterator[ActionProposal]:
+        """As `list_proposals`, a page at a time, so that memory stays the same however many there are.
+
+        Between pages others may write: what is proposed meanwhile does not appear, and a status
+        may have moved on. Unreadable rows are logged and left out.
+        """
+        wanted = _statuses(status)
+        while True:
+            page = await self.list_proposals(
+                wanted,
+                action_name=action_name,
+                ticket_id=ticket_id,
+                proposed_by=proposed_by,
+                before=before,
+                limit=_PAGE,
+            )
+            for proposal in page:
+                yield proposal
+            if len(page) + len(page.corrupt) < _PAGE:
+                return
+            before = min(
+                [*(each.id or 0 for each in page[-1:]), *(each.id for each in page.corrupt)]
+            )
+
+    async def count_proposals(self) -> dict[ActionStatus, int]:
+        """How many proposals stand in each status; every status has a key."""
+        return await self._units.read(queries.count_proposals)
+
+
+def _statuses(status: Statuses) -> frozenset[ActionStatus] | None:
+    if status is None:
+        return None
+    if isinstance(status, str):
+        return frozenset({arguments.check_status(status)})
+    return frozenset(
+        arguments.check_status(each) for each in arguments.check_iterable(status, "status")
+    )

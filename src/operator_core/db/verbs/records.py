@@ -1,0 +1,112 @@
+"""The verbs of execution records that are made by hand; a claim's are made and ended by `executions`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.types import ActionRecord
+from operator_core.db.ledger import executions, records
+from operator_core.db.sql.base import encode_json
+from operator_core.db.sql.rows import Listing
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.base import Verbs
+
+__all__ = ["RecordVerbs", "prepare_result"]
+
+
+class RecordVerbs(Verbs):
+    """What is asked of the ledger about records."""
+
+    async def create_record(
+        self, record: ActionRecord, *, actor: str | None = None
+    ) -> ActionRecord:
+        """Writes down that an execution started, and returns the record with its id.
+
+        It has no lease: if nobody ends it, `recover_expired(older_than=...)` does. `claim` makes one that has. Raises
+        `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended, `InvalidValue` for a record
+        that has an id, or that has part of an outcome and no `success`.
+        """
+        arguments.check_model(record, ActionRecord, "record")
+        values = prepare_record(record, actor=self._who(actor), max_json_bytes=self._max_json_bytes)
+        return await self._units.write(
+            lambda conn: records.create_record(conn, values), single=True
+        )
+
+    async def get_record(self, record_id: int | None) -> ActionRecord | None:
+        """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
+        known = arguments.check_id(record_id, "record_id")
+        return await self._units.read(lambda conn: records.get_record(conn, known))
+
+    async def get_records_for_proposal(self, proposal_id: int | None) -> Listing[ActionRecord]:
+        """The executions of a proposal, oldest first; none for an unknown one."""
+        known = arguments.check_id(proposal_id, "proposal_id")
+        return await self._units.read(lambda conn: records.get_records_for_proposal(conn, known))
+
+    async def update_record(
+        self,
+        record_id: int | None,
+        success: bool,
+        error_message: str | None = None,
+        result_data: dict[str, Any] | BaseModel | None = None,
+        *,
+        actor: str | None = None,
+    ) -> None:
+        """Ends an execution now. The outcome is final: ending it again raises `Conflict`.
+
+        The proposal of a claimed one moves with it, as by `complete` and `fail`; that of a record which was made by
+        hand is moved by hand. Raises `NotFound` for an unknown record.
+        """
+        known = arguments.check_id(record_id, "record_id")
+        ending = executions.Ending(
+            known,
+            prepare_result(result_data, self._max_json_bytes),
+            arguments.check_message(error_message),
+        )
+        manner = executions.Manner(
+            arguments.check_flag(success, "success"), self._who(actor), leased=True
+        )
+        if not await self._units.write(executions.end([ending], manner), single=True):
+            raise await self._units.read(lambda conn: executions.why_not_ended(conn, known))
+
+
+def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> dict[str, Any]:
+    """The values of a checked copy of `record`; see `proposals.Batch.add`.
+
+    Raises `InvalidValue`, also for a record that is in a ledger already, or that has a part of an
+    outcome and no `success`.
+    """
+    record = ActionRecord.model_validate(record.__dict__)
+    if record.id is not None:
+        raise InvalidValue("id", "must be None: the ledger gives it")
+    if record.lease_expires_at is not None or record.outcome_unknown:
+        raise InvalidValue("lease_expires_at", "and outcome_unknown are given by `claim` alone")
+    if record.worker is not None:
+        arguments.check_actor(record.worker, "worker")
+    if record.success is None:
+        for path in ("completed_at", "error_message", "result_data"):
+            if getattr(record, path) is not None:
+                raise InvalidValue("success", f"must be given together with {path}")
+    return {
+        "proposal_id": record.proposal_id,
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
+        "success": record.success,
+        "error_message": record.error_message,
+        "result_data": _encode(record.result_data, max_json_bytes),
+        "started_by": actor,
+        "completed_by": None if record.success is None else actor,
+        "worker": record.worker,
+    }
+
+
+def prepare_result(
+    result_data: Mapping[str, Any] | BaseModel | None, max_json_bytes: int
+) -> str | None:
+    """The JSON text of a result, or None; raises `InvalidValue`."""
+    return _encode(arguments.check_json(result_data, "result_data"), max_json_bytes)
+
+
+def _encode(checked: dict[str, Any] | None, max_json_bytes: int) -> str | None:
+    return None if checked is None else encode_json(checked, "result_data", max_json_bytes)

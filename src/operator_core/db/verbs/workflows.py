@@ -1,0 +1,100 @@
+"""The verbs of workflows: actions that belong together."""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+
+from operator_core.actions.errors import InvalidValue
+from operator_core.actions.types import (
+    ActionProposal,
+    ProposalRequest,
+    Workflow,
+    WorkflowProposal,
+    WorkflowStatus,
+)
+from operator_core.db.ledger import workflows
+from operator_core.db.ledger.stops import Stop, cancel_pending, cancel_pending_in_parts
+from operator_core.db.sql.rows import Listing
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.base import Verbs
+
+__all__ = ["WorkflowVerbs"]
+
+
+class WorkflowVerbs(Verbs):
+    """What is asked of the ledger about workflows. A workflow's status is derived from its actions."""
+
+    async def create_workflow(
+        self,
+        workflow: WorkflowProposal,
+        proposals: Sequence[ProposalRequest],
+        *,
+        after: Mapping[int, int | Collection[int]] | None = None,
+        proposed_by: str | None = None,
+        actor: str | None = None,
+    ) -> tuple[Workflow, list[ActionProposal]]:
+        """Writes a workflow and its actions in one unit; returns both, the actions in the order given.
+
+        `after` says by their positions which come after which: ``{2: [0, 1], 3: 2}``; the ledger makes
+        `depends_on` of it. Raises `InvalidValue` if that goes round in a circle or there are no actions,
+        and as `create_proposal`.
+        """
+        arguments.check_model(workflow, WorkflowProposal, "workflow")
+        proposals = arguments.check_many(proposals, "proposals")
+        if not proposals:
+            raise InvalidValue("proposals", "must have at least one")
+        who = self._who(actor)
+        actions = [
+            arguments.check_proposal(proposal, f"proposals[{position}]", who, proposed_by)
+            for position, proposal in enumerate(proposals)
+        ]
+        before: dict[int, Collection[int]] = {
+            position: [each] if isinstance(each, int) else arguments.check_many(each, "after")
+            for position, each in arguments.check_mapping(after or {}, "after").items()
+        }
+        # Before any SQL runs.
+        workflows.in_order(len(actions), before)
+        checked = WorkflowProposal.model_validate(
+            {name: getattr(workflow, name) for name in WorkflowProposal.model_fields}
+        )
+        return await self._units.write(
+            lambda conn: workflows.create_workflow(
+                conn,
+                checked,
+                actions,
+                before,
+                actor=who,
+                max_json_bytes=self._max_json_bytes,
+            )
+        )
+
+    async def get_workflow(self, workflow_id: int | None) -> Workflow | None:
+        """The workflow, or None."""
+        known = arguments.check_id(workflow_id, "workflow_id")
+        return await self._units.read(lambda conn: workflows.get_workflow(conn, known))
+
+    async def list_workflow_actions(self, workflow_id: int | None) -> Listing[ActionProposal]:
+        """Its actions in the order of their ids, none before what it depends on; raises `NotFound`."""
+        known = arguments.check_id(workflow_id, "workflow_id")
+        return await self._units.read(lambda conn: workflows.list_workflow_actions(conn, known))
+
+    async def workflow_status(self, workflow_id: int | None) -> WorkflowStatus:
+        """How far it is, from the statuses of its actions; raises `NotFound`."""
+        known = arguments.check_id(workflow_id, "workflow_id")
+        return await self._units.read(lambda conn: workflows.workflow_status(conn, known))
+
+    async def cancel_workflow(
+        self, workflow_id: int | None, *, actor: str | None = None, reason: str | None = None
+    ) -> int:
+        """Cancels those of its actions that nobody has started, and says how many.
+
+        What has failed and would be run again is not, and does not count. What is executing goes on.
+        Raises `NotFound`.
+        """
+        known = arguments.check_id(workflow_id, "workflow_id")
+        stop = Stop(
+            actor=self._who(actor), reason=arguments.check_reason(reason), workflow_id=known
+        )
+        await self._units.read(lambda conn: workflows.require_workflow(conn, known))
+        return await self._write_what_can_be(
+            partial(cancel_pending, stop=stop), partial(cancel_pending_in_parts, stop=stop)
+        )
