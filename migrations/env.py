@@ -76,7 +76,7 @@ def run(connection: Connection) -> None:
 def run_locked(connection: Connection) -> None:
     migrate.check_known(connection)
     if moves_schema():
-        migrate.recognise(connection)
+        migrate.adopt(connection)
     context.configure(connection=connection, **options)
     event.listen(connection, "before_cursor_execute", without_tabs, retval=True)
     try:

@@ -4,6 +4,6 @@ import logging
 
 __all__ = ["__version__"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 logging.getLogger("operator_core").addHandler(logging.NullHandler())

@@ -101,7 +101,7 @@ def test_grants_are_printed_for_a_ledger_that_is_current(
     invoke: Invoke, postgres: Databases
 ) -> None:
     url = postgres.new()
-    assert invoke("db", "upgrade", "--url", url, "--revision", "0003").exit_code == 0
+    assert invoke("db", "upgrade", "--url", url, "--revision", "0001").exit_code == 0
     # What is not there yet can't be granted.
     behind = invoke("db", "grants", "service", "--url", url)
     assert (behind.exit_code, behind.stdout) == (1, "")

@@ -21,20 +21,6 @@ from tests.migrations.postgresql_tools import unversioned
 
 NOW = "'2026-01-01 00:00:00.000000'"
 
-# As revision 0007 wrote it: events without version or worker, and a retry that was called off without one.
-OLD_HISTORY = f"""
-INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, status, max_retries)
-VALUES ('a', '{{}}', 'r', {NOW}, 'validated', 2), ('a', '{{}}', 'r', {NOW}, 'proposed', 0),
-    ('a', '{{}}', 'r', {NOW}, 'completed', 0), ('a', '{{}}', 'r', {NOW}, 'validated', 2);
-UPDATE action_proposals SET status = 'executing' WHERE id IN (1, 4);
-INSERT INTO action_records (proposal_id, worker, started_by) VALUES (1, 'w', 'w'), (4, 'w', 'w');
-UPDATE action_records SET completed_at = {NOW}, success = false, error_message = 'e' WHERE id = 1;
-UPDATE action_proposals SET status = 'failed', next_retry_at = {NOW} WHERE id = 1;
-UPDATE action_proposals SET last_error = 'e' WHERE id = 1;
-UPDATE action_proposals SET status = 'validated', next_retry_at = NULL, retry_count = 1 WHERE id = 1;
-UPDATE action_proposals SET status = 'cancelled' WHERE id = 2
-"""
-
 
 @pytest.fixture(params=["file", "server"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
@@ -45,8 +31,8 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     return Server(postgres.new())
 
 
-def upgrade(ledger: Ledger, revision: str = "head") -> None:
-    migrate.upgrade(ledger.url, revision)
+def upgrade(ledger: Ledger) -> None:
+    migrate.upgrade(ledger.url)
 
 
 async def use(ledger: Ledger) -> None:
@@ -98,16 +84,6 @@ async def use(ledger: Ledger) -> None:
 
 async def test_what_every_verb_has_written_is_sound(empty: Ledger) -> None:
     upgrade(empty)
-    await use(empty)
-    assert empty.bad() == {}
-
-
-@pytest.mark.parametrize("revision", ["0006", "0007"])
-async def test_what_came_from_an_earlier_revision_is_sound(empty: Ledger, revision: str) -> None:
-    upgrade(empty, revision)
-    empty.run(OLD_HISTORY)
-    upgrade(empty)
-    assert empty.bad() == {}
     await use(empty)
     assert empty.bad() == {}
 

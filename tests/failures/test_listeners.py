@@ -97,7 +97,7 @@ async def test_the_ledgers_settings_hold_whatever_listens(target: str, tmp_path:
 @pytest.mark.usefixtures("listening")
 async def test_an_upgrade_is_what_it_is_whatever_listens(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    migrate.upgrade(str(path), "0003")
+    migrate.upgrade(str(path), "0001")
     async with ActionDB(path) as db:
         await db.create_proposal(proposal())
         assert await settings(db) == AS_THEY_SHOULD_BE

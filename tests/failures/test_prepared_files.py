@@ -33,18 +33,18 @@ def version_table(revision: str) -> str:
 
 
 DISGUISED: dict[str, str] = {
-    "an endless view": f"CREATE VIEW {VERSION} AS {FOREVER.format(repr('0007') + ' AS version_num')}",
+    "an endless view": f"CREATE VIEW {VERSION} AS {FOREVER.format(repr('0001') + ' AS version_num')}",
     "an endless view in other letters": (
-        f"CREATE VIEW {VERSION.upper()} AS {FOREVER.format(repr('0007') + ' AS version_num')}"
+        f"CREATE VIEW {VERSION.upper()} AS {FOREVER.format(repr('0001') + ' AS version_num')}"
     ),
     "a view at head": f"CREATE VIEW {VERSION} AS SELECT '{migrate.HEAD}' AS version_num",
-    "a view behind": f"CREATE VIEW {VERSION} AS SELECT '0003' AS version_num",
+    "a view behind": f"CREATE VIEW {VERSION} AS SELECT '0001' AS version_num",
     "a virtual table": f"CREATE VIRTUAL TABLE {VERSION} USING fts5(version_num)",
     "a view of proposals": (
         version_table(migrate.HEAD) + f"CREATE VIEW action_proposals AS {FOREVER.format('x AS id')}"
     ),
     "a view of proposals, behind": (
-        version_table("0003") + f"CREATE VIEW Action_Proposals AS {FOREVER.format('x AS id')}"
+        version_table("0001") + f"CREATE VIEW Action_Proposals AS {FOREVER.format('x AS id')}"
     ),
     "a virtual table of events": (
         version_table(migrate.HEAD) + "CREATE VIRTUAL TABLE action_events USING fts5(actor)"
@@ -81,7 +81,7 @@ async def test_a_borrowed_engine_refuses_them_too(what: str, tmp_path: Path) -> 
 
 
 def behind_with_a_trigger(path: Path) -> None:
-    migrate.upgrade(str(path), "0003")
+    migrate.upgrade(str(path), "0001")
     work = FOREVER.format("x")
     prepare(
         path,
@@ -102,12 +102,12 @@ async def test_an_upgrade_that_never_ends_is_ended(
         await asyncio.wait_for(ActionDB(path).open(), PATIENCE)
     check_lock_free(path)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute(f"SELECT version_num FROM {VERSION}").fetchone() == ("0003",)
+        assert connection.execute(f"SELECT version_num FROM {VERSION}").fetchone() == ("0001",)
 
 
 async def test_the_limit_leaves_a_full_ledgers_upgrade_alone(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    migrate.upgrade(str(path), "0003")
+    migrate.upgrade(str(path), "0001")
     prepare(
         path,
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 5000) "
@@ -148,7 +148,7 @@ async def test_an_opening_that_is_cancelled_while_it_waits_for_a_lock_ends_at_on
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger.db"
-    migrate.upgrade(str(path), "0003")
+    migrate.upgrade(str(path), "0001")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         opening = asyncio.create_task(ActionDB(path, busy_timeout=PATIENCE).open())
@@ -164,7 +164,7 @@ async def test_an_opening_that_is_cancelled_while_it_waits_for_a_lock_ends_at_on
             await asyncio.to_thread(thread.join, PATIENCE)
     with closing(sqlite3.connect(path)) as connection:
         (revision,) = connection.execute(f"SELECT version_num FROM {VERSION}").fetchone()
-    assert revision in ("0003", migrate.HEAD)
+    assert revision in ("0001", migrate.HEAD)
 
 
 async def test_functions_with_effects_are_not_for_the_files_own_sql(tmp_path: Path) -> None:

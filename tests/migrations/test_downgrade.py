@@ -174,112 +174,21 @@ async def test_an_empty_ledger_goes_down_to_nothing_and_up_again(
     assert version(path) == [migrate.HEAD]
 
 
-# What somebody said or did with the columns of revision 0005, each alone.
-WORK = {
-    "action_proposals": {
-        "priority": "-1",
-        "scheduled_at": "'2026-01-01 00:00:00.000000'",
-        "expires_at": "'2999-01-01 00:00:00.000000'",
-        "max_retries": "1",
-        "retry_delay": "0.5",
-        "max_retry_delay": "301",
-        "retry_count": "1",
-        "next_retry_at": "'2026-01-01 00:00:00.000000'",
-        "last_error": "''",
-    },
-    "action_records": {
-        "worker": "'w1'",
-        "lease_expires_at": "'2026-01-01 00:00:00.000000'",
-        "outcome_unknown": "1",
-    },
-}
-KEPT = {
-    "retry_count": (
-        "status = 'validated'",
-        "status = 'executing'",
-        "status = 'failed'",
-        "status = 'validated', retry_count = 1",
-    ),
-    "next_retry_at": ("next_retry_at = '2026-01-01 00:00:00.000000'",),
-    "last_error": ("last_error = ''",),
-}
-NEW = {*WORK["action_proposals"], *WORK["action_records"], "version"}
-PLAIN_PROPOSAL = (
-    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at{}) "
-    "VALUES ('a', '{{}}', 'r', '2026-01-01 00:00:00.000000'{})"
-)
-
-
-def named_rows(path: Path, *, without: set[str]) -> dict[str, list[dict[str, object]]]:
-    """Every row of every table, by the names of its columns."""
-    found: dict[str, list[dict[str, object]]] = {}
-    for table in TABLES[:4]:
-        names = [row[1] for row in query(path, f"PRAGMA table_info({table})")]
-        kept = [name for name in names if name not in without]
-        rows = query(path, f"SELECT {', '.join(kept)} FROM {table} ORDER BY id")
-        found[table] = [dict(zip(kept, row, strict=True)) for row in rows]
-    return found
-
-
-@pytest.fixture(scope="module")
-def before_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one upgrade to revision 0004 makes of no file at all."""
-    path = tmp_path_factory.mktemp("before_work") / "ledger.db"
-    migrate.upgrade(f"sqlite:///{path}", "0004")
-    return path
-
-
-def test_a_ledger_without_work_goes_down_and_up_with_identical_rows(
-    lived_in: Path, fresh: Path, before_work: Path
-) -> None:
-    # Versions begin anew: who held one is told, or finds what it read.
-    before, ids = named_rows(lived_in, without={"version"}), sequences(lived_in)
-    alembic_here(lived_in, "downgrade", "0004")
-    assert version(lived_in) == ["0004"]
-    assert catalogue(lived_in) == catalogue(before_work)
-    migrate.upgrade(f"sqlite:///{lived_in}")
-    assert named_rows(lived_in, without={"version"}) == before
-    assert sequences(lived_in) == ids
-    assert catalogue(lived_in) == catalogue(fresh)
-    assert is_sound(lived_in)
-
-
-@pytest.mark.parametrize(
-    ("table", "column"), [(table, column) for table in WORK for column in WORK[table]]
-)
-def test_work_is_not_lost_by_a_downgrade(copy: Copy, table: str, column: str) -> None:
-    path = copy("worked_in.db")
-    value = WORK[table][column]
+def test_a_workflow_that_raw_sql_has_made_is_not_lost_either(copy: Copy) -> None:
+    path = copy("workflow.db")
     with opened(path) as connection:
-        connection.execute(PLAIN_PROPOSAL.format("", ""))
-        if column in KEPT:
-            # The ledger keeps these, and they follow from what is done.
-            for change in KEPT[column]:
-                connection.execute(f"UPDATE action_proposals SET {change}")
-        elif table == "action_proposals":
-            connection.execute(PLAIN_PROPOSAL.format(f", {column}", f", {value}"))
-        else:
-            ended = "'2026-01-01 00:00:00.000000'" if column == "outcome_unknown" else "NULL"
-            # Nobody else has a lease.
-            worker = value if column == "worker" else "'w1'"
-            other = "" if column == "worker" else f", {column}"
-            connection.execute(
-                f"INSERT INTO action_records (proposal_id, completed_at, worker{other}) "
-                f"VALUES (1, {ended}, {worker}{other and f', {value}'})"
-            )
-    before = (contents(path), catalogue(path))
-    yes = "discard-details=yes"
-    for said in ([yes], ["discard-work=no", yes], ["discard-history=yes", "discard-data=yes", yes]):
-        with pytest.raises(WouldLoseData, match=f"^{table} has rows .*discard-work") as refused:
-            alembic_here(path, "downgrade", "0004", *said)
-        assert refused.value.table == table
-        assert (contents(path), catalogue(path)) == before
-    assert version(path) == [migrate.HEAD]
+        connection.execute("INSERT INTO workflows (name) VALUES ('w')")
+    before = contents(path)
+    with pytest.raises(WouldLoseData, match=r"^workflows has rows .*discard-history"):
+        alembic_here(path, "downgrade", "0001")
+    assert contents(path) == before
+    alembic_here(path, "downgrade", "0001", "discard-history=yes")
+    assert version(path) == ["0001"]
 
 
-@pytest.fixture
-async def worked_in(tmp_path: Path) -> Path:
-    """A ledger in which one execution failed and will be retried, one is under way, and one fell silent."""
+async def test_what_was_discarded_leaves_a_ledger_that_can_be_read(
+    tmp_path: Path, fresh: Path
+) -> None:
     path = tmp_path / "worked_in.db"
     async with ActionDB(path, actor="planner") as db:
         for number in range(3):
@@ -287,56 +196,13 @@ async def worked_in(tmp_path: Path) -> Path:
             await db.create_proposal(proposal(status=status, priority=number, max_retries=number))
         taken = {each.proposal.priority: each.record.id for each in await db.claim("w1", limit=3)}
         await db.fail(taken[2], "no leader")
-    with opened(path) as connection:
-        connection.execute(
-            "UPDATE action_records SET outcome_unknown = 1, completed_at = '2026-01-01 00:00:00.000000' "
-            f"WHERE id = {taken[0]}"
-        )
-    return path
-
-
-async def test_work_is_discarded_only_by_who_says_so(
-    worked_in: Path, fresh: Path, before_work: Path
-) -> None:
-    before, ids = named_rows(worked_in, without=NEW), sequences(worked_in)
-    alembic(worked_in, "downgrade", "0004", x=["discard-work=yes"])
-    assert version(worked_in) == ["0004"]
-    assert catalogue(worked_in) == catalogue(before_work)
-    at_0004 = named_rows(worked_in, without=NEW)
-    assert at_0004 == {
-        table: [{name: row[name] for name in at_0004[table][n]} for n, row in enumerate(rows)]
-        for table, rows in before.items()
-    }
-    migrate.upgrade(f"sqlite:///{worked_in}")
-    assert named_rows(worked_in, without=NEW) == before
-    assert sequences(worked_in) == ids
-    assert catalogue(worked_in) == catalogue(fresh)
-    told = "SELECT DISTINCT priority, max_retries, retry_count, next_retry_at, last_error, version FROM action_proposals"
-    assert query(worked_in, told) == [(0, 0, 0, None, None, 1)]
-    assert query(worked_in, "SELECT DISTINCT worker, lease_expires_at FROM action_records") == [
-        (None, None)
-    ]
-    assert is_sound(worked_in)
-
-
-async def test_what_was_discarded_leaves_a_ledger_that_can_be_read(worked_in: Path) -> None:
-    alembic_here(worked_in, "downgrade", "0004", "discard-work=yes")
-    async with ActionDB(worked_in) as db:
+    alembic_here(path, "downgrade", "0001", "discard-history=yes")
+    migrate.upgrade(f"sqlite:///{path}")
+    assert catalogue(path) == catalogue(fresh)
+    async with ActionDB(path) as db:
         for id_ in (1, 2, 3):
-            assert not (await db.get_records_for_proposal(id_)).corrupt
+            assert len(await db.get_records_for_proposal(id_)) == 1
         assert not (await db.list_proposals()).corrupt
-
-
-def test_the_revision_that_is_for_a_server_changes_nothing_here(
-    before_work: Path, tmp_path: Path
-) -> None:
-    path = Path(shutil.copy(before_work, tmp_path / "ledger.db"))
-    with opened(path) as connection:
-        connection.execute(PLAIN_PROPOSAL.format("", ""))
-    everything = (catalogue(path), named_rows(path, without=set()))
-    alembic_here(path, "downgrade", "0003")
-    assert version(path) == ["0003"]
-    assert (catalogue(path), named_rows(path, without=set())) == everything
-    migrate.upgrade(f"sqlite:///{path}", "0004")
-    assert version(path) == ["0004"]
-    assert (catalogue(path), named_rows(path, without=set())) == everything
+    planned = "SELECT DISTINCT priority, max_retries, next_retry_at, version FROM action_proposals"
+    assert query(path, planned) == [(0, 0, None, 1)]
+    assert is_sound(path)

@@ -8,12 +8,12 @@ import pytest
 from psycopg.errors import CheckViolation
 
 from operator_core.actions import ActionStatus
-from operator_core.db import ActionDB, migrate
+from operator_core.db import ActionDB
 from operator_core.db.migrate import postgresql
 from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import proposal
 from tests.databases import Databases, connected, query
-from tests.migrations.postgresql_tools import DB, ledger_at, one, role, sql
+from tests.migrations.postgresql_tools import DB, one, role, sql
 from tests.migrations.tools import VERSION_TABLE
 
 S = ActionStatus
@@ -254,34 +254,3 @@ def test_what_depends_on_what_is_only_said_with_the_proposal(server_ledger: str)
         sql(db, f"{INSERT}) VALUES ('a', '{{}}', 'r', now()), ('a', '{{}}', 'r', now())")
         with pytest.raises(psycopg.errors.IntegrityError, match=r"^action_dependencies_linked: "):
             sql(db, "INSERT INTO action_dependencies VALUES (2, 1)")
-
-
-REPAIRED: Final = {
-    "version": (("9223372036854775807", 2**62 - 1), ("-5", 1)),
-    "retry_count": (("2147483647", 1000), ("-2147483648", 0)),
-    "max_retries": (("2147483647", 1000), ("-1", 0)),
-    "priority": (("2147483647", 32767), ("-2147483648", -32768)),
-    "retry_delay": (("-1e300", 0), ("'NaN'", 604800), ("'infinity'", 604800)),
-    "max_retry_delay": (("1e300", 604800), ("'-infinity'", 0)),
-}
-
-
-def test_numbers_that_are_there_already_are_repaired_without_an_event(postgres: Databases) -> None:
-    url = ledger_at(postgres, "0007")
-    with connected(url) as db:
-        for column, pairs in REPAIRED.items():
-            for value, _ in pairs:
-                sql(
-                    db,
-                    f"{INSERT}, status, {column}) VALUES ('a', '{{}}', 'r', now(), 'validated', {value})",
-                )
-        sql(db, f"{INSERT}, version, updated_at) VALUES ('a', '{{}}', 'r', now(), 7, '2020-01-01')")
-        before = one(db, "SELECT count(*) FROM action_events")
-        migrate.upgrade(url)
-        wanted = [(column, value) for column, pairs in REPAIRED.items() for _, value in pairs]
-        for id_, (column, value) in enumerate(wanted, 1):
-            assert one(db, f"SELECT {column} FROM action_proposals WHERE id = {id_}") == value
-        row = "SELECT version, updated_at = '2020-01-01' FROM action_proposals WHERE version = 7"
-        assert one(db, row) == (7, True)
-        assert one(db, "SELECT count(*) FROM action_events") == before
-        sql(db, "UPDATE action_proposals SET status = 'cancelled'")

@@ -13,7 +13,7 @@ _END_OF_CASCADE = (
 __all__ = ["MUTANTS"]
 
 _TEXT: Final = "src/operator_core/db/schema.py"
-_NEWEST: Final = "migrations/versions/0008_hardened.postgresql.sql"
+_NEWEST: Final = "migrations/versions/0002_ledger.postgresql.sql"
 _CONTRACT: Final = "tests/contract/"
 _RAW: Final = "tests/migrations/test_postgresql_raw_"
 

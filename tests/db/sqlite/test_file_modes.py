@@ -118,7 +118,7 @@ def empty(path: Path) -> None:
 
 
 def behind(path: Path) -> None:
-    migrate.upgrade(str(path), "0003")
+    migrate.upgrade(str(path), "0001")
 
 
 def newer(path: Path) -> None:

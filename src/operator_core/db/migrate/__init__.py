@@ -4,6 +4,7 @@ Alembic is imported only where there is something for it to do: most programs op
 current, and that costs one SELECT.
 """
 
+from operator_core.db.migrate.adoption import adopt
 from operator_core.db.migrate.autogenerate import include_name, include_object
 from operator_core.db.migrate.deploy import (
     DEFAULT_URL,
@@ -13,7 +14,7 @@ from operator_core.db.migrate.deploy import (
     run_locked,
     upgrade,
 )
-from operator_core.db.migrate.opening import check_usable, is_current, make_current, recognise
+from operator_core.db.migrate.opening import check_usable, is_current, make_current
 from operator_core.db.migrate.revisions import (
     HEAD,
     REVISIONS,
@@ -32,6 +33,7 @@ __all__ = [
     "REVISIONS",
     "URL_VARIABLE",
     "VERSION_TABLE",
+    "adopt",
     "alembic_config",
     "check_current",
     "check_known",
@@ -44,7 +46,6 @@ __all__ = [
     "look",
     "make_current",
     "postgresql_script",
-    "recognise",
     "run_locked",
     "upgrade",
     "upgrade_on",

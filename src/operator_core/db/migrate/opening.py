@@ -12,14 +12,13 @@ from operator_core.db.migrate.revisions import (
     VERSION_TABLE,
     check_current,
     check_known,
-    current_revision,
+    stamp,
 )
 from operator_core.db.migrate.scripts import upgrade_on
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from operator_core.db.sqlite.connection import MEMORY, connect, over
 from operator_core.db.sqlite.wal import use_wal
 
-__all__ = ["check_usable", "is_current", "make_current", "recognise"]
+__all__ = ["check_usable", "is_current", "make_current"]
 
 _LOOK: Final = (
     f"SELECT version_num, ({sqlite.disguised('count(*)', VERSION_TABLE)}) FROM {VERSION_TABLE}"
@@ -69,27 +68,10 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
         else:
             _refuse_strangers(others)
     with sqlite.locked(conn):
-        recognise(conn)
         # Whoever held the lock before may have done it, too.
         if check_known(conn) != HEAD:
             upgrade_on(conn)
     use_wal(conn, busy_timeout=busy_timeout)
-
-
-def recognise(conn: Connection) -> None:
-    """Writes `HEAD` into a SQLite database that the schema's text was run on, and so is there already."""
-    if (
-        conn.dialect.name == "sqlite"
-        and current_revision(conn) is None
-        and "action_events" in sqlite.tables(conn)
-    ):
-        reference = over(connect(MEMORY, busy_timeout=0))
-        try:
-            sqlite.run_script(reference, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-            if sqlite.catalogue(reference) <= sqlite.catalogue(conn):
-                _stamp(conn)
-        finally:
-            reference.close()
 
 
 def _fill(conn: Connection) -> bool:
@@ -98,7 +80,7 @@ def _fill(conn: Connection) -> bool:
         if _others(conn):
             return False
         sqlite.run_script(conn, SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-        _stamp(conn)
+        stamp(conn)
         return True
 
 
@@ -110,12 +92,3 @@ def _refuse_strangers(others: frozenset[str]) -> None:
     if others and others.isdisjoint(sqlite.OUR_TABLES):
         names = ", ".join(sorted(others))
         raise UnmanagedSchema([f"it has only tables of something else ({names})"])
-
-
-def _stamp(conn: Connection) -> None:
-    # As Alembic makes it; it is there already, and empty, after a downgrade to base.
-    conn.exec_driver_sql(
-        f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (\n    version_num VARCHAR(32) NOT NULL, \n    "
-        f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
-    )
-    conn.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")

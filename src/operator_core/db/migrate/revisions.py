@@ -8,9 +8,17 @@ from sqlalchemy.exc import DBAPIError
 from operator_core.actions.errors import SchemaOutdated, SchemaTooNew
 from operator_core.db.sql.postgresql_errors import sqlstate
 
-__all__ = ["HEAD", "REVISIONS", "VERSION_TABLE", "check_current", "check_known", "current_revision"]
+__all__ = [
+    "HEAD",
+    "REVISIONS",
+    "VERSION_TABLE",
+    "check_current",
+    "check_known",
+    "current_revision",
+    "stamp",
+]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS: Final = ("0001", "0002")
 """Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
 
 HEAD: Final = REVISIONS[-1]
@@ -53,3 +61,13 @@ def check_current(conn: Connection, *, alone: bool = False) -> None:
     revision = check_known(conn, alone=alone)
     if revision != HEAD:
         raise SchemaOutdated(revision, HEAD)
+
+
+def stamp(conn: Connection) -> None:
+    """Writes `HEAD` as the revision of a SQLite database that has none."""
+    # As Alembic makes it; it is there already, and empty, after a downgrade to base.
+    conn.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (\n    version_num VARCHAR(32) NOT NULL, \n    "
+        f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
+    )
+    conn.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")

@@ -1,4 +1,4 @@
--- Revision 0008 on PostgreSQL. Statements end at a semicolon before a blank line.
+-- Revision 0002 on PostgreSQL. Statements end at a semicolon before a blank line.
 --
 -- Every name and operator in a function says its schema. Names without one are columns, and a trigger's own rows
 -- (transition tables), which PostgreSQL looks for before any table. So no other schema and no setting of a session changes
@@ -10,9 +10,69 @@
 -- is never a nested loop, and the functions over lists of ids leave the planner one way, which is linear in the list. They
 -- are not compiled (jit) either: their estimated costs are high, and compiling takes longer than running.
 
-ALTER TABLE action_events
-    ADD COLUMN version BIGINT,
-    ADD COLUMN worker TEXT;
+CREATE TABLE workflows (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    name TEXT NOT NULL,
+    description TEXT,
+    ticket_id BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT statement_timestamp(),
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT statement_timestamp(),
+    CONSTRAINT pk_workflows PRIMARY KEY (id),
+    CONSTRAINT fk_workflows_ticket_id_tickets FOREIGN KEY (ticket_id) REFERENCES tickets (id),
+    CONSTRAINT ck_workflows_id CHECK (id > 0),
+    CONSTRAINT ck_workflows_times CHECK (
+        least(created_at, updated_at) >= '1970-01-01 00:00:00+00'
+        AND greatest(created_at, updated_at) < '9999-01-01 00:00:00+00')
+);
+
+-- A list of values in a CHECK is read anew, byte by byte, for each statement; a function's body once in a session.
+CREATE FUNCTION action_ledger_is_action_type(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN value OPERATOR(pg_catalog.=) ANY ('{subject,tool,workflow}'::pg_catalog.text[]);
+END $$;
+
+CREATE FUNCTION action_ledger_is_status(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN value OPERATOR(pg_catalog.=) ANY ('{proposed,validated,executing,completed,failed,cancelled}'::pg_catalog.text[]);
+END $$;
+
+ALTER TABLE action_proposals
+    ADD COLUMN status_changed_by TEXT,
+    ADD COLUMN status_reason TEXT,
+    ADD COLUMN status_changed_at TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN idempotency_key TEXT,
+    ADD COLUMN priority INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN scheduled_at TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN expires_at TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN max_retries INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN retry_delay DOUBLE PRECISION NOT NULL DEFAULT 1,
+    ADD COLUMN max_retry_delay DOUBLE PRECISION NOT NULL DEFAULT 300,
+    ADD COLUMN retry_count INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN next_retry_at TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN last_error TEXT,
+    ADD COLUMN version BIGINT NOT NULL DEFAULT 1,
+    ADD COLUMN workflow_id BIGINT,
+    ADD COLUMN depends_on JSON,
+    ADD COLUMN wait_on_failure BOOLEAN NOT NULL DEFAULT false,
+    ADD CONSTRAINT fk_action_proposals_workflow_id_workflows FOREIGN KEY (workflow_id) REFERENCES workflows (id),
+    ADD CONSTRAINT ck_action_proposals_action_type CHECK (action_ledger_is_action_type(action_type)),
+    ADD CONSTRAINT ck_action_proposals_status CHECK (action_ledger_is_status(status));
+
+ALTER TABLE action_records
+    ADD COLUMN started_by TEXT,
+    ADD COLUMN completed_by TEXT,
+    ADD COLUMN worker TEXT,
+    ADD COLUMN lease_expires_at TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN outcome_unknown BOOLEAN NOT NULL DEFAULT false;
+
+CREATE TABLE action_dependencies (
+    proposal_id BIGINT NOT NULL,
+    depends_on_id BIGINT NOT NULL,
+    CONSTRAINT pk_action_dependencies PRIMARY KEY (proposal_id, depends_on_id),
+    CONSTRAINT fk_action_dependencies_proposal_id_action_proposals FOREIGN KEY (proposal_id) REFERENCES action_proposals (id),
+    CONSTRAINT fk_action_dependencies_depends_on_id_action_proposals FOREIGN KEY (depends_on_id) REFERENCES action_proposals (id),
+    CONSTRAINT ck_action_dependencies_order CHECK (depends_on_id < proposal_id)
+);
 
 -- The key of followers. They read what is below the xmin of a snapshot, in the order of (transaction_id, id).
 -- An event in flight has a key of at least its own transaction's, so what is below xmin is complete. The triggers
@@ -21,25 +81,74 @@ ALTER TABLE action_events
 -- things happened. At REPEATABLE READ and above the snapshot is older. A proposal that was changed since can't be
 -- changed or locked there (could not serialize access), so the order of its changes holds too; only two events of
 -- records, which change no proposal, may come to followers in another order than that of their ids.
-ALTER TABLE action_events ALTER COLUMN transaction_id SET DEFAULT greatest(pg_current_xact_id()::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1);
+CREATE TABLE action_events (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    proposal_id BIGINT NOT NULL,
+    record_id BIGINT,
+    event_type TEXT NOT NULL,
+    from_status TEXT,
+    to_status TEXT,
+    success BOOLEAN,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    occurred_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    transaction_id BIGINT NOT NULL DEFAULT greatest(pg_current_xact_id()::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1),
+    version BIGINT,
+    worker TEXT,
+    CONSTRAINT pk_action_events PRIMARY KEY (id)
+);
 
--- Numbers that an UPDATE of the ledger's own could not count on from, left there by other tools.
-ALTER TABLE action_proposals DISABLE TRIGGER USER;
+-- Adopted rows get the events that say where they came from, older than any transaction to come.
+INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at, transaction_id)
+SELECT id, 'proposal_created', status, 'migration', 'adopted', clock_timestamp(), 0
+FROM action_proposals ORDER BY id;
 
-UPDATE action_proposals
-SET version = least(greatest(version, 1), 4611686018427387903),
-    retry_count = least(greatest(retry_count, 0), 1000),
-    max_retries = least(greatest(max_retries, 0), 1000),
-    priority = least(greatest(priority, -32768), 32767),
-    retry_delay = least(greatest(retry_delay, 0), 604800),
-    max_retry_delay = least(greatest(max_retry_delay, 0), 604800)
-WHERE version NOT BETWEEN 1 AND 4611686018427387903 OR retry_count NOT BETWEEN 0 AND 1000
-    OR max_retries NOT BETWEEN 0 AND 1000 OR priority NOT BETWEEN -32768 AND 32767
-    OR retry_delay NOT BETWEEN 0 AND 604800 OR max_retry_delay NOT BETWEEN 0 AND 604800;
+INSERT INTO action_events (proposal_id, record_id, event_type, actor, reason, occurred_at, transaction_id)
+SELECT proposal_id, id, 'record_started', 'migration', 'adopted', clock_timestamp(), 0
+FROM action_records ORDER BY id;
 
-ALTER TABLE action_proposals ENABLE TRIGGER USER;
+INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, transaction_id)
+SELECT proposal_id, id, 'record_finished', success, 'migration', 'adopted', clock_timestamp(), 0
+FROM action_records WHERE completed_at IS NOT NULL ORDER BY id;
 
-CREATE OR REPLACE FUNCTION action_ledger_refuse() RETURNS trigger LANGUAGE plpgsql
+DROP INDEX idx_action_proposals_status;
+
+DROP INDEX idx_action_proposals_ticket;
+
+DROP INDEX idx_action_records_proposal;
+
+CREATE INDEX idx_action_proposals_status ON action_proposals (status, id);
+
+-- Most proposals have no ticket, and each change of a row writes an entry to each of its indexes.
+CREATE INDEX idx_action_proposals_ticket ON action_proposals (ticket_id, id) WHERE ticket_id IS NOT NULL;
+
+CREATE INDEX idx_action_proposals_action_name ON action_proposals (action_name, id);
+
+CREATE INDEX idx_action_proposals_proposed_by ON action_proposals (proposed_by, id);
+
+CREATE UNIQUE INDEX uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- The planner has no statistics of the expression in the condition, and so no stale ones.
+CREATE INDEX idx_action_proposals_due ON action_proposals (status, priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status || '' = 'validated';
+
+CREATE INDEX idx_action_proposals_expires ON action_proposals (status, expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
+
+CREATE INDEX idx_action_proposals_retry ON action_proposals (status, next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
+
+CREATE INDEX idx_action_proposals_workflow ON action_proposals (workflow_id, id) WHERE workflow_id IS NOT NULL;
+
+CREATE INDEX idx_action_records_proposal ON action_records (proposal_id, id);
+
+CREATE INDEX idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
+
+CREATE INDEX idx_action_events_proposal ON action_events (proposal_id, id);
+
+CREATE INDEX idx_action_events_order ON action_events (transaction_id, id);
+
+CREATE INDEX idx_action_dependencies_needed ON action_dependencies (depends_on_id, proposal_id);
+
+-- Messages begin with the trigger's name, so that a log line says which promise was to be broken.
+CREATE FUNCTION action_ledger_refuse() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
@@ -47,14 +156,14 @@ BEGIN
         MESSAGE = TG_NAME OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) TG_ARGV[0];
 END $$;
 
-CREATE OR REPLACE FUNCTION tickets_touch() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION tickets_touch() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.updated_at := pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()), 'YYYY-MM-DD HH24:MI:SS');
     RETURN NEW;
 END $$;
 
-CREATE OR REPLACE FUNCTION workflows_touch() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION workflows_touch() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.updated_at := greatest(pg_catalog.clock_timestamp(), CASE WHEN OLD.updated_at OPERATOR(pg_catalog.<) '9998-01-01 00:00:00+00'
@@ -62,8 +171,10 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- As in 0005, but that jsonb is PostgreSQL's own.
-CREATE OR REPLACE FUNCTION action_ledger_readable(document json) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+-- Whether the ledger can read these parameters: an object, no number that a float can't hold (an integer may
+-- have any size), no half of a surrogate pair, not too deep. Only a text that contains something of the kind
+-- is looked at closely; one expression for all would take seven times as long as these.
+CREATE FUNCTION action_ledger_readable(document json) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     said pg_catalog.text := document;
@@ -127,7 +238,7 @@ BEGIN
     ) IS NOT NULL;
 END $$$function$, current_schema());
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_proposals_guard() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION action_proposals_guard() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     refused pg_catalog.text;
     broken pg_catalog.text;
@@ -221,7 +332,7 @@ BEGIN
     RETURN NEW;
 END $$$function$, current_schema());
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_records_guard() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION action_records_guard() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     undated pg_catalog.bool := ((NEW.success IS NULL AND NOT NEW.outcome_unknown) OPERATOR(pg_catalog.=) (NEW.completed_at IS NULL)) IS NOT TRUE
         OR NEW.outcome_unknown AND NEW.success IS NOT NULL;
@@ -281,7 +392,7 @@ END $$$function$, current_schema());
     -- something that has ended badly already. What they depend on is locked meanwhile, so that it can't end badly
     -- without seeing them.
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_proposals_link(ids bigint[]) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION action_proposals_link(ids bigint[]) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_nestloop = on SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
@@ -319,7 +430,7 @@ END $$$function$, current_schema());
     -- starting is not cancelled, and what depends on it must not be either; one that somebody has just written to depend
     -- on another is seen once that one is locked. Cancelling them comes here again, and finds nothing left.
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_proposals_cancel_dependants(ids bigint[]) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION action_proposals_cancel_dependants(ids bigint[]) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_nestloop = on SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
@@ -388,7 +499,7 @@ BEGIN
     WHERE dependant.id OPERATOR(pg_catalog.=) chain.id AND dependant.id OPERATOR(pg_catalog.=) ANY (ids) AND root.id OPERATOR(pg_catalog.=) ANY (ended);
 END $$$function$, current_schema());
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_proposals_tell_created() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION action_proposals_tell_created() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     linked bigint[];
@@ -404,7 +515,7 @@ BEGIN
     RETURN NULL;
 END $$$function$, current_schema());
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_proposals_tell_changed() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION action_proposals_tell_changed() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ended bigint[];
@@ -439,7 +550,7 @@ END $$$function$, current_schema());
     -- transaction has written it. In ascending order, as cascades do. An open record is of a proposal that has not ended, by what
     -- is committed by then.
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_records_tell_started() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION action_records_tell_started() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off AS $$
 DECLARE
@@ -474,7 +585,7 @@ BEGIN
     RETURN NULL;
 END $$$function$, current_schema());
     EXECUTE format($function$
-CREATE OR REPLACE FUNCTION action_records_tell_finished() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION action_records_tell_finished() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off AS $$
 DECLARE
@@ -496,7 +607,116 @@ BEGIN
 END $$$function$, current_schema());
 END $do$;
 
-REVOKE EXECUTE ON FUNCTION action_proposals_cancel FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION action_proposals_link, action_proposals_cancel_dependants, action_proposals_cancel,
+    action_proposals_tell_created, action_proposals_tell_changed, action_records_tell_started, action_records_tell_finished
+FROM PUBLIC;
+
+CREATE TRIGGER tickets_updated_at
+BEFORE UPDATE ON tickets FOR EACH ROW
+WHEN (NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at)
+EXECUTE FUNCTION tickets_touch();
+
+CREATE TRIGGER action_proposals_not_deleted
+BEFORE DELETE OR TRUNCATE ON action_proposals FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('proposals are never deleted');
+
+CREATE TRIGGER action_proposals_guard
+BEFORE INSERT OR UPDATE ON action_proposals FOR EACH ROW
+EXECUTE FUNCTION action_proposals_guard();
+
+-- json has no equality of its own, and its text is what was proposed.
+CREATE TRIGGER action_proposals_immutable
+BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+    created_at, idempotency_key, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay,
+    workflow_id, depends_on, wait_on_failure
+ON action_proposals FOR EACH ROW
+WHEN (NEW.ticket_id IS DISTINCT FROM OLD.ticket_id
+    OR NEW.action_name IS DISTINCT FROM OLD.action_name
+    OR NEW.action_type IS DISTINCT FROM OLD.action_type
+    OR NEW.parameters::text IS DISTINCT FROM OLD.parameters::text
+    OR NEW.reason IS DISTINCT FROM OLD.reason
+    OR NEW.proposed_at IS DISTINCT FROM OLD.proposed_at
+    OR NEW.proposed_by IS DISTINCT FROM OLD.proposed_by
+    OR NEW.created_at IS DISTINCT FROM OLD.created_at
+    OR NEW.idempotency_key IS DISTINCT FROM OLD.idempotency_key
+    OR NEW.priority IS DISTINCT FROM OLD.priority
+    OR NEW.scheduled_at IS DISTINCT FROM OLD.scheduled_at
+    OR NEW.expires_at IS DISTINCT FROM OLD.expires_at
+    OR NEW.max_retries IS DISTINCT FROM OLD.max_retries
+    OR NEW.retry_delay IS DISTINCT FROM OLD.retry_delay
+    OR NEW.max_retry_delay IS DISTINCT FROM OLD.max_retry_delay
+    OR NEW.workflow_id IS DISTINCT FROM OLD.workflow_id
+    OR NEW.depends_on::text IS DISTINCT FROM OLD.depends_on::text
+    OR NEW.wait_on_failure IS DISTINCT FROM OLD.wait_on_failure)
+EXECUTE FUNCTION action_ledger_refuse('what was proposed can not be edited');
+
+CREATE TRIGGER action_proposals_not_renumbered
+BEFORE UPDATE OF id ON action_proposals FOR EACH ROW
+WHEN (NEW.id IS DISTINCT FROM OLD.id)
+EXECUTE FUNCTION action_ledger_refuse('an id never changes');
+
+-- Of the statement and not of each row: a thousand proposals are one INSERT of a thousand events.
+CREATE TRIGGER action_proposals_created
+AFTER INSERT ON action_proposals REFERENCING NEW TABLE AS created FOR EACH STATEMENT
+EXECUTE FUNCTION action_proposals_tell_created();
+
+CREATE TRIGGER action_proposals_status_changed
+AFTER UPDATE ON action_proposals REFERENCING OLD TABLE AS before NEW TABLE AS changed FOR EACH STATEMENT
+EXECUTE FUNCTION action_proposals_tell_changed();
+
+CREATE TRIGGER action_records_not_deleted
+BEFORE DELETE OR TRUNCATE ON action_records FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('records are never deleted');
+
+CREATE TRIGGER action_records_guard
+BEFORE INSERT OR UPDATE ON action_records FOR EACH ROW
+EXECUTE FUNCTION action_records_guard();
+
+CREATE TRIGGER action_records_immutable
+BEFORE UPDATE OF id, proposal_id, started_at, started_by, created_at, worker ON action_records FOR EACH ROW
+WHEN (NEW.id IS DISTINCT FROM OLD.id
+    OR NEW.proposal_id IS DISTINCT FROM OLD.proposal_id
+    OR NEW.started_at IS DISTINCT FROM OLD.started_at
+    OR NEW.started_by IS DISTINCT FROM OLD.started_by
+    OR NEW.created_at IS DISTINCT FROM OLD.created_at
+    OR NEW.worker IS DISTINCT FROM OLD.worker)
+EXECUTE FUNCTION action_ledger_refuse('an execution is ended once and never edited');
+
+CREATE TRIGGER action_records_started
+AFTER INSERT ON action_records REFERENCING NEW TABLE AS started FOR EACH STATEMENT
+EXECUTE FUNCTION action_records_tell_started();
+
+CREATE TRIGGER action_records_finished
+AFTER UPDATE ON action_records REFERENCING NEW TABLE AS changed FOR EACH STATEMENT
+EXECUTE FUNCTION action_records_tell_finished();
+
+CREATE TRIGGER action_events_not_updated
+BEFORE UPDATE ON action_events FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('the history is append-only');
+
+CREATE TRIGGER action_events_not_deleted
+BEFORE DELETE OR TRUNCATE ON action_events FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('the history is append-only');
+
+-- Nobody writes the history but the triggers of the rows that it is about, which have them at hand, and those rows are
+-- never deleted or renumbered: so action_events has neither foreign keys nor checks, which would cost more than writing it.
+CREATE TRIGGER action_events_told
+BEFORE INSERT ON action_events FOR EACH STATEMENT
+WHEN (pg_trigger_depth() < 1)
+EXECUTE FUNCTION action_ledger_refuse('only the triggers write the history');
+
+CREATE TRIGGER action_dependencies_not_changed
+BEFORE UPDATE OR DELETE OR TRUNCATE ON action_dependencies FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('what was proposed can not be edited');
+
+CREATE TRIGGER workflows_not_deleted
+BEFORE DELETE OR TRUNCATE ON workflows FOR EACH STATEMENT
+EXECUTE FUNCTION action_ledger_refuse('workflows are never deleted');
+
+CREATE TRIGGER workflows_updated_at
+BEFORE UPDATE ON workflows FOR EACH ROW
+WHEN (NOT NEW.updated_at > OLD.updated_at)
+EXECUTE FUNCTION workflows_touch();
 
 CREATE TRIGGER action_proposals_retries
 BEFORE UPDATE OF retry_count ON action_proposals FOR EACH ROW

@@ -1,0 +1,703 @@
+-- Revision 0002 on SQLite. Statements end at a semicolon before a blank line.
+
+CREATE TABLE tickets (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    violation_key TEXT NOT NULL,
+    invariant_name TEXT NOT NULL,
+    store_id TEXT,
+    status TEXT DEFAULT 'open' NOT NULL,
+    held BOOLEAN DEFAULT 0 NOT NULL,
+    batch_key TEXT,
+    occurrence_count INTEGER DEFAULT 1 NOT NULL,
+    first_seen_at TEXT NOT NULL,
+    last_seen_at TEXT NOT NULL,
+    resolved_at TEXT,
+    message TEXT NOT NULL,
+    severity TEXT DEFAULT 'warning' NOT NULL,
+    diagnosis TEXT,
+    metric_snapshot TEXT,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+
+CREATE TABLE action_proposals (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    ticket_id INTEGER,
+    action_name TEXT NOT NULL,
+    action_type TEXT DEFAULT 'subject' NOT NULL,
+    parameters TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    status TEXT DEFAULT 'proposed' NOT NULL,
+    proposed_at TEXT NOT NULL,
+    proposed_by TEXT DEFAULT 'agent' NOT NULL,
+    validated_at TEXT,
+    cancelled_at TEXT,
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    status_changed_by TEXT,
+    status_reason TEXT,
+    status_changed_at TEXT,
+    idempotency_key TEXT,
+    priority INTEGER DEFAULT 0 NOT NULL,
+    scheduled_at TEXT,
+    expires_at TEXT,
+    max_retries INTEGER DEFAULT 0 NOT NULL,
+    retry_delay FLOAT DEFAULT 1 NOT NULL,
+    max_retry_delay FLOAT DEFAULT 300 NOT NULL,
+    retry_count INTEGER DEFAULT 0 NOT NULL,
+    next_retry_at TEXT,
+    last_error TEXT,
+    version INTEGER DEFAULT 1 NOT NULL,
+    workflow_id INTEGER,
+    depends_on TEXT,
+    wait_on_failure BOOLEAN DEFAULT 0 NOT NULL,
+    CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id),
+    CONSTRAINT ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')),
+    CONSTRAINT ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
+);
+
+CREATE TABLE action_records (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    proposal_id INTEGER NOT NULL,
+    started_at TEXT,
+    completed_at TEXT,
+    success BOOLEAN,
+    error_message TEXT,
+    result_data TEXT,
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    started_by TEXT,
+    completed_by TEXT,
+    worker TEXT,
+    lease_expires_at TEXT,
+    outcome_unknown BOOLEAN DEFAULT 0 NOT NULL,
+    CONSTRAINT fk_action_records_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
+    CONSTRAINT ck_action_records_success CHECK (success IN (0, 1))
+);
+
+CREATE TABLE workflows (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    description TEXT,
+    ticket_id INTEGER,
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    CONSTRAINT fk_workflows_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id)
+);
+
+CREATE TABLE action_dependencies (
+    proposal_id INTEGER NOT NULL,
+    depends_on_id INTEGER NOT NULL,
+    CONSTRAINT pk_action_dependencies PRIMARY KEY (proposal_id, depends_on_id),
+    CONSTRAINT fk_action_dependencies_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
+    CONSTRAINT fk_action_dependencies_depends_on_id_action_proposals FOREIGN KEY(depends_on_id) REFERENCES action_proposals (id),
+    CONSTRAINT ck_action_dependencies_order CHECK (depends_on_id < proposal_id)
+);
+
+CREATE TABLE action_events (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    proposal_id INTEGER NOT NULL,
+    record_id INTEGER,
+    event_type TEXT NOT NULL,
+    from_status TEXT,
+    to_status TEXT,
+    success BOOLEAN,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    occurred_at TEXT NOT NULL,
+    transaction_id INTEGER DEFAULT 0 NOT NULL,
+    version INTEGER,
+    worker TEXT,
+    CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
+    CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id),
+    CONSTRAINT ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'retry_scheduled', 'retry_cancelled', 'record_started', 'record_finished')),
+    CONSTRAINT ck_action_events_success CHECK (success IN (0, 1))
+);
+
+CREATE INDEX idx_tickets_open_violation ON tickets (violation_key) WHERE status != 'resolved';
+
+CREATE INDEX idx_tickets_violation_time ON tickets (violation_key, resolved_at);
+
+CREATE INDEX idx_action_proposals_status ON action_proposals (status, id);
+
+CREATE INDEX idx_action_proposals_ticket ON action_proposals (ticket_id, id);
+
+CREATE INDEX idx_action_proposals_action_name ON action_proposals (action_name, id);
+
+CREATE INDEX idx_action_proposals_proposed_by ON action_proposals (proposed_by, id);
+
+CREATE INDEX idx_action_records_proposal ON action_records (proposal_id, id);
+
+CREATE UNIQUE INDEX uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+CREATE INDEX idx_action_proposals_due ON action_proposals (status, priority DESC, coalesce(next_retry_at, scheduled_at, created_at), id) WHERE status = 'validated';
+
+CREATE INDEX idx_action_proposals_expires ON action_proposals (status, expires_at) WHERE status IN ('proposed', 'validated') AND expires_at IS NOT NULL;
+
+CREATE INDEX idx_action_proposals_retry ON action_proposals (status, next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
+
+CREATE INDEX idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
+
+CREATE INDEX idx_action_dependencies_needed ON action_dependencies (depends_on_id, proposal_id);
+
+CREATE INDEX idx_action_proposals_workflow ON action_proposals (workflow_id, id) WHERE workflow_id IS NOT NULL;
+
+CREATE INDEX idx_action_events_proposal ON action_events (proposal_id, id);
+
+CREATE INDEX idx_action_events_record ON action_events (record_id) WHERE record_id IS NOT NULL;
+
+-- Triggers, in the order in which they are made: SQLite runs the one that was made last first. So the history has the
+-- end of a proposal before that of what depends on it, and the edges of a proposal are written before its first event.
+CREATE TRIGGER tickets_updated_at
+AFTER UPDATE OF violation_key, invariant_name, store_id, status, held, batch_key, occurrence_count,
+    first_seen_at, last_seen_at, resolved_at, message, severity, diagnosis, metric_snapshot ON tickets
+WHEN NEW.updated_at IS OLD.updated_at
+BEGIN
+    UPDATE tickets SET updated_at = CURRENT_TIMESTAMP WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER action_proposals_ticket_exists
+BEFORE INSERT ON action_proposals
+WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_ticket_exists: no such ticket');
+END;
+
+CREATE TRIGGER action_proposals_not_deleted
+BEFORE DELETE ON action_proposals
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
+END;
+
+CREATE TRIGGER action_records_not_deleted
+BEFORE DELETE ON action_records
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_not_deleted: records are never deleted');
+END;
+
+CREATE TRIGGER action_records_outcome_dated
+BEFORE INSERT ON action_records
+WHEN (NEW.success IS NULL AND NOT NEW.outcome_unknown) IS NOT (NEW.completed_at IS NULL) OR NEW.outcome_unknown AND NEW.success IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_outcome_dated: an outcome and its completed_at go together');
+END;
+
+CREATE TRIGGER action_records_immutable
+BEFORE UPDATE ON action_records
+WHEN OLD.completed_at IS NOT NULL
+    OR NEW.id IS NOT OLD.id
+    OR NEW.proposal_id IS NOT OLD.proposal_id
+    OR NEW.started_at IS NOT OLD.started_at
+    OR NEW.started_by IS NOT OLD.started_by
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.worker IS NOT OLD.worker
+    OR (NEW.success IS NULL AND NOT NEW.outcome_unknown) IS NOT (NEW.completed_at IS NULL)
+    OR NEW.outcome_unknown AND NEW.success IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
+END;
+
+CREATE TRIGGER action_proposals_workflow_exists
+BEFORE INSERT ON action_proposals
+WHEN NEW.workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = NEW.workflow_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_workflow_exists: no such workflow');
+END;
+
+CREATE TRIGGER action_dependencies_not_updated
+BEFORE UPDATE ON action_dependencies
+BEGIN
+    SELECT RAISE(ABORT, 'action_dependencies_not_updated: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER action_dependencies_not_deleted
+BEFORE DELETE ON action_dependencies
+BEGIN
+    SELECT RAISE(ABORT, 'action_dependencies_not_deleted: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER workflows_not_deleted
+BEFORE DELETE ON workflows
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_not_deleted: workflows are never deleted');
+END;
+
+CREATE TRIGGER action_events_not_updated
+BEFORE UPDATE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_updated: the history is append-only');
+END;
+
+CREATE TRIGGER action_events_not_deleted
+BEFORE DELETE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_deleted: the history is append-only');
+END;
+
+-- Only a trigger writes an event: no writer chooses its id, which is -1 before the INSERT where SQLite is to choose it,
+-- and an event fits the rows that it is about as they are at that moment.
+CREATE TRIGGER action_events_genuine
+BEFORE INSERT ON action_events
+WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND CASE
+    WHEN NEW.record_id IS NOT NULL
+    THEN NEW.to_status IS NULL AND NEW.from_status IS NULL AND NEW.version IS NULL
+        AND (NEW.event_type = 'record_started' AND NEW.success IS NULL AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker)
+            OR NEW.event_type = 'record_finished' AND EXISTS (
+                SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker AND completed_at IS NOT NULL AND success IS NEW.success))
+        AND NOT EXISTS (SELECT 1 FROM action_events WHERE record_id = NEW.record_id AND event_type = NEW.event_type)
+    WHEN NEW.success IS NOT NULL OR NEW.worker IS NOT NULL
+    THEN 0
+    WHEN NEW.event_type = 'status_changed'
+    THEN NEW.from_status <> NEW.to_status AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+        AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
+    WHEN NEW.event_type = 'proposal_created'
+    THEN NEW.from_status IS NULL AND NEW.version = 1 AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+        AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
+    ELSE NEW.event_type IN ('retry_scheduled', 'retry_cancelled') AND NEW.from_status = NEW.to_status
+        AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
+            AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
+        AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
+    END) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only') WHERE NEW.id <> -1;
+    SELECT RAISE(ABORT, 'action_events_genuine: only what has just happened becomes an event');
+END;
+
+-- INSERT OR REPLACE deletes the row that is in the way without any trigger for DELETE. So triggers refuse what would be
+-- in the way of a row, by each unique index of each table. Ids end below 2^62, so that no writer can use up the range.
+CREATE TRIGGER action_proposals_not_replaced
+BEFORE INSERT ON action_proposals
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.id)
+    OR NEW.idempotency_key IS NOT NULL
+        AND EXISTS (SELECT 1 FROM action_proposals WHERE idempotency_key = NEW.idempotency_key)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_created: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'action_proposals_not_replaced: this id is taken')
+    WHERE EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.id);
+    SELECT RAISE(ABORT, 'action_proposals_not_replaced: an idempotency key is unique, and this one is taken')
+    WHERE EXISTS (SELECT 1 FROM action_proposals WHERE idempotency_key = NEW.idempotency_key);
+END;
+
+-- A proposal that is put back among the pending while something that it needs has ended badly ends as it would have then.
+CREATE TRIGGER action_proposals_put_back
+AFTER UPDATE OF status ON action_proposals
+WHEN OLD.status = 'failed' AND NEW.status = 'validated' AND NEW.depends_on IS NOT NULL
+    AND NOT NEW.wait_on_failure AND EXISTS (
+        SELECT 1 FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+        WHERE proposal_id = NEW.id AND (needed.status = 'cancelled' OR needed.status = 'failed' AND needed.next_retry_at IS NULL))
+BEGIN
+    UPDATE action_proposals
+    SET status = 'cancelled',
+        status_reason = iif(id = NEW.id, 'a proposal that it depends on has failed or was cancelled',
+            'proposal ' || NEW.id || ', which it depends on, was cancelled'),
+        status_changed_by = 'ledger',
+        cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE id IN (
+        WITH RECURSIVE behind (id) AS (
+            SELECT NEW.id
+            UNION
+            SELECT proposal_id FROM behind JOIN action_dependencies ON depends_on_id = behind.id
+                JOIN action_proposals AS next ON next.id = proposal_id
+            WHERE NOT next.wait_on_failure AND next.status IN ('proposed', 'validated'))
+        SELECT id FROM behind);
+END;
+
+-- A proposal that is cancelled after one that it depends on is part of a chain that is being cancelled already.
+CREATE TRIGGER action_proposals_cascade
+AFTER UPDATE OF status, next_retry_at ON action_proposals
+WHEN (NEW.status = 'cancelled' OR NEW.status = 'failed' AND NEW.next_retry_at IS NULL)
+    AND NOT (OLD.status = 'cancelled' OR OLD.status = 'failed' AND OLD.next_retry_at IS NULL)
+    AND EXISTS (SELECT 1 FROM action_dependencies WHERE depends_on_id = NEW.id)
+    AND NOT (NEW.status = 'cancelled' AND NEW.depends_on IS NOT NULL AND NOT NEW.wait_on_failure
+        AND (OLD.status = 'proposed' OR OLD.status = 'validated') AND EXISTS (
+        SELECT 1 FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+        WHERE proposal_id = NEW.id AND (needed.status = 'cancelled' OR needed.status = 'failed' AND needed.next_retry_at IS NULL)))
+BEGIN
+    UPDATE action_proposals
+    SET status = 'cancelled',
+        status_reason = 'proposal ' || NEW.id || ', which it depends on, ' || iif(NEW.status = 'failed', 'failed', 'was cancelled'),
+        status_changed_by = 'ledger',
+        cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE id <> NEW.id AND id IN (
+        WITH RECURSIVE behind (id) AS (
+            SELECT NEW.id
+            UNION
+            SELECT proposal_id FROM behind JOIN action_dependencies ON depends_on_id = behind.id
+                JOIN action_proposals AS next ON next.id = proposal_id
+            WHERE NOT next.wait_on_failure AND next.status IN ('proposed', 'validated'))
+        SELECT id FROM behind);
+END;
+
+-- A writer that moves the status and does not move status_changed_at has not said who acts, and is recorded as raw SQL.
+-- The time of an event is the database's.
+CREATE TRIGGER action_proposals_changed
+AFTER UPDATE OF status, next_retry_at ON action_proposals
+WHEN NEW.status IS NOT OLD.status OR NEW.next_retry_at IS NOT OLD.next_retry_at
+BEGIN
+    UPDATE action_proposals
+    SET status_changed_by = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
+        status_reason = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
+        status_changed_at = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')), NEW.status_changed_at),
+        updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))),
+        version = OLD.version + 1
+    WHERE NEW.status IS NOT OLD.status
+        AND (NEW.version IS NOT OLD.version + 1 OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE OR (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL))
+        AND id = NEW.id;
+    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at, version)
+    VALUES (NEW.id,
+        CASE WHEN NEW.status IS NOT OLD.status THEN 'status_changed'
+            WHEN NEW.next_retry_at IS NULL THEN 'retry_cancelled' ELSE 'retry_scheduled' END,
+        OLD.status, NEW.status,
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
+        iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
+        strftime('%Y-%m-%d %H:%M:%f000', 'now'), OLD.version + 1);
+END;
+
+-- A trigger that completes a row does so by an UPDATE, for which triggers run again (for its own UPDATE too, with
+-- recursive_triggers). So none may take a completed row for another change: between a change of status and its event the
+-- history does not know the row's status, at all other times it does.
+CREATE TRIGGER action_proposals_updated_at
+AFTER UPDATE ON action_proposals
+WHEN NEW.version IS NOT OLD.version + 1 AND NEW.status IS OLD.status AND OLD.status IS (
+        SELECT to_status FROM action_events WHERE proposal_id = OLD.id AND to_status IS NOT NULL
+        ORDER BY id DESC LIMIT 1)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_updated_at: the ledger counts the versions')
+    WHERE NEW.version IS NOT OLD.version;
+    UPDATE action_proposals
+    SET updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))), version = OLD.version + 1
+    WHERE id = NEW.id;
+END;
+
+-- A change of status names its actor. Other changes of these columns are refused; of an incomplete change the complete row
+-- is written in its place. An id can be set by its other names, rowid and oid, so this is for no column in particular.
+CREATE TRIGGER action_proposals_guarded
+BEFORE UPDATE ON action_proposals
+WHEN NEW.id IS NOT OLD.id
+    OR NEW.status IS OLD.status
+        AND (NEW.version <> OLD.version AND (NEW.version <> OLD.version + 1 OR (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
+            AND coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) > OLD.updated_at))
+            OR NEW.version IS OLD.version AND NEW.updated_at > OLD.updated_at
+            OR NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.version IS OLD.version OR (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL))
+            OR NEW.next_retry_at IS OLD.next_retry_at AND (NEW.status_changed_by IS NOT OLD.status_changed_by OR NEW.status_reason IS NOT OLD.status_reason OR NEW.status_changed_at IS NOT OLD.status_changed_at))
+        AND OLD.status IS (
+        SELECT to_status FROM action_events WHERE proposal_id = OLD.id AND to_status IS NOT NULL
+        ORDER BY id DESC LIMIT 1)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_renumbered: an id never changes') WHERE NEW.id IS NOT OLD.id;
+    SELECT RAISE(ABORT, 'action_proposals_attributed: who acts and why is said with what is done')
+    WHERE NEW.next_retry_at IS OLD.next_retry_at AND (NEW.status_changed_by IS NOT OLD.status_changed_by OR NEW.status_reason IS NOT OLD.status_reason OR NEW.status_changed_at IS NOT OLD.status_changed_at);
+    UPDATE action_proposals
+    SET id = NEW.id, ticket_id = NEW.ticket_id, action_name = NEW.action_name, action_type = NEW.action_type, parameters = NEW.parameters, reason = NEW.reason, status = NEW.status, proposed_at = NEW.proposed_at, proposed_by = NEW.proposed_by, validated_at = NEW.validated_at, cancelled_at = NEW.cancelled_at, created_at = NEW.created_at, idempotency_key = NEW.idempotency_key, priority = NEW.priority, scheduled_at = NEW.scheduled_at, expires_at = NEW.expires_at, max_retries = NEW.max_retries, retry_delay = NEW.retry_delay, max_retry_delay = NEW.max_retry_delay, retry_count = NEW.retry_count, next_retry_at = NEW.next_retry_at, last_error = NEW.last_error, workflow_id = NEW.workflow_id, depends_on = NEW.depends_on, wait_on_failure = NEW.wait_on_failure,
+        status_changed_by = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
+        status_reason = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
+        status_changed_at = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')), NEW.status_changed_at),
+        updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))),
+        version = OLD.version + 1
+    WHERE id = OLD.id;
+    SELECT RAISE(IGNORE);
+END;
+
+CREATE TRIGGER action_proposals_retries
+BEFORE UPDATE OF retry_count ON action_proposals
+WHEN NEW.retry_count IS NOT OLD.retry_count
+    AND (NEW.retry_count = OLD.retry_count + 1 AND OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_retries: retry_count goes up by one, with a retry');
+END;
+
+-- IS NOT TRUE, not NOT: under UPDATE OR REPLACE a NULL would become the column's default.
+CREATE TRIGGER action_proposals_lifecycle
+BEFORE UPDATE OF status ON action_proposals
+WHEN NEW.status IS NOT OLD.status
+    AND ((OLD.status = 'proposed' AND (NEW.status = 'validated' OR NEW.status = 'cancelled')
+        OR OLD.status = 'validated' AND (NEW.status = 'executing' OR NEW.status = 'cancelled')
+        OR OLD.status = 'executing'
+            AND (NEW.status = 'completed' OR NEW.status = 'failed' OR NEW.status = 'cancelled')
+        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE
+        OR NEW.status = 'executing' AND (NEW.scheduled_at IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.depends_on IS NOT NULL))
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step') WHERE (OLD.status = 'proposed' AND (NEW.status = 'validated' OR NEW.status = 'cancelled')
+        OR OLD.status = 'validated' AND (NEW.status = 'executing' OR NEW.status = 'cancelled')
+        OR OLD.status = 'executing'
+            AND (NEW.status = 'completed' OR NEW.status = 'failed' OR NEW.status = 'cancelled')
+        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_not_due: it is scheduled for later') WHERE NEW.scheduled_at > strftime('%Y-%m-%d %H:%M:%f000', 'now');
+    SELECT RAISE(ABORT, 'action_proposals_expired: it was not started in time') WHERE NEW.expires_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now');
+    SELECT RAISE(ABORT, 'action_proposals_dependency_pending: what it depends on is not completed')
+    FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+    WHERE proposal_id = NEW.id AND needed.status <> 'completed';
+END;
+
+CREATE TRIGGER action_proposals_created
+AFTER INSERT ON action_proposals
+BEGIN
+    UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
+    WHERE NEW.status_changed_by IS NULL AND id = NEW.id;
+    INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at, version)
+    VALUES (NEW.id, 'proposal_created', NEW.status, coalesce(NEW.status_changed_by, 'raw SQL'),
+        NEW.reason, strftime('%Y-%m-%d %H:%M:%f000', 'now'), 1);
+    UPDATE action_proposals
+    SET status = 'cancelled', status_reason = 'a proposal that it depends on has failed or was cancelled',
+        status_changed_by = 'ledger',
+        cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE id = NEW.id AND NEW.depends_on IS NOT NULL AND NOT NEW.wait_on_failure
+        AND NEW.status IN ('proposed', 'validated') AND EXISTS (
+        SELECT 1 FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+        WHERE proposal_id = NEW.id AND (needed.status = 'cancelled' OR needed.status = 'failed' AND needed.next_retry_at IS NULL));
+END;
+
+-- Of SQLite's functions for JSON, json_each alone works where trusted_schema is off.
+CREATE TRIGGER action_proposals_linked
+AFTER INSERT ON action_proposals
+WHEN NEW.depends_on IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_values: depends_on is not what the ledger takes')
+    WHERE NOT NEW.depends_on < x'';
+    SELECT RAISE(ABORT, 'action_proposals_values: depends_on is not what the ledger takes')
+    FROM (SELECT count(*) AS given, count(DISTINCT value) AS known, group_concat(value) AS ids FROM json_each(NEW.depends_on))
+    WHERE given > 1000 OR given <> known OR '[' || coalesce(ids, '') || ']' <> replace(replace(replace(replace(NEW.depends_on, char(9), ''), char(10), ''), char(13), ''), char(32), '');
+    SELECT RAISE(ABORT, 'action_proposals_created: no such proposal to depend on')
+    FROM json_each(NEW.depends_on)
+    WHERE type IS NOT 'integer' OR value >= NEW.id OR value NOT IN (SELECT id FROM action_proposals);
+    INSERT INTO action_dependencies (proposal_id, depends_on_id)
+    SELECT NEW.id, value FROM json_each(NEW.depends_on);
+END;
+
+-- The values that the models take, after all constraints, which have names of their own. A blob is greater than all text;
+-- substr stops at a NUL; and few texts begin with white space, so that trim is seldom needed.
+CREATE TRIGGER action_proposals_values
+AFTER INSERT ON action_proposals
+WHEN (NEW.id >= 1
+    AND (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id))
+    AND (NEW.workflow_id IS NULL OR (NEW.workflow_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.workflow_id AS INTEGER) = NEW.workflow_id))
+    AND (NEW.action_name < x'' AND substr(NEW.action_name, 1, 255) = NEW.action_name AND (unicode(NEW.action_name) BETWEEN 33 AND 126 OR trim(NEW.action_name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.reason < x'' AND substr(NEW.reason, 1, 65536) = NEW.reason AND (unicode(NEW.reason) BETWEEN 33 AND 126 OR trim(NEW.reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.proposed_by < x'' AND substr(NEW.proposed_by, 1, 255) = NEW.proposed_by AND (unicode(NEW.proposed_by) BETWEEN 33 AND 126 OR trim(NEW.proposed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key < x'' AND substr(NEW.idempotency_key, 1, 255) = NEW.idempotency_key AND (unicode(NEW.idempotency_key) BETWEEN 33 AND 126 OR trim(NEW.idempotency_key, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.status_changed_by IS NULL OR NEW.status_changed_by < x'' AND substr(NEW.status_changed_by, 1, 255) = NEW.status_changed_by AND (unicode(NEW.status_changed_by) BETWEEN 33 AND 126 OR trim(NEW.status_changed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.status_reason IS NULL OR NEW.status_reason < x'' AND substr(NEW.status_reason, 1, 65536) = NEW.status_reason AND (unicode(NEW.status_reason) BETWEEN 33 AND 126 OR trim(NEW.status_reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.priority BETWEEN -32768 AND 32767 AND CAST(NEW.priority AS INTEGER) = NEW.priority)
+    AND (NEW.max_retries BETWEEN 0 AND 1000 AND CAST(NEW.max_retries AS INTEGER) = NEW.max_retries)
+    AND (NEW.retry_delay BETWEEN 0 AND 604800)
+    AND (NEW.max_retry_delay BETWEEN 0 AND 604800)
+    AND (NEW.wait_on_failure = 0 OR NEW.wait_on_failure = 1)
+    AND (NEW.proposed_at = NEW.created_at OR NEW.proposed_at < '9999' AND NEW.proposed_at >= '1970-01-01' AND NEW.proposed_at GLOB '????-*' AND julianday(NEW.proposed_at) IS NOT NULL)
+    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
+    AND (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL)
+    AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at = NEW.created_at OR NEW.status_changed_at < '9999' AND NEW.status_changed_at >= '1970-01-01' AND NEW.status_changed_at GLOB '????-*' AND julianday(NEW.status_changed_at) IS NOT NULL)
+    AND (NEW.validated_at IS NULL OR NEW.validated_at = NEW.created_at OR NEW.validated_at < '9999' AND NEW.validated_at >= '1970-01-01' AND NEW.validated_at GLOB '????-*' AND julianday(NEW.validated_at) IS NOT NULL)
+    AND (NEW.cancelled_at IS NULL OR NEW.cancelled_at = NEW.created_at OR NEW.cancelled_at < '9999' AND NEW.cancelled_at >= '1970-01-01' AND NEW.cancelled_at GLOB '????-*' AND julianday(NEW.cancelled_at) IS NOT NULL)
+    AND (NEW.scheduled_at IS NULL OR NEW.scheduled_at = NEW.created_at OR NEW.scheduled_at < '9999' AND NEW.scheduled_at >= '1970-01-01' AND NEW.scheduled_at GLOB '????-*' AND julianday(NEW.scheduled_at) IS NOT NULL)
+    AND (NEW.expires_at IS NULL OR NEW.expires_at = NEW.created_at OR NEW.expires_at < '9999' AND NEW.expires_at >= '1970-01-01' AND NEW.expires_at GLOB '????-*' AND julianday(NEW.expires_at) IS NOT NULL)
+    AND (NEW.version = 1 AND NEW.retry_count = 0 AND NEW.next_retry_at IS NULL AND NEW.last_error IS NULL)) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_created: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: ticket_id is not what the ledger takes') WHERE (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: workflow_id is not what the ledger takes') WHERE (NEW.workflow_id IS NULL OR (NEW.workflow_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.workflow_id AS INTEGER) = NEW.workflow_id)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: action_name is not what the ledger takes') WHERE (NEW.action_name < x'' AND substr(NEW.action_name, 1, 255) = NEW.action_name AND (unicode(NEW.action_name) BETWEEN 33 AND 126 OR trim(NEW.action_name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: reason is not what the ledger takes') WHERE (NEW.reason < x'' AND substr(NEW.reason, 1, 65536) = NEW.reason AND (unicode(NEW.reason) BETWEEN 33 AND 126 OR trim(NEW.reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: proposed_by is not what the ledger takes') WHERE (NEW.proposed_by < x'' AND substr(NEW.proposed_by, 1, 255) = NEW.proposed_by AND (unicode(NEW.proposed_by) BETWEEN 33 AND 126 OR trim(NEW.proposed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: idempotency_key is not what the ledger takes') WHERE (NEW.idempotency_key IS NULL OR NEW.idempotency_key < x'' AND substr(NEW.idempotency_key, 1, 255) = NEW.idempotency_key AND (unicode(NEW.idempotency_key) BETWEEN 33 AND 126 OR trim(NEW.idempotency_key, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: status_changed_by is not what the ledger takes') WHERE (NEW.status_changed_by IS NULL OR NEW.status_changed_by < x'' AND substr(NEW.status_changed_by, 1, 255) = NEW.status_changed_by AND (unicode(NEW.status_changed_by) BETWEEN 33 AND 126 OR trim(NEW.status_changed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: status_reason is not what the ledger takes') WHERE (NEW.status_reason IS NULL OR NEW.status_reason < x'' AND substr(NEW.status_reason, 1, 65536) = NEW.status_reason AND (unicode(NEW.status_reason) BETWEEN 33 AND 126 OR trim(NEW.status_reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: priority is not what the ledger takes') WHERE (NEW.priority BETWEEN -32768 AND 32767 AND CAST(NEW.priority AS INTEGER) = NEW.priority) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: max_retries is not what the ledger takes') WHERE (NEW.max_retries BETWEEN 0 AND 1000 AND CAST(NEW.max_retries AS INTEGER) = NEW.max_retries) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: retry_delay is not what the ledger takes') WHERE (NEW.retry_delay BETWEEN 0 AND 604800) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: max_retry_delay is not what the ledger takes') WHERE (NEW.max_retry_delay BETWEEN 0 AND 604800) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: wait_on_failure is not what the ledger takes') WHERE (NEW.wait_on_failure = 0 OR NEW.wait_on_failure = 1) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: proposed_at is not what the ledger takes') WHERE (NEW.proposed_at = NEW.created_at OR NEW.proposed_at < '9999' AND NEW.proposed_at >= '1970-01-01' AND NEW.proposed_at GLOB '????-*' AND julianday(NEW.proposed_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: updated_at is not what the ledger takes') WHERE (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: status_changed_at is not what the ledger takes') WHERE (NEW.status_changed_at IS NULL OR NEW.status_changed_at = NEW.created_at OR NEW.status_changed_at < '9999' AND NEW.status_changed_at >= '1970-01-01' AND NEW.status_changed_at GLOB '????-*' AND julianday(NEW.status_changed_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: validated_at is not what the ledger takes') WHERE (NEW.validated_at IS NULL OR NEW.validated_at = NEW.created_at OR NEW.validated_at < '9999' AND NEW.validated_at >= '1970-01-01' AND NEW.validated_at GLOB '????-*' AND julianday(NEW.validated_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: cancelled_at is not what the ledger takes') WHERE (NEW.cancelled_at IS NULL OR NEW.cancelled_at = NEW.created_at OR NEW.cancelled_at < '9999' AND NEW.cancelled_at >= '1970-01-01' AND NEW.cancelled_at GLOB '????-*' AND julianday(NEW.cancelled_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: scheduled_at is not what the ledger takes') WHERE (NEW.scheduled_at IS NULL OR NEW.scheduled_at = NEW.created_at OR NEW.scheduled_at < '9999' AND NEW.scheduled_at >= '1970-01-01' AND NEW.scheduled_at GLOB '????-*' AND julianday(NEW.scheduled_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: expires_at is not what the ledger takes') WHERE (NEW.expires_at IS NULL OR NEW.expires_at = NEW.created_at OR NEW.expires_at < '9999' AND NEW.expires_at >= '1970-01-01' AND NEW.expires_at GLOB '????-*' AND julianday(NEW.expires_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps version, retry_count, next_retry_at and last_error') WHERE (NEW.version = 1 AND NEW.retry_count = 0 AND NEW.next_retry_at IS NULL AND NEW.last_error IS NULL) IS NOT TRUE;
+END;
+
+CREATE TRIGGER action_proposals_immutable
+BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
+    created_at, idempotency_key, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay, workflow_id, depends_on, wait_on_failure ON action_proposals
+WHEN NEW.ticket_id IS NOT OLD.ticket_id
+    OR NEW.action_name IS NOT OLD.action_name
+    OR NEW.action_type IS NOT OLD.action_type
+    OR NEW.parameters IS NOT OLD.parameters
+    OR NEW.reason IS NOT OLD.reason
+    OR NEW.proposed_at IS NOT OLD.proposed_at
+    OR NEW.proposed_by IS NOT OLD.proposed_by
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
+    OR NEW.priority IS NOT OLD.priority
+    OR NEW.scheduled_at IS NOT OLD.scheduled_at
+    OR NEW.expires_at IS NOT OLD.expires_at
+    OR NEW.max_retries IS NOT OLD.max_retries
+    OR NEW.retry_delay IS NOT OLD.retry_delay
+    OR NEW.max_retry_delay IS NOT OLD.max_retry_delay
+    OR NEW.workflow_id IS NOT OLD.workflow_id
+    OR NEW.depends_on IS NOT OLD.depends_on
+    OR NEW.wait_on_failure IS NOT OLD.wait_on_failure
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER action_dependencies_with_proposal
+BEFORE INSERT ON action_dependencies
+WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
+    OR EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_dependencies_with_proposal: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER action_records_proposal_exists
+BEFORE INSERT ON action_records
+WHEN (SELECT NEW.completed_at IS NOT NULL OR status = 'executing' OR status = 'validated' OR status = 'proposed'
+    FROM action_proposals WHERE id = NEW.proposal_id) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_proposal_exists: no such proposal')
+    WHERE NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id);
+    SELECT RAISE(ABORT, 'action_records_proposal_ended: nothing is executed for a proposal that has ended');
+END;
+
+CREATE TRIGGER action_records_not_replaced
+BEFORE INSERT ON action_records
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'action_records_not_replaced: this id is taken')
+    WHERE EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id);
+END;
+
+CREATE TRIGGER action_records_started
+AFTER INSERT ON action_records
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at, worker)
+    VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
+    SELECT NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker
+    WHERE NEW.completed_at IS NOT NULL;
+END;
+
+CREATE TRIGGER action_records_finished
+AFTER UPDATE OF completed_at ON action_records
+WHEN OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
+    VALUES (NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
+END;
+
+CREATE TRIGGER action_records_values
+AFTER INSERT ON action_records
+WHEN (NEW.id >= 1
+    AND (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL))
+    AND (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message)
+    AND (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1)
+    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
+    AND (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL)
+    AND (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL)) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: worker is not what the ledger takes') WHERE (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: lease_expires_at is not what the ledger takes') WHERE (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: error_message is not what the ledger takes') WHERE (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: started_by is not what the ledger takes') WHERE (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: completed_by is not what the ledger takes') WHERE (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: outcome_unknown is not what the ledger takes') WHERE (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: started_at is not what the ledger takes') WHERE (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: completed_at is not what the ledger takes') WHERE (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL) IS NOT TRUE;
+END;
+
+CREATE TRIGGER workflows_not_replaced
+BEFORE INSERT ON workflows
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'workflows_not_replaced: this id is taken')
+    WHERE EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id);
+END;
+
+CREATE TRIGGER workflows_ticket_exists
+BEFORE INSERT ON workflows
+WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_ticket_exists: no such ticket');
+END;
+
+CREATE TRIGGER workflows_immutable
+BEFORE UPDATE ON workflows
+WHEN NEW.id IS NOT OLD.id
+    OR NEW.name IS NOT OLD.name
+    OR NEW.description IS NOT OLD.description
+    OR NEW.ticket_id IS NOT OLD.ticket_id
+    OR NEW.created_at IS NOT OLD.created_at
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_immutable: what was proposed can not be edited');
+END;
+
+-- Not for a time from which no later one can be told.
+CREATE TRIGGER workflows_updated_at
+AFTER UPDATE ON workflows
+WHEN (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
+            AND coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) > OLD.updated_at)
+BEGIN
+    UPDATE workflows SET updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER workflows_values
+AFTER INSERT ON workflows
+WHEN (NEW.id >= 1
+    AND (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id))
+    AND (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
+    AND (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL)) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: ticket_id is not what the ledger takes') WHERE (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: name is not what the ledger takes') WHERE (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: description is not what the ledger takes') WHERE (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: updated_at is not what the ledger takes') WHERE (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL) IS NOT TRUE;
+END;
+
+-- Foreign keys are off in SQLite unless a connection switches them on; triggers are always on.
+CREATE TRIGGER tickets_referenced
+BEFORE DELETE ON tickets
+WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
+    OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_referenced: a proposal or a workflow refers to this ticket');
+END;
+
+CREATE TRIGGER tickets_renumbered
+BEFORE UPDATE ON tickets
+WHEN NEW.id IS NOT OLD.id
+    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id IN (OLD.id, NEW.id))
+        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id IN (OLD.id, NEW.id)))
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_renumbered: a proposal or a workflow refers to this ticket');
+END;
+
+CREATE TRIGGER tickets_not_replaced
+BEFORE INSERT ON tickets
+WHEN EXISTS (SELECT 1 FROM tickets WHERE id = NEW.id)
+    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = NEW.id)
+        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = NEW.id))
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_not_replaced: a proposal or a workflow refers to this ticket');
+END;
