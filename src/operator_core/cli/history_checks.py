@@ -1,6 +1,6 @@
 """Whether a ledger's history is one that its triggers write, and ends where its rows are.
 
-Events of revisions before 0008 and of adopted rows carry no version, and are sound without one.
+Events of adopted rows carry no version, and are sound without one.
 """
 
 from typing import Any, Final
@@ -181,7 +181,7 @@ def _bad_executions(_: Connection) -> Any:
             "has another outcome than the event of its end",
         ),
         (
-            # Events of revisions before 0008 name no worker.
+            # Events of adopted rows name no worker.
             and_(
                 of.first_worker.is_not(None),
                 or_(
