@@ -137,9 +137,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="written-row-is-refused",
-        file=_DB + "verbs/proposals.py",
-        old="single = rows <= proposals.MAX_ROWS and not batch.depends",
-        new="single = rows <= proposals.MAX_ROWS",
+        file=_DB + "ledger/proposals.py",
+        old="if new.depends or len(new.values) > MAX_ROWS:",
+        new="if len(new.values) > MAX_ROWS:",
         tests=(
             "tests/db/postgresql/test_server_refusals.py::test_a_refusal_never_comes_after_the_row_was_written",
         ),

@@ -55,9 +55,12 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
         "idx_action_proposals_proposed_by",
     ),
     "count": (queries.count_proposals, "idx_action_proposals_status"),
-    "move": (status.plain_update(status.Move(1, S.VALIDATED, "a", None)), BY_ID),
-    "move of a version": (status.plain_update(status.Move(1, S.VALIDATED, "a", None, 1)), BY_ID),
-    "retry": (status.plain_update(status.Move(10, S.VALIDATED, "a", None, source=S.FAILED)), BY_ID),
+    "move": (status.move_proposal(status.Move(1, S.VALIDATED, "a", None)), BY_ID),
+    "move of a version": (status.move_proposal(status.Move(1, S.VALIDATED, "a", None, 1)), BY_ID),
+    "retry": (
+        status.move_proposal(status.Move(10, S.VALIDATED, "a", None, source=S.FAILED)),
+        BY_ID,
+    ),
     "record": (lambda c: records.get_record(c, 5), BY_ID),
     "end record": (
         executions.end(
@@ -144,7 +147,7 @@ async def test_many_creates_and_the_kill_switch_are_few_statements() -> None:
         return run
 
     async with ActionDB(":memory:") as db:
-        batch = proposals.Batch("agent", 1 << 20)
+        batch = proposals.NewProposals("agent", 1 << 20)
         for _ in range(2500):
             batch.add(proposal())
         await db._units.write(counted(lambda conn: proposals.create_proposals(conn, [batch])))

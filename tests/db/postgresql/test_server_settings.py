@@ -13,6 +13,7 @@ from sqlalchemy.pool import Pool
 from operator_core.actions import ActionStatus, NotFound, StorageUnavailable
 from operator_core.db import ActionDB
 from operator_core.db.postgresql.connect import make_engine, parse_url, unpinned_settings
+from operator_core.db.sql.unit import SingleStatement
 from tests.conftest import proposal
 from tests.databases import query
 
@@ -109,7 +110,7 @@ async def test_so_is_one_with_all_of_them_also_after_a_reset(
     async with ActionDB(by(driver, odd(*ODD)), pool_size=1) as db:
         await lead_a_life(db)
         # DISCARD ALL does that, and forgets prepared statements, of which drivers know nothing.
-        await db._units.write(lambda conn: conn.exec_driver_sql("RESET ALL"), single=True)
+        await db._units.write(SingleStatement(lambda conn: conn.exec_driver_sql("RESET ALL")))
         await db.create_proposal(proposal(reason="\\"))
         found = await db._units.read(
             lambda conn: {name: conn.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ODD}

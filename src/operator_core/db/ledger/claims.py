@@ -45,7 +45,7 @@ from operator_core.db.sql.rows import (
 )
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
-from operator_core.db.sql.unit import Plain
+from operator_core.db.sql.unit import Shortcut, SingleStatement
 
 __all__ = ["Wanted", "claim", "claim_what_can_be"]
 
@@ -205,7 +205,7 @@ _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
 _RECORD_EACH = _record(select(each("ids").c.value))
 
 
-def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
+def claim(wanted: Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
     """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
     kinds = wanted.kinds
     said = {
@@ -225,7 +225,7 @@ def claim(wanted: Wanted) -> Plain[tuple[list[Claim], bool]]:
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
         return _claimed(rows, wanted.worker)
 
-    return Plain(statement, said, answer, unit)
+    return SingleStatement(unit, Shortcut(statement, said, answer))
 
 
 def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:

@@ -39,7 +39,7 @@ from operator_core.db.sql.functions import after_jitter, from_now, utcnow
 from operator_core.db.sql.planner_hints import few, few_in, nearly_all
 from operator_core.db.sql.rows import decode_time
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
-from operator_core.db.sql.unit import UNANSWERED, Plain, Unanswered
+from operator_core.db.sql.unit import UNANSWERED, Shortcut, SingleStatement, Unanswered
 
 __all__ = [
     "ABANDONED",
@@ -96,7 +96,7 @@ _HOLD = (
 )
 
 
-def heartbeat(record_id: int, lease: float) -> Plain[datetime]:
+def heartbeat(record_id: int, lease: float) -> SingleStatement[datetime]:
     """Extends a lease to `lease` seconds from now; raises `NotFound` or `LeaseLost`."""
     said = {"wanted": record_id, "lease": lease}
 
@@ -106,7 +106,7 @@ def heartbeat(record_id: int, lease: float) -> Plain[datetime]:
             raise lost(conn, record_id)
         return until
 
-    return Plain(_HOLD, said, _until, unit)
+    return SingleStatement(unit, Shortcut(_HOLD, said, _until))
 
 
 def _until(rows: Sequence[Any]) -> datetime | Unanswered:
@@ -252,7 +252,7 @@ def end_proposal(*, success: bool) -> Update:
     )
 
 
-def end(endings: Sequence[Ending], manner: Manner) -> Plain[set[int]]:
+def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
     """Ends executions and moves their proposals, where these still execute them; which it did.
 
     One that has ended before is not ended again, and left out of the answer. A proposal that was
@@ -271,7 +271,7 @@ def end(endings: Sequence[Ending], manner: Manner) -> Plain[set[int]]:
             return _end_on_sqlite(conn, endings, manner)
         return _ids(conn.execute(statement, said).all())
 
-    return Plain(statement, said, _ids, unit)
+    return SingleStatement(unit, Shortcut(statement, said, _ids))
 
 
 def end_in_parts(conn: Connection, endings: Sequence[Ending], manner: Manner) -> set[int]:

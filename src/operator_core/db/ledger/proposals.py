@@ -3,6 +3,7 @@
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -43,14 +44,15 @@ from operator_core.db.sql.rows import (
     to_proposal,
 )
 from operator_core.db.sql.tables import PROPOSALS, TICKETS
-from operator_core.db.sql.unit import Plain
+from operator_core.db.sql.unit import Batch, Shortcut, SingleStatement, Unit
 
 __all__ = [
     "MAX_ROWS",
-    "Batch",
+    "NewProposals",
     "create_once",
     "create_proposals",
-    "plain_create",
+    "creation",
+    "creation_once",
     "require",
 ]
 
@@ -129,7 +131,7 @@ MAX_ROWS: Final = 10_000
 """How many proposals go in one statement; more need a transaction around several."""
 
 
-class Batch:
+class NewProposals:
     """Proposals that one call, by `actor`, wants written down, and the values of their rows."""
 
     def __init__(self, actor: str, max_json_bytes: int) -> None:
@@ -159,22 +161,24 @@ class Batch:
         return self.depends or any(each.ticket_id is not None for each in self.proposals)
 
 
-def create_proposals(conn: Connection, batches: Sequence[Batch]) -> list[list[ActionProposal]]:
-    """Inserts the batches' proposals in order; returns them with their ids and the database's times.
+def create_proposals(
+    conn: Connection, several: Sequence[NewProposals]
+) -> list[list[ActionProposal]]:
+    """Inserts the proposals in order; returns them with their ids and the database's times.
 
     Raises `NotFound` for an unknown ticket; then none is inserted.
     """
-    values = [each for batch in batches for each in batch.values]
+    values = [each for new in several for each in new.values]
     if not values:
-        return [[] for _ in batches]
-    with _known(conn, batches):
+        return [[] for _ in several]
+    with _known(conn, several):
         created = iter(_insert(conn, values))
     return [
         [
             _stored(conn, proposal, workflow_id, next(created))
-            for proposal, workflow_id in batch.each()
+            for proposal, workflow_id in new.each()
         ]
-        for batch in batches
+        for new in several
     ]
 
 
@@ -188,28 +192,39 @@ def _stored(
     return created
 
 
-def plain_create(batch: Batch) -> Plain[list[ActionProposal]] | None:
-    """How a batch of one proposal is created in one statement."""
-    if len(batch.values) != 1 or batch.proposals[0].depends_on:
-        return None
-    (proposal,), (values,) = batch.proposals, batch.values
-    return Plain(
-        _INSERT_ONE,
-        values,
-        lambda rows: [_with_row(proposal, rows[0])],
-        lambda conn: create_proposals(conn, [batch])[0],
-        explains=(),
+def creation(new: NewProposals) -> Unit[list[ActionProposal]]:
+    """`create_proposals` of these, as one statement where one statement does it."""
+    unit = partial(_create, new=new)
+    if new.depends or len(new.values) > MAX_ROWS:
+        return unit
+    together = Batch(create_proposals, new, size=len(new.values), may_wait=new.refers)
+    if len(new.values) != 1:
+        return SingleStatement(unit, batch=together)
+    (proposal,), (values,) = new.proposals, new.values
+    shortcut = Shortcut(
+        _INSERT_ONE, values, lambda rows: [_with_row(proposal, rows[0])], explains=()
     )
+    return SingleStatement(unit, shortcut, together)
 
 
-def create_once(conn: Connection, batch: Batch, key: str) -> ActionProposal:
-    """Inserts the batch's one proposal under `key`, or returns the one that is there already.
+def _create(conn: Connection, new: NewProposals) -> list[ActionProposal]:
+    return create_proposals(conn, [new])[0]
+
+
+def creation_once(new: NewProposals, key: str) -> Unit[ActionProposal]:
+    """`create_once`, as one statement unless it depends on others: then another looks what became of it."""
+    unit = partial(create_once, new=new, key=key)
+    return unit if new.depends else SingleStatement(unit)
+
+
+def create_once(conn: Connection, new: NewProposals, key: str) -> ActionProposal:
+    """Inserts the one proposal under `key`, or returns the one that is there already.
 
     Whoever writes the same key at the same moment waits for the first to be committed. Raises
     `Conflict` if the one that is there has another content, `NotFound` for an unknown ticket.
     """
-    (proposal,), (values,) = batch.proposals, batch.values
-    with _known(conn, [batch]):
+    (proposal,), (values,) = new.proposals, new.values
+    with _known(conn, [new]):
         created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
@@ -255,14 +270,14 @@ def _content(proposal: ActionProposal) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _known(conn: Connection, batches: Sequence[Batch]) -> Generator[None]:
+def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]:
     """In the block, a reference to a ticket or a proposal that is not there is `NotFound`."""
     try:
         yield
     except IntegrityError as error:
         if (missing := missing_row(error)) is not None:
             raise missing from None
-        proposals = [proposal for batch in batches for proposal in batch.proposals]
+        proposals = [proposal for new in several for proposal in new.proposals]
         needed = [needed for each in proposals for needed in each.depends_on]
         if _ORDER_BROKEN in str(error.orig):
             # An id that is not below the new one is nobody's yet.

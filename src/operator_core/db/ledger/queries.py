@@ -21,9 +21,9 @@ from sqlalchemy import (
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.sql.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
 from operator_core.db.sql.tables import PROPOSALS
-from operator_core.db.sql.unit import Plain
+from operator_core.db.sql.unit import Shortcut, SingleStatement
 
-__all__ = ["count_proposals", "get_proposal", "list_proposals", "plain_get"]
+__all__ = ["count_proposals", "get_proposal", "list_proposals", "read_proposal"]
 
 _ROW = PROPOSALS.c
 
@@ -36,9 +36,9 @@ def get_proposal(conn: Connection, id: int) -> ActionProposal | None:
     return _one(conn.execute(_GET, {"id": id}).all())
 
 
-def plain_get(id: int) -> Plain[ActionProposal | None]:
+def read_proposal(id: int) -> SingleStatement[ActionProposal | None]:
     """`get_proposal` as the one statement that it is."""
-    return Plain(_GET, {"id": id}, _one, lambda conn: get_proposal(conn, id))
+    return SingleStatement(lambda conn: get_proposal(conn, id), Shortcut(_GET, {"id": id}, _one))
 
 
 def _one(rows: Sequence[Any]) -> ActionProposal | None:

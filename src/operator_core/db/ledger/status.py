@@ -33,14 +33,14 @@ from operator_core.db.sql.functions import strictly_after, utcnow, written_now
 from operator_core.db.sql.planner_hints import few, nearly_all
 from operator_core.db.sql.rows import decode_time
 from operator_core.db.sql.tables import DEPENDENCIES, PROPOSALS
-from operator_core.db.sql.unit import UNANSWERED, Plain
+from operator_core.db.sql.unit import UNANSWERED, Shortcut, SingleStatement
 
 __all__ = [
     "Move",
     "any_of",
     "may_start",
+    "move_proposal",
     "moved",
-    "plain_update",
     "update_proposal_status",
 ]
 
@@ -170,13 +170,11 @@ def _check_start(conn: Connection, id: int, found: Any) -> None:
         raise DependencyPending(*here, pending)
 
 
-def plain_update(move: Move) -> Plain[None]:
-    """How a proposal is moved by one statement, if it is where the move is allowed."""
-    return Plain(
-        move.statement,
-        move.parameters,
-        lambda rows: None if rows else UNANSWERED,
+def move_proposal(move: Move) -> SingleStatement[None]:
+    """`update_proposal_status` as the one statement that it is where the move is allowed."""
+    return SingleStatement(
         lambda conn: update_proposal_status(conn, move),
+        Shortcut(move.statement, move.parameters, lambda rows: None if rows else UNANSWERED),
     )
 
 

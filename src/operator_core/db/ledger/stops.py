@@ -1,6 +1,7 @@
 """Units of work that cancel what nobody has started, all of the ledger's or of one workflow's."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -24,8 +25,9 @@ from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.tables import PROPOSALS
+from operator_core.db.sql.unit import SingleStatement
 
-__all__ = ["Stop", "cancel_pending", "cancel_pending_in_parts"]
+__all__ = ["Stop", "cancel_pending", "cancel_pending_in_parts", "cancellation"]
 
 _ROW = PROPOSALS.c
 
@@ -67,6 +69,11 @@ _CALL_OFF = (
 )
 _CANCEL_PENDING = _CANCEL.where(_PENDING)
 _DEPENDANTS = select(_ROW.id).where(_PENDING, _ROW.depends_on.is_not(None))
+
+
+def cancellation(stop: Stop) -> SingleStatement[int]:
+    """`cancel_pending` as the one statement that it is on a server."""
+    return SingleStatement(partial(cancel_pending, stop=stop))
 
 
 def cancel_pending(conn: Connection, stop: Stop) -> int:

@@ -14,7 +14,7 @@ from operator_core.actions.types import (
     WorkflowProposal,
     WorkflowStatus,
 )
-from operator_core.db.ledger.proposals import Batch, create_proposals, require
+from operator_core.db.ledger.proposals import NewProposals, create_proposals, require
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
     WORKFLOW_COLUMNS,
@@ -86,15 +86,15 @@ def create_workflow(
     created = _insert(conn, workflow)
     stored: dict[int, ActionProposal] = {}
     for group in in_order(len(proposals), after):
-        batch = Batch(actor, max_json_bytes)
+        new = NewProposals(actor, max_json_bytes)
         for position in group:
             known = [stored[before].id or 0 for before in sorted(set(after.get(position, ())))]
             proposal = proposals[position]
             more = [id_ for id_ in known if id_ not in proposal.depends_on]
             values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
             # Together they may be more than one proposal may depend on.
-            batch.add(ActionProposal.model_validate(values), workflow_id=created.id)
-        (written,) = create_proposals(conn, [batch])
+            new.add(ActionProposal.model_validate(values), workflow_id=created.id)
+        (written,) = create_proposals(conn, [new])
         stored.update(zip(group, written, strict=True))
     return created, [stored[position] for position in range(len(proposals))]
 

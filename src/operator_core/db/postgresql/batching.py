@@ -1,8 +1,8 @@
-"""Units that are alike and wait at the same time become one statement.
+"""Concurrent units with the same batch run as one statement.
 
-A few lanes are enough: while one waits for the server, the next is filled. What comes meanwhile waits
-in line and goes together, so that the more there is to do the less each costs; a caller on its own
-waits for nobody.
+Two statements at once are enough: while one waits for the server, the next is filled. What arrives meanwhile
+queues up and goes together, so that the more there is to do the less each costs; a caller on its own waits
+for nobody.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from operator_core.actions.errors import Busy, CommitOutcomeUnknown, StorageError
-from operator_core.db.sql.unit import Alike
+from operator_core.db.sql.unit import Batch, SingleStatement
 
-__all__ = ["Lanes"]
+__all__ = ["Batcher"]
 
 T = TypeVar("T")
 
-_LANES: Final = 2
+_AT_ONCE: Final = 2
 
 _MAX_ROWS: Final = 1000
 """How many rows a statement takes at the most, if more than one caller's: the first waits for the last."""
@@ -28,11 +28,12 @@ _NOBODYS_FAULT: Final = (Busy, CommitOutcomeUnknown, StorageError)
 
 
 class _Waiting(NamedTuple):
-    unit: Alike[Any, Any]
+    unit: SingleStatement[Any]
+    batch: Batch[Any, Any]
     answer: asyncio.Future[Any]
 
 
-class Lanes:
+class Batcher:
     """Runs groups of units by `run`, which answers in their order; nobody pays for a neighbour's failure.
 
     A unit that nobody is waiting with is run by `run_alone`.
@@ -40,8 +41,8 @@ class Lanes:
 
     def __init__(
         self,
-        run: Callable[[Sequence[Alike[Any, Any]]], Awaitable[list[Any]]],
-        run_alone: Callable[[Alike[Any, Any]], Awaitable[Any]],
+        run: Callable[[Sequence[SingleStatement[Any]]], Awaitable[list[Any]]],
+        run_alone: Callable[[SingleStatement[Any]], Awaitable[Any]],
     ) -> None:
         self._run = run
         self._run_alone = run_alone
@@ -49,8 +50,8 @@ class Lanes:
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, unit: Alike[Any, T]) -> T:
-        """Runs `unit` with whatever waits beside it; a cancelled caller's unit is whole or absent."""
+    async def run(self, unit: SingleStatement[T], batch: Batch[Any, T]) -> T:
+        """Runs `unit`, which has this `batch`, with whatever waits beside it; a cancelled caller's unit is whole or absent."""
         if not self._running:
             # Nobody waits, so nobody needs to be waited for: the caller's own task does it.
             self._running += 1
@@ -60,12 +61,12 @@ class Lanes:
                 self._running -= 1
                 self._fill()
         answer = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(unit, answer))
+        self._queue.append(_Waiting(unit, batch, answer))
         self._fill()
         return cast(T, await answer)
 
     def _fill(self) -> None:
-        if self._queue and self._running < _LANES:
+        if self._queue and self._running < _AT_ONCE:
             self._running += 1
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
@@ -84,13 +85,13 @@ class Lanes:
         while self._queue:
             first = self._queue[0]
             if group and (
-                first.unit.each is not group[0].unit.each or rows + first.unit.size > _MAX_ROWS
+                first.batch.each is not group[0].batch.each or rows + first.batch.size > _MAX_ROWS
             ):
                 break
             self._queue.popleft()
             if not first.answer.cancelled():
                 group.append(first)
-                rows += first.unit.size
+                rows += first.batch.size
         return group
 
     async def _run_group(self, group: list[_Waiting]) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from operator_core.actions.errors import WrongLoop
 from operator_core.db.postgresql.attempts import Attempt, not_kept, outcome_unknown, worth_another
-from operator_core.db.postgresql.batching import Lanes
+from operator_core.db.postgresql.batching import Batcher
 from operator_core.db.postgresql.connect import (
     end_transaction,
     hold_isolation,
@@ -48,7 +48,14 @@ from operator_core.db.sql.postgresql_errors import (
     sqlstate,
     trouble,
 )
-from operator_core.db.sql.unit import UNANSWERED, Alike, Plain, Unanswered, Unit, run_units
+from operator_core.db.sql.unit import (
+    UNANSWERED,
+    Shortcut,
+    SingleStatement,
+    Unanswered,
+    Unit,
+    run_units,
+)
 
 __all__ = ["ServerRunner"]
 
@@ -88,12 +95,12 @@ class ServerRunner(EngineRunner):
         # on a service's engine.
         self._alone_suffices = True
         self._limits = Limits(timeout)
-        self._lanes = Lanes(self._run_together, self._run_one)
+        self._batcher = Batcher(self._run_together, self._run_one)
         # Connections that were used last, for whoever comes next: half of what the pool and
         # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
         self._at_hand: list[Connection] = []
         self._connecting = 0
-        # For which a plain unit need not go through SQLAlchemy.
+        # For which a shortcut need not go through SQLAlchemy.
         self._direct = Direct(engine.dialect) if owned and engine.driver == "asyncpg" else None
 
     async def open(self) -> None:
@@ -140,46 +147,45 @@ class ServerRunner(EngineRunner):
         """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
         self._check_open()
         with self._call():
-            return await self._run(unit, _plain(unit), self._read)
+            return await self._run(unit, self._read)
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
-        """Runs `unit` as one transaction, a `single` one as a statement on its own.
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` as one transaction, a `SingleStatement` on its own.
 
         Serialization failures and deadlocks, and connections lost before the COMMIT, are tried again
         as a whole. Raises `CommitOutcomeUnknown` if the connection is lost during it.
         """
         self._check_open()
         check_outside(self._use.under_way)
-        single = single and self._alone_suffices
         with self._call():
-            if single and isinstance(unit, Alike) and not unit.may_wait:
-                return await self._lanes.run(cast("Alike[Any, T]", unit))
-            alone = cast("Unit[T]", unit)
-            if single:
-                # One that may wait for a lock waits for it by itself.
-                return await self._run(alone, _plain(alone), self._change)
-            return await self._try(self._transact, alone)
+            single = _single(unit)
+            if single is None or not self._alone_suffices:
+                return await self._try(self._transact, unit)
+            # One that may wait for a lock waits for it by itself.
+            if single.batch is not None and not single.batch.may_wait:
+                return await self._batcher.run(single, single.batch)
+            return await self._run_one(single)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
         # A call of its own: those who asked may have been cancelled, and closing waits for the connection.
         with self._call():
             return await self._try(self._change, partial(run_units, units=units))
 
-    async def _run_one(self, unit: Alike[Any, T]) -> T:
-        return await self._run(unit, unit.plain, self._change)
+    async def _run_one(self, unit: SingleStatement[T]) -> T:
+        return await self._run(unit, self._change)
 
-    async def _run(
-        self, unit: Unit[T], plain: Plain[T] | None, run: Callable[[Attempt, Unit[T]], T]
-    ) -> T:
-        """Runs `unit` by `run`, or what it says in one `plain` statement by the driver alone, if that can be."""
+    async def _run(self, unit: Unit[T], run: Callable[[Attempt, Unit[T]], T]) -> T:
+        """Runs `unit` by `run`, or its shortcut by the driver alone, if that can be."""
+        single = _single(unit)
+        shortcut = None if single is None else single.shortcut
         failures = 0
-        if plain is not None and self._direct is not None and not self._is_listened_to():
+        if shortcut is not None and self._direct is not None and not self._is_listened_to():
             conn = self._alive_at_hand()
             if conn is not None:
                 writes = run != self._read
                 # asyncpg sets a timeout of its own only where one is asked for.
                 answer, failures = await finish_here(
-                    self._straight(self._direct, conn, plain, writes)
+                    self._straight(self._direct, conn, shortcut, writes)
                 )
                 if answer is not UNANSWERED:
                     return answer
@@ -190,11 +196,11 @@ class ServerRunner(EngineRunner):
         return getattr(self._single, "_has_events", True)
 
     async def _straight(
-        self, direct: Direct, conn: Connection, plain: Plain[T], writes: bool
+        self, direct: Direct, conn: Connection, shortcut: Shortcut[T], writes: bool
     ) -> tuple[T | Unanswered, int]:
         """The answer, and how often the unit has failed for which it is worth to be run again."""
         try:
-            answer = await direct.run(conn.connection.driver_connection, plain)
+            answer = await direct.run(conn.connection.driver_connection, shortcut)
         except Exception as error:
             kind = trouble(error)
             if kind in LOSSES or kind is Trouble.READ_ONLY:
@@ -204,7 +210,7 @@ class ServerRunner(EngineRunner):
             if kind is Trouble.LOST and writes:
                 raise outcome_unknown(error) from error
             state = sqlstate(error)
-            if kind is Trouble.REFUSED and not (state and state.startswith(plain.explains)):
+            if kind is Trouble.REFUSED and not (state and state.startswith(shortcut.explains)):
                 if (missing := missing_row(error)) is not None:
                     raise missing from None
                 raise
@@ -402,10 +408,8 @@ class ServerRunner(EngineRunner):
             )
 
 
-def _plain(unit: Unit[T]) -> Plain[T] | None:
-    if isinstance(unit, Alike):
-        return cast("Alike[Any, T]", unit).plain
-    return cast("Plain[T]", unit) if isinstance(unit, Plain) else None
+def _single(unit: Unit[T]) -> SingleStatement[T] | None:
+    return cast("SingleStatement[T]", unit) if isinstance(unit, SingleStatement) else None
 
 
 _KNOWN: Final = "known to operator_core"

@@ -84,7 +84,7 @@ class EngineRunner(ABC):
         """Runs a unit that changes nothing."""
 
     @abstractmethod
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs a unit as one transaction."""
 
     def _begin(self, conn: Connection) -> None:
@@ -260,7 +260,7 @@ class _ConnectionRunner:
         """Runs `unit` on what the transaction has done so far; if it fails, that stands."""
         return await self.run(partial(read_in_savepoint, unit=unit))
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
         return await self.run(partial(in_savepoint, unit=unit))
 

@@ -54,7 +54,7 @@ class SessionRunner:
         """Runs `unit` in the caller's transaction, after what the session holds back is flushed; if it fails, that stands."""
         return await self._run(partial(read_in_savepoint, unit=unit))
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""
         return await self._run(partial(in_savepoint, unit=unit))
 
@@ -123,7 +123,7 @@ class _SavepointRunner:
         self._check_usable()
         return await self._session.read(unit)
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """As the session's."""
         self._check_usable()
         return await self._session.write(unit)

@@ -29,11 +29,10 @@ class UnitRunner(Protocol):
         """Runs a unit that changes nothing."""
         ...
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs a unit as one transaction, or as one all-or-nothing part of the one it is in.
 
-        `single`: it changes the database by one statement at the most, which is whole or absent
-        without a transaction around it.
+        A `SingleStatement` needs no transaction around it.
         """
         ...
 

@@ -8,7 +8,15 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Executable
 
-__all__ = ["UNANSWERED", "Alike", "Plain", "Unanswered", "Unit", "run_units"]
+__all__ = [
+    "UNANSWERED",
+    "Batch",
+    "Shortcut",
+    "SingleStatement",
+    "Unanswered",
+    "Unit",
+    "run_units",
+]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -28,59 +36,66 @@ class _Unanswered(Enum):
 Unanswered = Literal[_Unanswered.UNANSWERED]
 
 UNANSWERED: Final = _Unanswered.UNANSWERED
-"""What the rows of a plain unit's statement mean when they don't tell: nothing was changed, run the unit."""
+"""The answer of a shortcut whose statement changed nothing: run the unit, which finds out why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plain(Generic[T]):
-    """A unit of work, and the one statement that does it if all goes well.
+class Shortcut(Generic[T]):
+    """The one statement that does a unit's work if all goes well, for a driver to run without SQLAlchemy.
 
     `statement` is built once in the life of the program, its bound `parameters` are plain values, and
-    `answer` makes the result of its rows, or says `UNANSWERED`. Then nothing was changed, and `unit` finds
-    out why; so it does if the database refuses the statement with a SQLSTATE that begins as one of
-    those that it `explains`.
+    `answer` makes the result of its rows, or returns `UNANSWERED`. Then nothing was changed, and the unit itself
+    is run; so it is if the database refuses the statement with a SQLSTATE that begins as one of those that the
+    unit `explains`.
     """
 
     statement: Executable
     parameters: Mapping[str, Any]
     answer: Callable[[Sequence[Any]], T | Unanswered]
-    unit: Callable[[Connection], T]
     explains: tuple[str, ...] = ("23",)
-
-    def __call__(self, conn: Connection) -> T:
-        return self.unit(conn)
 
 
 @dataclass(frozen=True, slots=True)
-class Alike(Generic[A, T]):
-    """A unit of which several, waiting together, are done by one call: one statement for them all.
+class Batch(Generic[A, T]):
+    """How concurrent units with the same `each` run as one statement.
 
-    `each` takes the connection and the arguments of all, and answers in their order. If one fails
-    all do, and each is run again on its own, as in every group. `size` is how many rows this one adds
-    to the statement. One that `may_wait` for a lock of somebody else's takes no neighbours along
-    where locks are of rows. One that is alone may be `plain`.
+    `each` takes the connection and the arguments of all, and returns their results in the same order. If one fails
+    all do, and each is run again on its own, as in every group. `size` is how many rows this unit adds to the
+    statement. One that `may_wait` for a lock of another transaction takes no neighbours along where locks are of rows.
     """
 
     each: Callable[[Connection, Sequence[A]], list[T]]
     argument: A
     size: int = 1
     may_wait: bool = False
-    plain: Plain[T] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SingleStatement(Generic[T]):
+    """A unit that changes the database by one statement at the most: whole or absent without a transaction around it."""
+
+    unit: Unit[T]
+    shortcut: Shortcut[T] | None = None
+    batch: Batch[Any, T] | None = None
 
     def __call__(self, conn: Connection) -> T:
-        return self.each(conn, [self.argument])[0]
+        return self.unit(conn)
 
 
 def run_units(conn: Connection, units: Sequence[Unit[Any]]) -> list[Any]:
-    """Runs `units` in their order, neighbours that are alike together; the results in the same order."""
+    """Runs `units` in their order, neighbours with the same batch together; the results in the same order."""
     results: list[Any] = []
     for each, some in groupby(units, _each):
         if each is None:
             results.extend(unit(conn) for unit in some)
         else:
-            results.extend(each(conn, [cast("Alike[Any, Any]", unit).argument for unit in some]))
+            batched = (
+                cast("Batch[Any, Any]", cast("SingleStatement[Any]", unit).batch) for unit in some
+            )
+            results.extend(each(conn, [batch.argument for batch in batched]))
     return results
 
 
 def _each(unit: Unit[Any]) -> Callable[[Connection, Sequence[Any]], list[Any]] | None:
-    return cast("Alike[Any, Any]", unit).each if isinstance(unit, Alike) else None
+    batch = cast("SingleStatement[Any]", unit).batch if isinstance(unit, SingleStatement) else None
+    return None if batch is None else batch.each

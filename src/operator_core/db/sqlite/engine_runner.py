@@ -63,7 +63,7 @@ class SqliteEngineRunner(EngineRunner):
             check_outside(self._use.under_way)
         return await self._run(partial(read_damaged, unit=unit), commit=False)
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction on a connection of the pool, and commits it."""
         self._check_open()
         check_outside(self._use.under_way)

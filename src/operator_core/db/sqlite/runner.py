@@ -207,7 +207,7 @@ class SqliteRunner:
         opener = partial(connect, MEMORY, busy_timeout=self._busy_timeout)
         return SqliteConnection(opener, busy_timeout=self._busy_timeout, lasts=True)
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
         self._check_open()
         return await self._started_writer().write(unit)

@@ -85,7 +85,7 @@ class SqliteWriter:
         """The connection, for whoever waits until it has ended."""
         return self._connection
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
         self.check_not_inside()
         answer = Answer()
@@ -310,7 +310,7 @@ class _Transaction:
         """Runs `unit` on what the transaction has done so far."""
         return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
 
-    async def write(self, unit: Unit[T], *, single: bool = False) -> T:
+    async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
         return await self._connection.run_raw(lambda: self._in_savepoint(unit))
 

@@ -42,9 +42,9 @@ class Verbs:
         return self._actor if actor is None else arguments.check_actor(actor)
 
     async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
-        """Runs a `unit` that changes many rows by one statement; if some are refused, the same `in_parts`."""
+        """Runs a `unit` that changes many rows; if the database refuses some of them, the same `in_parts`."""
         try:
-            return await self._units.write(unit, single=True)
+            return await self._units.write(unit)
         except ActionError as error:
             if not is_refused(error):
                 raise

@@ -17,7 +17,7 @@ from operator_core.actions.types import ActionRecord, ActionType, Claim
 from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.run.cancellation import finish_or_give_back
 from operator_core.db.sql.errors import read_damaged
-from operator_core.db.sql.unit import Plain
+from operator_core.db.sql.unit import SingleStatement
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.base import Verbs
 from operator_core.db.verbs.records import prepare_result
@@ -87,7 +87,7 @@ class WorkVerbs(Verbs):
                     await self._units.write(recovery.sweep)
                 if len(taken) < wanted.limit:
                     rest = wanted._replace(limit=wanted.limit - len(taken))
-                    more, _ = await self._units.write(_claim(rest), single=True)
+                    more, _ = await self._units.write(_claim(rest))
                     taken += more
             except ActionError as error:
                 if not taken:
@@ -130,7 +130,7 @@ class WorkVerbs(Verbs):
         instance because somebody cancelled it: then stop. Raises `NotFound` for an unknown record.
         """
         known, seconds = arguments.check_id(record_id, "record_id"), arguments.check_lease(lease)
-        return await self._units.write(executions.heartbeat(known, seconds), single=True)
+        return await self._units.write(executions.heartbeat(known, seconds))
 
     async def complete(
         self,
@@ -211,7 +211,7 @@ class WorkVerbs(Verbs):
 
     async def _end_one(self, ending: executions.Ending, manner: executions.Manner) -> None:
         unit = executions.end([ending], manner)
-        if not await self._units.write(unit, single=True):
+        if not await self._units.write(unit):
             raise await self._units.read(lambda conn: executions.lost(conn, ending.record_id))
 
     async def _end_many(
@@ -243,7 +243,7 @@ class WorkVerbs(Verbs):
         return await self._units.write(partial(read_damaged, unit=unit))
 
 
-def _claim(wanted: claims.Wanted) -> Plain[tuple[list[Claim], bool]]:
+def _claim(wanted: claims.Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
     """A claim that text which is no UTF-8, in whichever row, does not stop."""
-    plain = claims.claim(wanted)
-    return replace(plain, unit=partial(read_damaged, unit=plain.unit))
+    claim = claims.claim(wanted)
+    return replace(claim, unit=partial(read_damaged, unit=claim.unit))

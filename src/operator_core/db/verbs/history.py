@@ -68,7 +68,7 @@ class HistoryVerbs(Verbs):
             swept = False
             while True:
                 changed.clear()
-                proposal = await self._units.read(queries.plain_get(known))
+                proposal = await self._units.read(queries.read_proposal(known))
                 if proposal is None:
                     raise NotFound("proposal", known)
                 if proposal.status in FINAL_STATUSES or (

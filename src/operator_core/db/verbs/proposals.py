@@ -7,7 +7,6 @@ from typing import Any, Final, TypeAlias
 from operator_core.actions.types import ActionProposal, ActionStatus, ProposalRequest
 from operator_core.db.ledger import proposals, queries
 from operator_core.db.sql.rows import Listing
-from operator_core.db.sql.unit import Alike
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.base import Verbs
 
@@ -47,13 +46,11 @@ class ProposalVerbs(Verbs):
         status.
         """
         key = arguments.check_key(idempotency_key)
-        batch = self._batch(actor)
-        batch.add(arguments.check_proposal(proposal, "proposal", self._who(actor), proposed_by))
+        new = self._new(actor)
+        new.add(arguments.check_proposal(proposal, "proposal", self._who(actor), proposed_by))
         if key is None:
-            return (await self._create(batch))[0]
-        return await self._units.write(
-            lambda conn: proposals.create_once(conn, batch, key), single=not batch.depends
-        )
+            return (await self._create(new))[0]
+        return await self._units.write(proposals.creation_once(new, key))
 
     async def create_proposals(
         self,
@@ -64,33 +61,24 @@ class ProposalVerbs(Verbs):
     ) -> list[ActionProposal]:
         """Writes all of them down, in order, or none; takes and raises what `create_proposal` does."""
         arguments.check_iterable(proposals_, "proposals")
-        batch, who = self._batch(actor), self._who(actor)
+        new, who = self._new(actor), self._who(actor)
         for index, proposal in enumerate(proposals_):
             at = f"proposals[{index}]"
-            batch.add(arguments.check_proposal(proposal, at, who, proposed_by))
+            new.add(arguments.check_proposal(proposal, at, who, proposed_by))
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
-        return await self._create(batch)
+        return await self._create(new)
 
-    def _batch(self, actor: str | None) -> proposals.Batch:
-        return proposals.Batch(self._who(actor), self._max_json_bytes)
+    def _new(self, actor: str | None) -> proposals.NewProposals:
+        return proposals.NewProposals(self._who(actor), self._max_json_bytes)
 
-    async def _create(self, batch: proposals.Batch) -> list[ActionProposal]:
-        rows = len(batch.values)
-        unit = Alike(
-            proposals.create_proposals,
-            batch,
-            size=rows,
-            may_wait=batch.refers,
-            plain=proposals.plain_create(batch),
-        )
-        single = rows <= proposals.MAX_ROWS and not batch.depends
-        return await self._units.write(unit, single=single)
+    async def _create(self, new: proposals.NewProposals) -> list[ActionProposal]:
+        return await self._units.write(proposals.creation(new))
 
     async def get_proposal(self, proposal_id: int | None) -> ActionProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
         known = arguments.check_id(proposal_id, "proposal_id")
-        return await self._units.read(queries.plain_get(known))
+        return await self._units.read(queries.read_proposal(known))
 
     async def list_proposals(
         self,

@@ -10,6 +10,7 @@ from operator_core.actions.types import ActionRecord
 from operator_core.db.ledger import executions, records
 from operator_core.db.sql.base import encode_json
 from operator_core.db.sql.rows import Listing
+from operator_core.db.sql.unit import SingleStatement
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.base import Verbs
 
@@ -31,7 +32,7 @@ class RecordVerbs(Verbs):
         arguments.check_model(record, ActionRecord, "record")
         values = prepare_record(record, actor=self._who(actor), max_json_bytes=self._max_json_bytes)
         return await self._units.write(
-            lambda conn: records.create_record(conn, values), single=True
+            SingleStatement(lambda conn: records.create_record(conn, values))
         )
 
     async def get_record(self, record_id: int | None) -> ActionRecord | None:
@@ -67,7 +68,7 @@ class RecordVerbs(Verbs):
         manner = executions.Manner(
             arguments.check_flag(success, "success"), self._who(actor), leased=True
         )
-        if not await self._units.write(executions.end([ending], manner), single=True):
+        if not await self._units.write(executions.end([ending], manner)):
             raise await self._units.read(lambda conn: executions.why_not_ended(conn, known))
 
 

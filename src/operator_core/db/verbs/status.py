@@ -3,8 +3,8 @@
 from functools import partial
 
 from operator_core.actions.types import ActionStatus
-from operator_core.db.ledger.status import Move, plain_update
-from operator_core.db.ledger.stops import Stop, cancel_pending, cancel_pending_in_parts
+from operator_core.db.ledger.status import Move, move_proposal
+from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.base import Verbs
 
@@ -37,7 +37,7 @@ class StatusVerbs(Verbs):
             arguments.check_reason(reason),
             arguments.check_version(expected_version),
         )
-        await self._units.write(plain_update(move), single=True)
+        await self._units.write(move_proposal(move))
 
     async def cancel_all_pending(
         self, *, actor: str | None = None, reason: str | None = None
@@ -49,7 +49,7 @@ class StatusVerbs(Verbs):
         """
         stop = Stop(actor=self._who(actor), reason=arguments.check_reason(reason))
         return await self._write_what_can_be(
-            partial(cancel_pending, stop=stop), partial(cancel_pending_in_parts, stop=stop)
+            cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
 
     async def retry(
@@ -67,4 +67,4 @@ class StatusVerbs(Verbs):
             arguments.check_reason(reason),
             source=ActionStatus.FAILED,
         )
-        await self._units.write(plain_update(move), single=True)
+        await self._units.write(move_proposal(move))

@@ -12,7 +12,7 @@ from operator_core.actions.types import (
     WorkflowStatus,
 )
 from operator_core.db.ledger import workflows
-from operator_core.db.ledger.stops import Stop, cancel_pending, cancel_pending_in_parts
+from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.base import Verbs
@@ -96,5 +96,5 @@ class WorkflowVerbs(Verbs):
         )
         await self._units.read(lambda conn: workflows.require_workflow(conn, known))
         return await self._write_what_can_be(
-            partial(cancel_pending, stop=stop), partial(cancel_pending_in_parts, stop=stop)
+            cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
