@@ -22,7 +22,9 @@ from operator_core.actions.results import describe
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db.run.cancellation import finish_or_give_back
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.executions import LEASE
+from operator_core.db.verbs.holding import hold
 from operator_core.db.verbs.ledger import ActionLedger
 
 __all__ = ["Handler", "HandlerExit", "run_worker"]
@@ -60,17 +62,17 @@ async def run_worker(
     that run there so; whoever gives one handles signals too. Returns how many it has run.
     `worker` is its name in the history, by default the machine's and the process's.
     """
-    arguments.check_count(concurrency, "concurrency", MAX_CONCURRENCY)
-    arguments.check_lease(lease)
+    check(arguments.count_up_to(MAX_CONCURRENCY), concurrency, "concurrency")
+    check(arguments.LEASE, lease, "lease")
     if not handlers:
         raise InvalidValue("handlers", "must have at least one")
-    arguments.check_names(handlers, "handlers")
+    check(arguments.NAMES, handlers, "handlers")
     for name, handler in handlers.items():
         if not callable(handler):
             raise InvalidValue("handlers", f"must have a function for {name}")
     if worker is None:
         worker = f"{socket.gethostname()}:{os.getpid()}"
-    loop = _Loop(db, handlers, arguments.check_actor(worker, "worker"), concurrency, lease)
+    loop = _Loop(db, handlers, check(arguments.ACTOR, worker, "worker"), concurrency, lease)
     if stop is not None:
         return await loop.run(stop)
     with _stopped_by_signals() as stopped:
@@ -163,7 +165,7 @@ class _Loop:
         logger.info("%s starts %s", self._worker, what)
         handled = False
         try:
-            async with self._db.holding(claim, lease=self._lease, since=asked) as execution:
+            async with hold(self._db, claim, self._lease, asked) as execution:
                 handler = self._handlers[claim.proposal.action_name]
                 execution.result_data = await self._call(handler, claim.proposal)
                 handled = True

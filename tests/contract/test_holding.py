@@ -18,7 +18,7 @@ from operator_core.actions import (
 from operator_core.actions.values import MAX_TEXT
 from operator_core.db import ActionDB
 from operator_core.db.verbs.executions import BEATS
-from operator_core.db.verbs.holding import Execution
+from operator_core.db.verbs.holding import Execution, hold
 from tests.clocks import PATIENCE, LoopClock
 from tests.conftest import RawSQL, proposal
 
@@ -222,7 +222,7 @@ async def test_heartbeats_keep_a_lease_alive_however_long_it_takes(
     assert (ended.status, record.success) == (S.COMPLETED, True)
 
 
-@pytest.mark.parametrize("entered", ["claimed", "holding", "holding since"])
+@pytest.mark.parametrize("entered", ["claimed", "holding", "hold"])
 async def test_each_heartbeat_comes_when_a_third_of_the_lease_is_over_and_not_before(
     db: ActionDB, loop_clock: LoopClock, monkeypatch: pytest.MonkeyPatch, entered: str
 ) -> None:
@@ -233,8 +233,10 @@ async def test_each_heartbeat_comes_when_a_third_of_the_lease_is_over_and_not_be
         else:
             asked = loop_clock.time()
             (claim,) = await db.claim("worker-1", lease=LEASE)
-            since = asked if entered == "holding since" else None
-            await block.enter_async_context(db.holding(claim, lease=LEASE, since=since))
+            if entered == "holding":
+                await block.enter_async_context(db.holding(claim))
+            else:
+                await block.enter_async_context(hold(db, claim, LEASE, asked))
         if entered == "holding":
             # It begins with one.
             await asyncio.wait_for(arrived.get(), PATIENCE)

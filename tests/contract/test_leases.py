@@ -62,6 +62,77 @@ async def test_a_heartbeat_moves_the_end_of_the_lease_and_nothing_else(db: Actio
     assert (usual.tzinfo, len(await db.history())) == (UTC, 3)
 
 
+async def test_a_claim_is_kept_by_its_own_lease(db: ActionDB) -> None:
+    await db.create_proposal(proposal(status=S.VALIDATED))
+    day = timedelta(days=1)
+    (claim,) = await db.claim("worker-1", lease=day)
+    assert claim.lease == day
+    sooner = await db.heartbeat(claim, HOUR)
+    until = await db.heartbeat(claim)
+    assert abs(until - sooner - (day - HOUR)) < timedelta(minutes=1)
+    # Of an id alone the ledger does not know how long a lease it was claimed with: it is not shortened.
+    assert await db.heartbeat(claim.record.id) == until
+    assert claim.lease == day
+    read_again = Claim(claim.proposal, (await get(db, claim))[1])
+    assert await db.heartbeat(read_again) >= until
+    with pytest.raises(InvalidValue, match="lease"):
+        await db.heartbeat(claim, timedelta(0))
+    with pytest.raises(InvalidValue, match="record_id"):
+        await db.heartbeat(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lease", [timedelta(milliseconds=1), HOUR, timedelta(days=7)])
+async def test_a_claim_knows_its_lease(db: ActionDB, lease: timedelta) -> None:
+    await db.create_proposal(proposal(status=S.VALIDATED))
+    (claim,) = await db.claim("worker-1", lease=lease)
+    assert claim.lease == lease
+    assert ActionRecord(proposal_id=1).lease_expires_at is None
+    by_hand = await db.create_record(ActionRecord(proposal_id=claim.proposal.id))
+    assert Claim(claim.proposal, by_hand).lease is None
+
+
+async def test_many_that_fail_keep_their_results(db: ActionDB) -> None:
+    first, second = await begin(db, 2)
+    errors = {first.record.id: "no leader", second.record.id: "no quorum"}
+    for stranger in ({4711: {"a": 1}}, {first.record.id: {}, 4711: None}):
+        with pytest.raises(InvalidValue, match="results: must be of records in errors"):
+            await db.fail_many(errors, stranger)
+    assert await db.fail_many(errors, {second.record.id: {"moved": 2}}) == []
+    assert [(await get(db, each))[1].result_data for each in (first, second)] == [
+        None,
+        {"moved": 2},
+    ]
+
+
+async def test_the_history_says_why(db: ActionDB) -> None:
+    """Each verb that moves a proposal takes a reason; a failure's is its error unless another is given."""
+    await db.create_proposals(proposal(status=S.VALIDATED) for _ in range(6))
+    claims = await db.claim("worker-1", limit=6, reason="the queue is long")
+    ids = [each.record.id for each in claims]
+    await db.complete(ids[0], reason="in time")
+    await db.complete_many([ids[1]], reason="in time, too")
+    await db.fail(ids[2], "no leader")
+    await db.fail(ids[3], "no leader", reason="nobody was elected")
+    await db.fail_many({ids[4]: "no quorum"}, reason="two are down")
+    await db.update_record(ids[5], True, reason="seen by hand")
+    moves = [event for event in await db.history() if event.to_status and event.from_status]
+    assert [event.reason for event in moves] == [
+        *["the queue is long"] * 6,
+        "in time",
+        "in time, too",
+        "no leader",
+        "nobody was elected",
+        "two are down",
+        "seen by hand",
+    ]
+    assert (await get(db, claims[3]))[0].last_error == "no leader"
+    await db.create_proposal(proposal(status=S.VALIDATED))
+    async with db.claimed("worker-2", reason="alone") as execution:
+        assert execution is not None
+    (event,) = [each for each in await db.history(7) if each.to_status is S.EXECUTING]
+    assert event.reason == "alone"
+
+
 @pytest.mark.parametrize("result", [None, {}, {"rows": 3, "nested": {"a": [1.0, None]}}])
 async def test_completing_ends_record_and_proposal(db: ActionDB, result: Any) -> None:
     (claim,) = await begin(db)

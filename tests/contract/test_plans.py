@@ -134,7 +134,9 @@ async def test_planned_and_unplanned_ones_are_created_together(db: ActionDB) -> 
     created = await db.create_proposals(given)
     assert list(reversed(await db.list_proposals())) == created
     ids = {"id": None, "created_at": None, "updated_at": None, "version": None}
-    assert [each.model_copy(update=ids) for each in created] == given
+    assert [{**each.model_dump(), **ids} for each in created] == [
+        each.model_dump() for each in given
+    ]
     assert len(created) == len(plans)
     # And where all are planned.
     assert [each.priority for each in await db.create_proposals([proposal(**PLAN)] * 2)] == [-7, -7]

@@ -86,7 +86,7 @@ async def test_a_record_of_an_execution_elsewhere_is_kept_as_it_is(
         result_data={},
     )
     created = await db.create_record(given)
-    assert created.model_copy(update={"id": None}) == given
+    assert {**created.model_dump(), "id": None} == given.model_dump()
     assert await db.get_record(1) == created
     kinds = [event.event_type for event in await db.history(proposal_id)]
     assert kinds[1:] == [EventType.RECORD_STARTED, EventType.RECORD_FINISHED]

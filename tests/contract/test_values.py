@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operator_core.actions import ActionProposal, ActionRecord, InvalidValue
+from operator_core.actions import ActionProposal, ActionRecord, InvalidValue, StoredProposal
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
@@ -66,7 +66,7 @@ async def test_every_value_that_is_taken_comes_back(
     assert stored.reason == reason
     assert stored.proposed_at == moment.astimezone(UTC)
     assert stored.proposed_at.tzinfo is UTC
-    assert ActionProposal.model_validate_json(stored.model_dump_json()) == stored
+    assert StoredProposal.model_validate_json(stored.model_dump_json()) == stored
 
 
 @pytest.mark.parametrize(

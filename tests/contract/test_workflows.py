@@ -150,8 +150,8 @@ async def test_nothing_of_one_that_fails_is_kept(db: ActionDB) -> None:
         made = ActionProposal(action_name="a", reason="r", workflow_id=1, retry_count=2)
         await db.create_proposal(made)
     assert caught.value.problems == (
-        ("retry_count", "must be 0: the ledger keeps it"),
-        ("workflow_id", "must be None: the ledger keeps it"),
+        ("retry_count", "must be 0: the ledger gives it"),
+        ("workflow_id", "must be None: the ledger gives it"),
     )
     assert await db.list_proposals() == []
     assert await db.get_workflow(1) is None

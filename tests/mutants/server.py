@@ -130,7 +130,7 @@ MUTANTS: Final = (
     Mutant(
         name="read-takes-the-transaction-along",
         file=_DB + "run/borrowed.py",
-        old='return read(conn) if conn.dialect.name == "sqlite" else in_savepoint(conn, read)',
+        old="return read(conn) if is_sqlite(conn) else in_savepoint(conn, read)",
         new="return read(conn)",
         tests=("tests/contract/test_transactions.py::test_a_failed_read_leaves_it_too",),
         why="After a read that fails, COMMIT rolls back what the block was told is written.",

@@ -165,8 +165,8 @@ MUTANTS: Final = (
     Mutant(
         name="heartbeat-after-the-end",
         file=_DB + "ledger/executions.py",
-        old="        _R.completed_at.is_(None),\n        select(_P.id)",
-        new="        select(_P.id)",
+        old="            _R.completed_at.is_(None),\n            select(_P.id)",
+        new="            select(_P.id)",
         tests=(_CONTRACT + "test_leases.py",),
         why="A heartbeat for an execution that has ended is no LeaseLost.",
     ),
@@ -216,8 +216,8 @@ MUTANTS: Final = (
     Mutant(
         name="key-ignores-the-ticket",
         file=_DB + "ledger/proposals.py",
-        old="        proposal.ticket_id,\n        proposal.action_name,\n",
-        new="        proposal.action_name,\n",
+        old='if name not in ("reason", "parameters"))',
+        new='if name not in ("reason", "parameters", "ticket_id"))',
         tests=(
             _CONTRACT
             + "test_idempotency.py::test_each_field_that_is_compared_is_enough_for_a_conflict",

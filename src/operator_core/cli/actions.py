@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from operator_core.actions.errors import CorruptRow, NotFound
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions.types import ActionStatus, StoredProposal, StoredRecord
 from operator_core.cli import views
 from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
 from operator_core.cli.formatting import plain
@@ -231,9 +231,9 @@ def list_command(
 
 
 def _print_list(
-    proposals: Listing[ActionProposal], records: Iterable[ActionRecord], now: datetime, limit: int
+    proposals: Listing[StoredProposal], records: Iterable[StoredRecord], now: datetime, limit: int
 ) -> None:
-    ids = [each.id or 0 for each in proposals] + [each.id for each in proposals.corrupt]
+    ids = [each.id for each in proposals] + [each.id for each in proposals.corrupt]
     if proposals:
         print_lines(views.proposal_table(proposals, records, now, terminal_width()))
     elif not ids:

@@ -20,10 +20,10 @@ from operator_core.cli.findings import (
     told,
 )
 from operator_core.cli.history_checks import HISTORY_CHECKS
-from operator_core.cli.row_checks import LAST_ID, NUMBERED, ROW_CHECKS
+from operator_core.cli.row_checks import LAST_ID, ROW_CHECKS
 from operator_core.db import migrate
-from operator_core.db.migrate import sqlite
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.tables import NUMBERED, TABLES
 from operator_core.db.sqlite.connection import MEMORY, connect, over
 from operator_core.db.sqlite.files import open_read_only
 
@@ -136,7 +136,7 @@ def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
     """As the tables of any revision declare them; at head `ROW_CHECKS` ask for more."""
 
     def dangling() -> Iterator[str]:
-        for ours in sqlite.OUR_TABLES:
+        for ours in TABLES:
             if ours in tables:
                 for table, rowid, parent, _ in connection.execute(
                     f"PRAGMA foreign_key_check({ours})"
@@ -170,7 +170,7 @@ def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
     """What stands in the ledger's tables, whoever put it there: by kind and name, its table and text."""
-    ours = {*sqlite.OUR_TABLES, migrate.VERSION_TABLE}
+    ours = {*TABLES, migrate.VERSION_TABLE}
     return {
         f"{kind} {name}": (table, sql)
         # SQLite keeps the name of a trigger's table in the letters that its maker used.

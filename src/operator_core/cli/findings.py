@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, Workflow
 from operator_core.db import migrate
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import to_event, to_proposal, to_record, to_workflow
 
 __all__ = [
@@ -133,7 +134,7 @@ def ask(conn: Connection, checks: Iterable[Check]) -> Iterator[Finding]:
         query = rows.add_columns(func.count().over()).order_by(*rows.selected_columns).limit(SHOWN)
         try:
             # A statement that fails would end a server's transaction.
-            with conn.begin_nested() if conn.dialect.name == "postgresql" else nullcontext():
+            with conn.begin_nested() if not is_sqlite(conn) else nullcontext():
                 found = conn.execute(query).all()
         except DBAPIError as error:
             yield Finding(check.subject, Verdict.BROKEN, f"can't be checked: {error.orig}")

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, and_, func, or_, select
 
 from operator_core.actions.errors import CorruptRow
-from operator_core.actions.types import ActionRecord, ActionStatus
+from operator_core.actions.types import ActionStatus, StoredRecord
 from operator_core.db import ActionDB
 from operator_core.db.ledger.queries import count_proposals
 from operator_core.db.ledger.status import any_of
@@ -61,7 +61,7 @@ class OverviewDB(ActionDB):
         """What is to be done by the proposals with these ids."""
         return await self._units.read(lambda conn: _action_names(conn, proposal_ids))
 
-    async def last_records(self, proposal_ids: Collection[int]) -> Listing[ActionRecord]:
+    async def last_records(self, proposal_ids: Collection[int]) -> Listing[StoredRecord]:
         """Of each of these proposals the last execution, if it has one that can be read."""
         return await self._units.read(lambda conn: _last_records(conn, proposal_ids))
 
@@ -76,7 +76,7 @@ def _action_names(conn: Connection, proposal_ids: Collection[int]) -> dict[int, 
     return {known: name if isinstance(name, str) else "?" for known, name in conn.execute(query)}
 
 
-def _last_records(conn: Connection, proposal_ids: Collection[int]) -> Listing[ActionRecord]:
+def _last_records(conn: Connection, proposal_ids: Collection[int]) -> Listing[StoredRecord]:
     rows: list[Sequence[Any]] = []
     for some in _chunks(sorted(proposal_ids)):
         last = select(func.max(_R.id)).where(_R.proposal_id.in_(some)).group_by(_R.proposal_id)

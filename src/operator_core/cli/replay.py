@@ -75,7 +75,7 @@ class Tally:
 class _Open(NamedTuple):
     """A call without an outcome so far, and whether this replay has written it."""
 
-    proposal_id: int | None
+    proposal_id: int
     action_name: str
     status: ActionStatus
     is_new: bool
@@ -154,7 +154,7 @@ class _Replay:
             outcomes.count(result.outcome)
 
 
-async def _carry_out(tx: ActionLedger, proposal_id: int | None, outcome: Outcome) -> None:
+async def _carry_out(tx: ActionLedger, proposal_id: int, outcome: Outcome) -> None:
     await tx.update_proposal_status(proposal_id, ActionStatus.VALIDATED)
     await tx.update_proposal_status(proposal_id, ActionStatus.EXECUTING)
     record = await tx.create_record(ActionRecord(proposal_id=proposal_id))

@@ -20,15 +20,22 @@ from sqlalchemy import (
 
 from operator_core.cli.findings import Check
 from operator_core.db.sql.base import Base
-from operator_core.db.sql.tables import DEPENDENCIES, EVENTS, PROPOSALS, RECORDS, TICKETS, WORKFLOWS
+from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.tables import (
+    DEPENDENCIES,
+    EVENTS,
+    NUMBERED,
+    PROPOSALS,
+    RECORDS,
+    TICKETS,
+    WORKFLOWS,
+)
 
-__all__ = ["LAST_ID", "NUMBERED", "ROW_CHECKS"]
+__all__ = ["LAST_ID", "ROW_CHECKS"]
 
 LAST_ID: Final = 2**62 - 1
 """The largest id that the schema takes: above it there is room enough for the numbering to go on."""
 
-NUMBERED: Final = ("action_proposals", "action_records", "action_events", "workflows")
-"""The tables whose ids are the ledger's; those of tickets are another service's."""
 
 _REFERENCES: Final = (
     (PROPOSALS.c.ticket_id, TICKETS),
@@ -85,7 +92,7 @@ def _bad_edges(conn: Connection) -> Any:
     """What ``depends_on`` names and what the edges say, side by side: each must be there twice."""
     named: Any
     listed = PROPOSALS.c.depends_on
-    if conn.dialect.name == "sqlite":
+    if is_sqlite(conn):
         # What is no array of JSON is found where the rows are read.
         is_array = and_(func.json_valid(listed) == 1, func.json_type(listed) == "array")
         named = func.json_each(case((is_array, listed), else_="[]")).table_valued("value")

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.cli.findings import SHOWN, Finding, Verdict, counted
-from operator_core.cli.row_checks import LAST_ID, NUMBERED
+from operator_core.cli.row_checks import LAST_ID
 from operator_core.db import migrate
-from operator_core.db.migrate.sqlite import OUR_TABLES
+from operator_core.db.sql.tables import NUMBERED, TABLES
 
 __all__ = ["check_objects", "details"]
 
@@ -23,7 +23,7 @@ _OURS: Final = f"""
 WITH ours AS MATERIALIZED (
     SELECT * FROM pg_class
     WHERE relnamespace = quote_ident(current_schema())::regnamespace
-        AND relname IN ({", ".join(repr(name) for name in (*OUR_TABLES, migrate.VERSION_TABLE))})),
+        AND relname IN ({", ".join(repr(name) for name in (*TABLES, migrate.VERSION_TABLE))})),
 sequences AS MATERIALIZED (
     SELECT c.*, ours.relname AS of_table, attname FROM pg_class c
     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')

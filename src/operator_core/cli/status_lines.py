@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions.types import ActionStatus, StoredProposal, StoredRecord
 from operator_core.cli.formatting import clock, one_line, plain, span
 from operator_core.cli.table import Line, Span
 
@@ -24,14 +24,14 @@ _UNKNOWN: Final = "bold magenta"
 """Neither the colour of success nor that of failure."""
 
 
-def status_line(status: ActionStatus, last: ActionRecord | None = None) -> Line:
+def status_line(status: ActionStatus, last: StoredRecord | None = None) -> Line:
     """A status in its colour, a word a span; after a `last` execution of unknown outcome it says so."""
     if status is ActionStatus.FAILED and last is not None and last.outcome_unknown:
         return [(status.value, _UNKNOWN), ("(unknown)", _UNKNOWN)]
     return [(status.value, _STYLES[status])]
 
 
-def outcome_span(record: ActionRecord) -> Span:
+def outcome_span(record: StoredRecord) -> Span:
     """What came of an execution."""
     if record.outcome_unknown:
         return f"unknown: {plain(record.error_message or 'its worker fell silent')}", _UNKNOWN
@@ -49,13 +49,13 @@ def lease_span(until: datetime | None, now: datetime) -> Span:
     return f"ran out {span(now - until)} ago", "bold red"
 
 
-def with_records(proposals: Iterable[ActionProposal]) -> list[int]:
+def with_records(proposals: Iterable[StoredProposal]) -> list[int]:
     """Of which proposals `remarks` need the last record."""
     asked = (ActionStatus.EXECUTING, ActionStatus.FAILED)
-    return [each.id or 0 for each in proposals if each.status in asked]
+    return [each.id for each in proposals if each.status in asked]
 
 
-def remarks(proposal: ActionProposal, last: ActionRecord | None, now: datetime) -> Iterator[Line]:
+def remarks(proposal: StoredProposal, last: StoredRecord | None, now: datetime) -> Iterator[Line]:
     """What there is to say besides the status, a line each: who is at it, what went wrong, what comes."""
     executing = proposal.status is ActionStatus.EXECUTING
     if executing and last is not None and last.completed_at is None and last.worker is not None:

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from operator_core.actions.types import (
     ActionEvent,
-    ActionProposal,
-    ActionRecord,
     ActionStatus,
     EventType,
+    StoredProposal,
+    StoredRecord,
 )
 from operator_core.cli.formatting import clock, compact, json_text, one_line, plain, when
 from operator_core.cli.replay import Outcomes, Tally
@@ -41,8 +41,8 @@ def framed(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def proposal_table(
-    proposals: Sequence[ActionProposal],
-    records: Iterable[ActionRecord],
+    proposals: Sequence[StoredProposal],
+    records: Iterable[StoredRecord],
     now: datetime,
     width: int | None,
 ) -> Iterator[Line]:
@@ -54,7 +54,7 @@ def proposal_table(
     last = {each.proposal_id: each for each in records}
     rows: list[Sequence[Line]] = []
     for each in proposals:
-        record = last.get(each.id or 0)
+        record = last.get(each.id)
         said = list(remarks(each, record, now))
         rows += _rows(each, status_line(each.status, record), said, now, width)
     # The frame takes a column at each side.
@@ -77,7 +77,7 @@ def _columns(width: int | None) -> list[Column]:
 
 
 def _rows(
-    proposal: ActionProposal, status: Line, said: list[Line], now: datetime, width: int | None
+    proposal: StoredProposal, status: Line, said: list[Line], now: datetime, width: int | None
 ) -> Iterator[Sequence[Line]]:
     id_: Line = [(str(proposal.id), "")]
     name = one_line(proposal.action_name)
@@ -161,8 +161,8 @@ def _unfolded(facts: Iterable[tuple[str, Line]]) -> Iterator[Line]:
 
 
 def page(
-    proposal: ActionProposal,
-    records: Sequence[ActionRecord],
+    proposal: StoredProposal,
+    records: Sequence[StoredRecord],
     history: Iterable[ActionEvent],
     now: datetime,
 ) -> Page:
@@ -185,7 +185,7 @@ def _words(line: Line) -> Iterator[Span]:
 
 
 def _proposal_facts(
-    proposal: ActionProposal, last: ActionRecord | None
+    proposal: StoredProposal, last: StoredRecord | None
 ) -> Iterator[tuple[str, Line]]:
     yield "type", [(proposal.action_type.value, "")]
     yield "parameters", _json(proposal.parameters)
@@ -205,7 +205,7 @@ def _proposal_facts(
         yield "last error", [(plain(proposal.last_error), "red")]
 
 
-def _record_facts(record: ActionRecord, now: datetime) -> Iterator[tuple[str, Line]]:
+def _record_facts(record: StoredRecord, now: datetime) -> Iterator[tuple[str, Line]]:
     if record.worker is not None:
         yield "worker", [(one_line(record.worker), "")]
     yield from _moments(("started", record.started_at), ("ended", record.completed_at), exact=True)

@@ -10,7 +10,7 @@ import typer
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import parse_object
-from operator_core.actions.types import ActionRecord, ActionType, Claim
+from operator_core.actions.types import ActionType, Claim, StoredRecord
 from operator_core.actions.values import MAX_DELAY
 from operator_core.cli.formatting import compact, one_line, when
 from operator_core.cli.options import (
@@ -252,7 +252,7 @@ _RECOVERED: Final = (
 )
 
 
-def _recovered_table(records: Sequence[ActionRecord]) -> Iterator[Line]:
+def _recovered_table(records: Sequence[StoredRecord]) -> Iterator[Line]:
     rows: list[Sequence[Line]] = []
     for record in records:
         until = record.lease_expires_at

@@ -22,12 +22,14 @@ from operator_core.db.postgresql.settings import check_reported, look_at_session
 from operator_core.db.run.joined import SessionRunner
 from operator_core.db.run.loop_lock import Turns
 from operator_core.db.run.runner import Runner
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.urls import check_path, masked, parse_url, target_from_text
 from operator_core.db.sqlite.connection import MEMORY
 from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
 from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.runner import SqliteRunner
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.ledger import ActionLedger
 
 __all__ = ["ActionDB", "Target"]
@@ -76,11 +78,11 @@ class ActionDB(ActionLedger):
         file_mode: int = FILE_MODE,
     ) -> None:
         if actor is not None:
-            arguments.check_actor(actor)
-        arguments.check_seconds(busy_timeout, "busy_timeout")
-        arguments.check_count(pool_size, "pool_size", 1000)
-        arguments.check_size(max_json_bytes, "max_json_bytes")
-        arguments.check_flag(upgrade, "upgrade")
+            check(arguments.ACTOR, actor, "actor")
+        check(arguments.SECONDS, busy_timeout, "busy_timeout")
+        check(arguments.count_up_to(1000), pool_size, "pool_size")
+        check(arguments.SIZE, max_json_bytes, "max_json_bytes")
+        check(arguments.FLAG, upgrade, "upgrade")
         _check_file_mode(file_mode)
         super().__init__(None, actor, max_json_bytes)
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
@@ -183,12 +185,12 @@ _CHECK_SCHEMA: Final = partial(migrate.check_current, alone=True)
 
 def _check_session(conn: Connection) -> None:
     migrate.check_current(conn)
-    if conn.dialect.name == "postgresql":
+    if not is_sqlite(conn):
         look_at_session(conn)
 
 
 def _check_session_again(conn: Connection) -> None:
-    if conn.dialect.name == "postgresql":
+    if not is_sqlite(conn):
         check_reported(conn)
 
 

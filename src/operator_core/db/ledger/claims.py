@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -24,17 +24,19 @@ from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import (
-    ActionProposal,
     ActionRecord,
     ActionStatus,
     ActionType,
     Claim,
+    StoredProposal,
+    StoredRecord,
 )
 from operator_core.actions.values import MAX_ID
 from operator_core.db.ledger.partial import in_parts
 from operator_core.db.ledger.recovery import overdue, sweep
 from operator_core.db.ledger.status import any_of, may_start, moved
 from operator_core.db.sql.arrays import each, listed
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal
 from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
 from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
@@ -68,11 +70,12 @@ class Wanted(NamedTuple):
     action_types: tuple[str, ...] | None
     actor: str | None = None
     """By default the worker."""
+    reason: str | None = None
 
     @property
-    def who(self) -> dict[str, str]:
-        """Who works and who acts, by the parameters of the statements."""
-        return {"who": self.worker, "actor": self.actor or self.worker}
+    def who(self) -> dict[str, str | None]:
+        """Who works, who acts, and why, by the parameters of the statements."""
+        return {"who": self.worker, "actor": self.actor or self.worker, "for_reason": self.reason}
 
     @property
     def kinds(self) -> dict[str, list[str]]:
@@ -141,7 +144,10 @@ def _claim_on_server(names: bool, types: bool) -> Select[Any]:
 def _start() -> dict[str, Any]:
     actor = bindparam("actor", type_=Text())
     return moved(
-        ActionStatus.EXECUTING, status_changed_by=actor, status_reason=None, next_retry_at=None
+        ActionStatus.EXECUTING,
+        status_changed_by=actor,
+        status_reason=bindparam("for_reason", type_=Text()),
+        next_retry_at=None,
     )
 
 
@@ -149,20 +155,19 @@ def _start() -> dict[str, Any]:
 _BEGUN = tuple(RECORDS.c[name] for name in ("id", "proposal_id", "started_at", "lease_expires_at"))
 
 
-def _begun(row: Sequence[Any], worker: str) -> ActionRecord:
+_OPEN: Final = {name: field.get_default() for name, field in ActionRecord.model_fields.items()}
+
+
+def _begun(row: Sequence[Any], worker: str) -> StoredRecord:
     id_, proposal_id, started_at, lease_expires_at = row
-    return ActionRecord.from_stored(
+    return StoredRecord.from_stored(
         {
+            **_OPEN,
             "id": id_,
             "proposal_id": proposal_id,
             "started_at": decode_time(started_at),
-            "completed_at": None,
-            "success": None,
-            "error_message": None,
-            "result_data": None,
             "worker": worker,
             "lease_expires_at": decode_time(lease_expires_at),
-            "outcome_unknown": False,
         }
     )
 
@@ -217,7 +222,7 @@ def claim(wanted: Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
     statement = _claim_on_server("names" in kinds, "types" in kinds)
 
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
-        if conn.dialect.name == "sqlite":
+        if is_sqlite(conn):
             sweep(conn)
             return _claim_by_turns(conn, wanted), False
         return answer(conn.execute(statement, said).all())
@@ -245,7 +250,7 @@ def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
     return taken, left
 
 
-_FIELDS = tuple(ActionProposal.model_fields)
+_FIELDS = tuple(StoredProposal.model_fields)
 _ID, _PRIORITY = (1 + _FIELDS.index(name) for name in ("id", "priority"))
 _DUE_AT = 1 + len(PROPOSAL_COLUMNS)
 
@@ -276,7 +281,7 @@ def _claim_by_turns(conn: Connection, wanted: Wanted) -> list[Claim]:
 
 
 def _start_what_can(
-    conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]
+    conn: Connection, wanted: Wanted, found: Sequence[StoredProposal]
 ) -> list[Claim]:
     """Starts all of these, or those that the database does not refuse."""
     if not found:
@@ -290,7 +295,7 @@ def _start_what_can(
     # Each statement has a time of its own: some may have expired since they were found. Others may be damaged.
     known = {each.id: each for each in found}
 
-    def start(conn: Connection, ids: Sequence[int | None]) -> list[Claim]:
+    def start(conn: Connection, ids: Sequence[int]) -> list[Claim]:
         return _start_all(conn, wanted, [known[id_] for id_ in ids])
 
     started: list[Claim] = []
@@ -303,8 +308,8 @@ def _start_what_can(
     return started
 
 
-def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[ActionProposal]:
-    found: list[ActionProposal] = []
+def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[StoredProposal]:
+    found: list[StoredProposal] = []
     kinds = wanted.kinds
     candidates = _candidates("names" in kinds, "types" in kinds)
     said: dict[str, Any] = {"offset": offset, **kinds}
@@ -323,11 +328,11 @@ def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[ActionProp
     return found
 
 
-def _start_all(conn: Connection, wanted: Wanted, found: Sequence[ActionProposal]) -> list[Claim]:
-    begin = {"ids": [proposal.id for proposal in found], "actor": wanted.who["actor"]}
-    start = {**begin, **wanted.who, "lease": wanted.lease}
+def _start_all(conn: Connection, wanted: Wanted, found: Sequence[StoredProposal]) -> list[Claim]:
+    begin = {"ids": [proposal.id for proposal in found], **wanted.who}
+    start = {**begin, "lease": wanted.lease}
     # First, so that the history is as on a server.
-    record = _RECORD_EACH if conn.dialect.name == "sqlite" else _RECORD_LISTED
+    record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
     records = {row.proposal_id: row for row in conn.execute(record, start)}
     begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
     return [

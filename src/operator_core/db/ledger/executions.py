@@ -30,11 +30,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from operator_core.actions.errors import ActionError, Conflict, LeaseLost, NotFound
 from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.partial import in_parts
 from operator_core.db.ledger.status import moved
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import after_jitter, from_now, utcnow
 from operator_core.db.sql.planner_hints import few, few_in, nearly_all
 from operator_core.db.sql.rows import decode_time
@@ -84,29 +86,40 @@ def newest_record(proposal_id: Any) -> Any:
     )
 
 
-_HOLD = (
-    update(RECORDS)
-    .where(
-        _R.id == bindparam("wanted"),
-        _R.completed_at.is_(None),
-        select(_P.id).where(_P.id == _R.proposal_id, *_executed_by(_R.id)).exists(),
+_SO_LONG = from_now(bindparam("lease", type_=Double()))
+
+
+def _hold(until: Any) -> ReturningUpdate[Any]:
+    return (
+        update(RECORDS)
+        .where(
+            _R.id == bindparam("wanted"),
+            _R.completed_at.is_(None),
+            select(_P.id).where(_P.id == _R.proposal_id, *_executed_by(_R.id)).exists(),
+        )
+        .values(lease_expires_at=until)
+        .returning(_R.lease_expires_at)
     )
-    .values(lease_expires_at=from_now(bindparam("lease", type_=Double())))
-    .returning(_R.lease_expires_at)
-)
 
 
-def heartbeat(record_id: int, lease: float) -> SingleStatement[datetime]:
+_HOLD = _hold(_SO_LONG)
+_HOLD_LONGER = _hold(case((_R.lease_expires_at > _SO_LONG, _R.lease_expires_at), else_=_SO_LONG))
+
+
+def heartbeat(
+    record_id: int, lease: float, *, may_shorten: bool = True
+) -> SingleStatement[datetime]:
     """Extends a lease to `lease` seconds from now; raises `NotFound` or `LeaseLost`."""
     said = {"wanted": record_id, "lease": lease}
+    hold = _HOLD if may_shorten else _HOLD_LONGER
 
     def unit(conn: Connection) -> datetime:
-        until = _until(conn.execute(_HOLD, said).all())
+        until = _until(conn.execute(hold, said).all())
         if until is UNANSWERED:
             raise lost(conn, record_id)
         return until
 
-    return SingleStatement(unit, Shortcut(_HOLD, said, _until))
+    return SingleStatement(unit, Shortcut(hold, said, _until))
 
 
 def _until(rows: Sequence[Any]) -> datetime | Unanswered:
@@ -148,14 +161,15 @@ class Ending(NamedTuple):
 
 
 class Manner(NamedTuple):
-    """How executions of one call end: well, badly, or (None) so that nobody knows; and who says so.
+    """How executions of one call end: well, badly, or (None) so that nobody knows; who says so, and why.
 
-    Without an `actor` it is the worker of each. `leased`: the proposals of claimed ones alone are moved; those
+    Without an `actor` it is the worker of each; without a `reason` a failure's is its error. `leased`: the proposals of claimed ones alone are moved; those
     of records that were made by hand are moved by hand.
     """
 
     success: bool | None
     actor: str | None
+    reason: str | None = None
     leased: bool = False
 
 
@@ -166,12 +180,13 @@ def _retry_at() -> Any:
 
 def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
     """What an UPDATE sets for an execution that ended: also when to try again, if it is to be."""
+    reason = bindparam("for_reason", type_=Text())
     if success:
-        return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=None)
+        return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=reason)
     return moved(
         ActionStatus.FAILED,
         status_changed_by=by,
-        status_reason=why,
+        status_reason=func.coalesce(reason, why),
         last_error=why,
         next_retry_at=_retry_at(),
     )
@@ -241,7 +256,7 @@ _END_RECORD = (
 
 @cache
 def end_proposal(*, success: bool) -> Update:
-    """Moves the proposal of a record that has ended, if it still executes that, as `by`, and if it failed `why`."""
+    """Moves the proposal of a record that has ended, if it still executes that, as `by`, for a `reason`, and if it failed `why`."""
     return (
         update(PROPOSALS)
         .where(
@@ -263,11 +278,12 @@ def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
         "results": [each.result for each in endings],
         "errors": [each.error for each in endings],
         "actor": manner.actor,
+        "for_reason": manner.reason,
     }
     statement = _end_on_server(manner.success, manner.leased)
 
     def unit(conn: Connection) -> set[int]:
-        if conn.dialect.name == "sqlite":
+        if is_sqlite(conn):
             return _end_on_sqlite(conn, endings, manner)
         return _ids(conn.execute(statement, said).all())
 
@@ -309,7 +325,13 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
         ended.add(each.record_id)
         if lease is not None or not manner.leased:
             proposals.append(
-                {"proposal": proposal_id, "record": each.record_id, "by": by, "why": each.error}
+                {
+                    "proposal": proposal_id,
+                    "record": each.record_id,
+                    "by": by,
+                    "why": each.error,
+                    "for_reason": manner.reason,
+                }
             )
     # After all records, as on a server.
     for said in proposals:

@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, func, literal_column, 
 
 from operator_core.actions.errors import CorruptRow, ForeignTransactions, NotFound
 from operator_core.actions.types import ActionEvent
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import EVENT_COLUMNS, Listing, to_event, to_listing
 from operator_core.db.sql.tables import EVENTS
 
@@ -94,7 +95,7 @@ _NEWEST_ON_SERVER = (
 
 def next_events(conn: Connection, position: Position, limit: int) -> Page:
     """The next `limit` events behind `position`, none of which another can still come before."""
-    server = conn.dialect.name != "sqlite"
+    server = not is_sqlite(conn)
     said: dict[str, Any] = {"id": position.id, "limit": limit}
     if server:
         said["transaction_id"] = position.transaction_id
@@ -122,7 +123,7 @@ def _check_order(conn: Connection) -> None:
 
 def position_of(conn: Connection, event_id: int) -> Position:
     """Where a follower is that has seen this event last; raises `NotFound`, `ForeignTransactions`."""
-    if conn.dialect.name != "sqlite":
+    if not is_sqlite(conn):
         _check_order(conn)
     if event_id == 0:
         return START
@@ -134,5 +135,5 @@ def position_of(conn: Connection, event_id: int) -> Position:
 
 def newest_event(conn: Connection) -> int:
     """The id of the last event in the order of a follower, or 0."""
-    sqlite = conn.dialect.name == "sqlite"
+    sqlite = is_sqlite(conn)
     return conn.scalar(select(func.max(_ROW.id)) if sqlite else _NEWEST_ON_SERVER) or 0

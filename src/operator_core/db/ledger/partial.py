@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import ActionError
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal, translate
 from operator_core.db.sql.postgresql_errors import is_refused as is_about_rows
 from operator_core.db.sql.postgresql_errors import sqlstate
@@ -59,7 +60,7 @@ def in_parts(
 
 def is_of_rows(conn: Connection, error: DBAPIError) -> bool:
     """Whether the database has refused rows, and the transaction goes on; a full disk ends it on SQLite."""
-    ended = conn.dialect.name == "sqlite" and not in_transaction(conn)
+    ended = is_sqlite(conn) and not in_transaction(conn)
     return not ended and is_refusal(error)
 
 

@@ -7,35 +7,22 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import (
-    TIMESTAMP,
-    BigInteger,
-    Boolean,
-    Connection,
-    Double,
-    Integer,
-    Table,
-    Text,
-    bindparam,
-    cast,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
-from sqlalchemy.types import TypeEngine
 
 from operator_core.actions.errors import (
     Conflict,
     InvalidValue,
     NotFound,
 )
-from operator_core.actions.types import ActionProposal
+from operator_core.actions.model import KEPT
+from operator_core.actions.types import ActionProposal, ProposalRequest, StoredProposal
 from operator_core.db.ledger.queries import get_proposal
-from operator_core.db.sql.base import encode_json
+from operator_core.db.sql.base import JSONText, array_of, encode_json
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
 from operator_core.db.sql.rows import (
@@ -64,66 +51,63 @@ _INSERT_ONE = _INSERT.returning(*_CREATED)
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
-# Arrays, one for each column: the same statement for any number of rows, prepared once, where a VALUES
-# list would be parsed and planned anew for each. PostgreSQL gives ids in the order of the SELECT.
-_ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
-    "ticket_id": BigInteger(),
-    "action_name": Text(),
-    "action_type": Text(),
-    "parameters": Text(),
-    "reason": Text(),
-    "status": Text(),
-    "proposed_at": TIMESTAMP(timezone=True),
-    "proposed_by": Text(),
-    "validated_at": TIMESTAMP(timezone=True),
-    "cancelled_at": TIMESTAMP(timezone=True),
-    "status_changed_by": Text(),
+# What is written of a proposal: all but what the database gives; and who acts.
+_WRITTEN: Final = (
+    *(
+        name
+        for name, field in ActionProposal.model_fields.items()
+        if KEPT not in field.metadata or name == "workflow_id"
+    ),
+    "status_changed_by",
+)
+
+# What most proposals leave as it is. Then the row's own defaults hold, and nothing is sent.
+_ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
+_PLAN: Final = (
+    *(
+        name
+        for name, field in ProposalRequest.model_fields.items()
+        if not field.is_required() and name not in _ALWAYS_SENT
+    ),
+    "workflow_id",
+)
+_WITHOUT_PLAN: Final = tuple(name for name in _WRITTEN if name not in _PLAN)
+_NO_PLAN: Final = {
+    **{name: ActionProposal.model_fields[name].default for name in _PLAN},
+    "depends_on": None,
 }
 
+# What makes two proposals the same one, beside their parameters; not why, which a model words anew each time.
+_CONTENT: Final = (
+    *(name for name in ProposalRequest.model_fields if name not in ("reason", "parameters")),
+    "proposed_by",
+)
 
-def _insert_arrays(columns: dict[str, TypeEngine[Any]]) -> ReturningInsert[Any, Any, Any]:
-    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
-    rows = func.unnest(*arrays).table_valued(*columns, with_ordinality="position").render_derived()
-    given = [
-        cast(rows.c[name], JSON) if name in ("parameters", "depends_on") else rows.c[name]
-        for name in columns
+
+def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
+    """An INSERT with an array for each column.
+
+    It is the same statement for any number of rows, prepared once, where a VALUES list would be parsed and planned
+    anew for each. PostgreSQL gives ids in the order of the SELECT.
+    """
+    arrays = (bindparam(name, type_=array_of(_ROW[name])) for name in names)
+    rows = func.unnest(*arrays).table_valued(*names, with_ordinality="position").render_derived()
+    values = [
+        cast(rows.c[name], JSON) if isinstance(_ROW[name].type, JSONText) else rows.c[name]
+        for name in names
     ]
     return (
         insert(PROPOSALS)
         .from_select(
-            [*columns, "status_changed_at"],
-            select(*given, utcnow()).order_by(rows.c.position),
+            [*names, "status_changed_at"],
+            select(*values, utcnow()).order_by(rows.c.position),
         )
         .returning(*_CREATED)
     )
 
 
-# What most proposals leave as it is, and then the row's own defaults say.
-_PLANNED: Final[dict[str, TypeEngine[Any]]] = {
-    "priority": Integer(),
-    "scheduled_at": TIMESTAMP(timezone=True),
-    "expires_at": TIMESTAMP(timezone=True),
-    "max_retries": Integer(),
-    "retry_delay": Double(),
-    "max_retry_delay": Double(),
-    "depends_on": Text(),
-    "wait_on_failure": Boolean(),
-    "workflow_id": BigInteger(),
-}
-_KEPT: Final = {
-    "retry_count": 0,
-    "next_retry_at": None,
-    "last_error": None,
-    "workflow_id": None,
-    "version": None,
-}
-_UNPLANNED: Final = {
-    **{name: ActionProposal.model_fields[name].default for name in _PLANNED},
-    "depends_on": None,
-}
-
-_INSERT_ARRAYS = _insert_arrays(_ARRAYS)
-_INSERT_PLANNED_ARRAYS = _insert_arrays({**_ARRAYS, **_PLANNED})
+_INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
+_INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
@@ -163,7 +147,7 @@ class NewProposals:
 
 def create_proposals(
     conn: Connection, several: Sequence[NewProposals]
-) -> list[list[ActionProposal]]:
+) -> list[list[StoredProposal]]:
     """Inserts the proposals in order; returns them with their ids and the database's times.
 
     Raises `NotFound` for an unknown ticket; then none is inserted.
@@ -184,15 +168,15 @@ def create_proposals(
 
 def _stored(
     conn: Connection, proposal: ActionProposal, workflow_id: int | None, row: Sequence[Any]
-) -> ActionProposal:
+) -> StoredProposal:
     created = _with_row(proposal, row, workflow_id)
     if proposal.depends_on:
         # What it depends on may have ended badly, and it with it.
-        return get_proposal(conn, created.id or 0) or created
+        return get_proposal(conn, created.id) or created
     return created
 
 
-def creation(new: NewProposals) -> Unit[list[ActionProposal]]:
+def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
     """`create_proposals` of these, as one statement where one statement does it."""
     unit = partial(_create, new=new)
     if new.depends or len(new.values) > MAX_ROWS:
@@ -207,17 +191,17 @@ def creation(new: NewProposals) -> Unit[list[ActionProposal]]:
     return SingleStatement(unit, shortcut, together)
 
 
-def _create(conn: Connection, new: NewProposals) -> list[ActionProposal]:
+def _create(conn: Connection, new: NewProposals) -> list[StoredProposal]:
     return create_proposals(conn, [new])[0]
 
 
-def creation_once(new: NewProposals, key: str) -> Unit[ActionProposal]:
+def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
     """`create_once`, as one statement unless it depends on others: then another looks what became of it."""
     unit = partial(create_once, new=new, key=key)
     return unit if new.depends else SingleStatement(unit)
 
 
-def create_once(conn: Connection, new: NewProposals, key: str) -> ActionProposal:
+def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal:
     """Inserts the one proposal under `key`, or returns the one that is there already.
 
     Whoever writes the same key at the same moment waits for the first to be committed. Raises
@@ -231,13 +215,13 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> ActionProposal
     found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
     if _content(found) != _content(proposal):
         state = "there, with another content, under this idempotency key"
-        raise Conflict("proposal", found.id or 0, state)
+        raise Conflict("proposal", found.id, state)
     return found.as_replayed()
 
 
 def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
     """The new row, or None if there is one under its key."""
-    if conn.dialect.name == "postgresql":
+    if not is_sqlite(conn):
         return conn.execute(_INSERT_UNLESS_THERE, values).one_or_none()
     # A trigger refuses a key that is taken before SQLite resolves the conflict, as it would by REPLACE, too.
     # Nobody else writes between the two: the transaction has the write lock from its start.
@@ -260,12 +244,8 @@ _INSERT_UNLESS_THERE = (
 def _content(proposal: ActionProposal) -> tuple[Any, ...]:
     """What makes two proposals the same one; 1 and 1.0 differ, the order of keys does not."""
     return (
-        proposal.ticket_id,
-        proposal.action_name,
-        proposal.action_type,
         json.dumps(proposal.parameters, sort_keys=True),
-        proposal.proposed_by,
-        *(getattr(proposal, name) for name in _PLANNED),
+        *(getattr(proposal, name) for name in _CONTENT),
     )
 
 
@@ -282,7 +262,7 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
         if _ORDER_BROKEN in str(error.orig):
             # An id that is not below the new one is nobody's yet.
             raise NotFound("proposal", max(needed)) from None
-        if conn.dialect.name == "sqlite":
+        if is_sqlite(conn):
             require(conn, "ticket", TICKETS, [each.ticket_id for each in proposals])
             require(conn, "proposal", PROPOSALS, needed)
         raise
@@ -292,12 +272,11 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
     if len({len(row) for row in values}) > 1:
         # All rows of a statement have the same columns.
         values = [
-            {**row, **{name: row.get(name, _UNPLANNED[name]) for name in _PLANNED}}
-            for row in values
+            {**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values
         ]
     if len(values) == 1:
         return conn.execute(_INSERT_ONE, values[0]).all()
-    if conn.dialect.name == "sqlite":
+    if is_sqlite(conn):
         # SQLite takes the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids
         # is the order of the rows. SQLAlchemy knows no way to be sure and would insert one by one.
         return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
@@ -313,38 +292,30 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
 def _values(
     proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
 ) -> dict[str, Any]:
-    if proposal.id is not None:
-        raise InvalidValue("id", "must be None: the ledger gives it")
-    if proposal.created_at is not None or proposal.updated_at is not None:
-        raise InvalidValue("created_at", "and updated_at must be None: the ledger gives them")
-    set_ = [name for name, default in _KEPT.items() if getattr(proposal, name) != default]
-    if set_:
-        problems = [(name, f"must be {_KEPT[name]}: the ledger keeps it") for name in set_]
+    problems = [
+        (name, f"must be {field.default}: the ledger gives it")
+        for name, field in ActionProposal.model_fields.items()
+        if KEPT in field.metadata and getattr(proposal, name) != field.default
+    ]
+    if problems:
         raise InvalidValue(*problems[0], problems=problems)
-    values = {
-        "ticket_id": proposal.ticket_id,
-        "action_name": proposal.action_name,
-        "action_type": proposal.action_type.value,
-        "parameters": encode_json(proposal.parameters, "parameters", max_json_bytes),
-        "reason": proposal.reason,
-        "status": proposal.status.value,
-        "proposed_at": proposal.proposed_at,
-        "proposed_by": proposal.proposed_by,
-        "validated_at": proposal.validated_at,
-        "cancelled_at": proposal.cancelled_at,
-        "status_changed_by": actor,
-    }
-    planned = {name: getattr(proposal, name) for name in _PLANNED}
-    planned["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
-    planned["workflow_id"] = workflow_id
-    return values if planned == _UNPLANNED else {**values, **planned}
+    values = {name: proposal.__dict__[name] for name in _WRITTEN[:-1]}
+    values["action_type"] = proposal.action_type.value
+    values["status"] = proposal.status.value
+    values["parameters"] = encode_json(proposal.parameters, "parameters", max_json_bytes)
+    values["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
+    values["workflow_id"] = workflow_id
+    values["status_changed_by"] = actor
+    if all(values[name] == default for name, default in _NO_PLAN.items()):
+        return {name: values[name] for name in _WITHOUT_PLAN}
+    return values
 
 
 def _with_row(
     proposal: ActionProposal, row: Sequence[Any], workflow_id: int | None = None
-) -> ActionProposal:
+) -> StoredProposal:
     id_, created_at, updated_at = row
-    return ActionProposal.from_stored(
+    return StoredProposal.from_stored(
         {
             **proposal.__dict__,
             "id": id_,

@@ -18,7 +18,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from operator_core.actions.types import ActionProposal, ActionStatus
+from operator_core.actions.types import ActionStatus, StoredProposal
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
 from operator_core.db.sql.tables import PROPOSALS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
@@ -31,17 +32,17 @@ _SELECT = select(*PROPOSAL_COLUMNS)
 _GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 
-def get_proposal(conn: Connection, id: int) -> ActionProposal | None:
+def get_proposal(conn: Connection, id: int) -> StoredProposal | None:
     """The proposal, or None; raises `CorruptRow`."""
     return _one(conn.execute(_GET, {"id": id}).all())
 
 
-def read_proposal(id: int) -> SingleStatement[ActionProposal | None]:
+def read_proposal(id: int) -> SingleStatement[StoredProposal | None]:
     """`get_proposal` as the one statement that it is."""
     return SingleStatement(lambda conn: get_proposal(conn, id), Shortcut(_GET, {"id": id}, _one))
 
 
-def _one(rows: Sequence[Any]) -> ActionProposal | None:
+def _one(rows: Sequence[Any]) -> StoredProposal | None:
     return to_proposal(rows[0]) if rows else None
 
 
@@ -54,7 +55,7 @@ def list_proposals(
     proposed_by: str | None = None,
     before: int | None = None,
     limit: int | None = None,
-) -> Listing[ActionProposal]:
+) -> Listing[StoredProposal]:
     """The proposals that fit every given filter, newest first, ids below `before` only."""
     given = {
         "action_name": action_name,
@@ -64,7 +65,7 @@ def list_proposals(
         "limit": limit,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    newest = _newest if conn.dialect.name == "sqlite" else _newest_on_server
+    newest = _newest if is_sqlite(conn) else _newest_on_server
     query = newest(frozenset(given), len(statuses))
     wanted = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
     return to_listing(conn.execute(query, {**given, **wanted}), to_proposal)

@@ -8,7 +8,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import Conflict, NotFound
-from operator_core.actions.types import ActionRecord
+from operator_core.actions.types import StoredRecord
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_key
 from operator_core.db.sql.rows import RECORD_COLUMNS, Listing, to_listing, to_record
@@ -36,7 +37,7 @@ def _insert(by_clock: frozenset[str]) -> ReturningInsert[Any]:
     return insert(RECORDS).values(**times).returning(*RECORD_COLUMNS)
 
 
-def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
+def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
     """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
 
     Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
@@ -59,18 +60,18 @@ def create_record(conn: Connection, values: dict[str, Any]) -> ActionRecord:
 
 def _exists(conn: Connection, proposal_id: int) -> bool:
     """On SQLite; a server has said which reference failed, and answers nothing more in that transaction."""
-    if conn.dialect.name != "sqlite":
+    if not is_sqlite(conn):
         return True
     return conn.scalar(select(PROPOSALS.c.id).where(PROPOSALS.c.id == proposal_id)) is not None
 
 
-def get_record(conn: Connection, id: int) -> ActionRecord | None:
+def get_record(conn: Connection, id: int) -> StoredRecord | None:
     """The record, or None; raises `CorruptRow`."""
     row = conn.execute(_GET, {"id": id}).one_or_none()
     return None if row is None else to_record(row)
 
 
-def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[ActionRecord]:
+def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[StoredRecord]:
     """The executions of a proposal, oldest first."""
     rows = conn.execute(_OF_PROPOSAL, {"proposal_id": proposal_id})
     return to_listing(rows, to_record)

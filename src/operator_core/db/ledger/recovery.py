@@ -30,11 +30,12 @@ from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionRecord, ActionStatus, EventType
+from operator_core.actions.types import ActionStatus, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import DOUBLE
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal, translate
 from operator_core.db.sql.functions import from_now, utcnow, written_now
 from operator_core.db.sql.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
@@ -220,8 +221,12 @@ def is_overdue(conn: Connection) -> bool:
 
 
 def recover(
-    conn: Connection, *, by: str = LEDGER, older_than: float | None = None
-) -> list[ActionRecord]:
+    conn: Connection,
+    *,
+    by: str = LEDGER,
+    reason: str | None = None,
+    older_than: float | None = None,
+) -> list[StoredRecord]:
     """Ends executions whose lease ran out as unknown, in the order of their ids; their proposals fail.
 
     Those that may be retried get a time for it. With `older_than`, in seconds, also those that have had no
@@ -229,13 +234,15 @@ def recover(
     the last one has is the proposal's. A record that can't be read is ended too, logged, and left out of the answer.
     """
     each = _Sweep(conn)
-    rows = [*each.end(_SILENT, partial(_end_silent, by=by, why=SILENCE), "end record")]
+    rows = [
+        *each.end(_SILENT, partial(_end_silent, by=by, why=SILENCE, reason=reason), "end record")
+    ]
     if older_than is not None:
-        end_records = partial(_end_silent, by=by, why=ABANDONED)
+        end_records = partial(_end_silent, by=by, why=ABANDONED, reason=reason)
         rows += each.end(_UNLEASED, end_records, "end record", since=-older_than)
-        end_proposals = partial(_end_unrecorded, by=by)
+        end_proposals = partial(_end_unrecorded, by=by, reason=reason)
         rows += each.end(_UNRECORDED, end_proposals, "end proposal", since=-older_than)
-    return sorted(to_listing(rows, to_record), key=lambda record: record.id or 0)
+    return sorted(to_listing(rows, to_record), key=lambda record: record.id)
 
 
 def sweep(conn: Connection) -> None:
@@ -250,29 +257,41 @@ def sweep(conn: Connection) -> None:
     each.end(_TO_RETRY, _put_back, "put back proposal")
 
 
-def _end_silent(conn: Connection, ids: Sequence[int], *, by: str, why: str) -> Sequence[Row[Any]]:
+def _end_silent(
+    conn: Connection, ids: Sequence[int], *, by: str, why: str, reason: str | None = None
+) -> Sequence[Row[Any]]:
     rows = conn.execute(_END_SILENT, {"ids": ids, "by": by, "why": why}).all()
-    _fail_proposals(conn, rows, by, why)
+    _fail_proposals(conn, rows, by, why, reason)
     return rows
 
 
-def _fail_proposals(conn: Connection, rows: Sequence[Row[Any]], by: str, why: str) -> None:
+def _fail_proposals(
+    conn: Connection, rows: Sequence[Row[Any]], by: str, why: str, reason: str | None
+) -> None:
     if rows:
-        said = {"by": by, "why": why}
+        said = {"by": by, "why": why, "for_reason": reason}
         proposals = [{"proposal": row.proposal_id, "record": row.id, **said} for row in rows]
         conn.execute(end_proposal(success=False), proposals)
 
 
-def _end_unrecorded(conn: Connection, ids: Sequence[int], *, by: str) -> Sequence[Row[Any]]:
+def _end_unrecorded(
+    conn: Connection, ids: Sequence[int], *, by: str, reason: str | None
+) -> Sequence[Row[Any]]:
     known = {row.proposal_id: row for row in conn.execute(_LAST_RECORDS, {"ids": ids})}
     moved: list[Row[Any]] = []
     for row in known.values():
-        said = {"proposal": row.proposal_id, "record": row.id, "by": by, "why": row.error_message}
+        said = {
+            "proposal": row.proposal_id,
+            "record": row.id,
+            "by": by,
+            "why": row.error_message,
+            "for_reason": reason,
+        }
         if conn.execute(end_proposal(success=row.success), said).rowcount:
             moved.append(row)
     said = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": ABANDONED}
     written = conn.execute(_RECORD_UNKNOWN, said).all()
-    _fail_proposals(conn, written, by, ABANDONED)
+    _fail_proposals(conn, written, by, ABANDONED, reason)
     return [*moved, *written]
 
 
@@ -293,7 +312,7 @@ class _Sweep:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._server = conn.dialect.name != "sqlite"
+        self._server = not is_sqlite(conn)
         self._deadline = time.monotonic() + _BUDGET
 
     def end(self, which: Select[Any], end: _End, what: str, **given: float) -> Sequence[Row[Any]]:

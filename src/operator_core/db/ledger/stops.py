@@ -23,6 +23,7 @@ from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.partial import in_parts, is_of_rows
 from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.tables import PROPOSALS
 from operator_core.db.sql.unit import SingleStatement
@@ -78,7 +79,7 @@ def cancellation(stop: Stop) -> SingleStatement[int]:
 
 def cancel_pending(conn: Connection, stop: Stop) -> int:
     """Cancels what nobody has started and calls off what would be run again, as one change; how many were cancelled."""
-    if conn.dialect.name == "sqlite":
+    if is_sqlite(conn):
         return _cancel_on_sqlite(conn, stop)
     # One statement, so that no transaction is needed around it; the count is of its rows alone.
     called_off = _CALL_OFF.where(*stop.which).returning(_ROW.id).cte("called_off")

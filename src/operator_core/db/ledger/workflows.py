@@ -10,6 +10,7 @@ from operator_core.actions.errors import InvalidValue, NotFound
 from operator_core.actions.types import (
     ActionProposal,
     ActionStatus,
+    StoredProposal,
     Workflow,
     WorkflowProposal,
     WorkflowStatus,
@@ -81,14 +82,14 @@ def create_workflow(
     *,
     actor: str,
     max_json_bytes: int,
-) -> tuple[Workflow, list[ActionProposal]]:
+) -> tuple[Workflow, list[StoredProposal]]:
     """Writes a workflow and its actions; raises `NotFound` for an unknown ticket or dependency."""
     created = _insert(conn, workflow)
-    stored: dict[int, ActionProposal] = {}
+    stored: dict[int, StoredProposal] = {}
     for group in in_order(len(proposals), after):
         new = NewProposals(actor, max_json_bytes)
         for position in group:
-            known = [stored[before].id or 0 for before in sorted(set(after.get(position, ())))]
+            known = [stored[before].id for before in sorted(set(after.get(position, ())))]
             proposal = proposals[position]
             more = [id_ for id_ in known if id_ not in proposal.depends_on]
             values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
@@ -119,7 +120,7 @@ def get_workflow(conn: Connection, id: int) -> Workflow | None:
     return None if row is None else to_workflow(row)
 
 
-def list_workflow_actions(conn: Connection, id: int) -> Listing[ActionProposal]:
+def list_workflow_actions(conn: Connection, id: int) -> Listing[StoredProposal]:
     """The proposals of a workflow, in the order of their ids; raises `NotFound`."""
     require_workflow(conn, id)
     return to_listing(conn.execute(_ACTIONS, {"workflow": id}).all(), to_proposal)

@@ -5,6 +5,7 @@ from sqlalchemy import Connection
 from operator_core.db.migrate import postgresql_adoption, sqlite, sqlite_adoption
 from operator_core.db.migrate.revisions import current_revision, stamp
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sqlite.connection import MEMORY, connect, over
 
 __all__ = ["adopt"]
@@ -19,7 +20,7 @@ def adopt(conn: Connection) -> None:
     """
     if current_revision(conn) is not None:
         return
-    if conn.dialect.name == "postgresql":
+    if not is_sqlite(conn):
         postgresql_adoption.check_adoptable(conn)
     elif _is_at_head(conn):
         stamp(conn)

@@ -7,7 +7,7 @@ from sqlalchemy import Table, inspect
 from sqlalchemy.schema import SchemaItem
 
 from operator_core.db.migrate.revisions import VERSION_TABLE
-from operator_core.db.migrate.sqlite import OUR_TABLES
+from operator_core.db.sql.tables import TABLES
 
 __all__ = ["include_name", "include_object"]
 
@@ -38,7 +38,7 @@ def include_object(
 def _is_ours(name: str | None, schema: str | None) -> bool:
     if name == VERSION_TABLE:
         return True
-    return name in OUR_TABLES and _holds_ledger(schema)
+    return name in TABLES and _holds_ledger(schema)
 
 
 def _holds_ledger(schema: str | None) -> bool:

@@ -16,6 +16,7 @@ from operator_core.db.migrate.revisions import (
 )
 from operator_core.db.migrate.scripts import upgrade_on
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.tables import TABLES
 from operator_core.db.sqlite.wal import use_wal
 
 __all__ = ["check_usable", "is_current", "make_current"]
@@ -89,6 +90,6 @@ def _others(conn: Connection) -> frozenset[str]:
 
 
 def _refuse_strangers(others: frozenset[str]) -> None:
-    if others and others.isdisjoint(sqlite.OUR_TABLES):
+    if others and others.isdisjoint(TABLES):
         names = ", ".join(sorted(others))
         raise UnmanagedSchema([f"it has only tables of something else ({names})"])

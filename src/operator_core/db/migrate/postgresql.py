@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from operator_core.actions.errors import InvalidValue, UnmanagedSchema
+from operator_core.db.sql.tables import TABLES
 
 __all__ = [
     "LOCK_KEY",
@@ -97,8 +98,7 @@ _CATALOGUE: Final = """
 WITH ours AS (
     SELECT oid, relname FROM pg_class
     WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p')
-        AND relname IN ('tickets', 'action_proposals', 'action_records', 'action_events', 'workflows',
-            'action_dependencies'))
+        AND relname = ANY (:tables))
 SELECT 'column ' || relname || '.' || attname, concat_ws(' ', format_type(atttypid, atttypmod),
     CASE WHEN attnotnull THEN 'NOT NULL' END, attidentity::text,
     'DEFAULT ' || pg_get_expr(adbin, adrelid))
@@ -132,7 +132,7 @@ WHERE pronamespace = quote_ident(current_schema())::regnamespace
 
 def catalogue(conn: Connection) -> dict[str, str]:
     """All that the ledger's tables are made of, in the first schema of the search_path, by kind and name."""
-    found = conn.exec_driver_sql(_CATALOGUE.replace("%", "%%")).all()
+    found = conn.execute(text(_CATALOGUE), {"tables": list(TABLES)}).all()
     return {str(name): str(definition) for name, definition in found}
 
 

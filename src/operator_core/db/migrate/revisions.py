@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import SchemaOutdated, SchemaTooNew
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.postgresql_errors import sqlstate
 
 __all__ = [
@@ -36,7 +37,7 @@ def current_revision(conn: Connection, *, alone: bool = False) -> str | None:
     One SELECT on SQLite, and on a server too if `conn` is `alone`: in no transaction, which a
     statement that fails would end.
     """
-    if conn.dialect.name == "postgresql" and not alone:
+    if not is_sqlite(conn) and not alone:
         known = conn.exec_driver_sql(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL").scalar()
         if not known:
             return None

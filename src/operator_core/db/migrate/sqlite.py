@@ -3,14 +3,14 @@
 import sqlite3
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import UnmanagedSchema
+from operator_core.db.sql.tables import TABLES
 
 __all__ = [
-    "OUR_TABLES",
     "catalogue",
     "disguised",
     "immediate",
@@ -20,19 +20,10 @@ __all__ = [
     "tables",
 ]
 
-OUR_TABLES: Final = (
-    "tickets",
-    "action_proposals",
-    "action_records",
-    "action_events",
-    "workflows",
-    "action_dependencies",
-)
-
 
 def disguised(columns: str, *names: str) -> str:
     """A SELECT of `columns` of what stands in the place of the ledger's tables, or those `names`, and is no table."""
-    listed = ", ".join(f"'{name}'" for name in (*OUR_TABLES, *names))
+    listed = ", ".join(f"'{name}'" for name in (*TABLES, *names))
     return (
         f"SELECT {columns} FROM sqlite_master WHERE name COLLATE NOCASE IN ({listed}) "
         "AND (type = 'view' OR type = 'table' AND sql LIKE 'CREATE VIRTUAL %')"
@@ -74,7 +65,7 @@ def locked(conn: Connection) -> Generator[None]:
 def _check_references(conn: Connection) -> None:
     # Of the ledger's tables only: what a service's own refer to is not checked here.
     present = tables(conn)
-    for name in (each for each in OUR_TABLES if each in present):
+    for name in (each for each in TABLES if each in present):
         dangling = conn.exec_driver_sql(f"PRAGMA foreign_key_check({name})").fetchmany(10)
         if dangling:
             raise UnmanagedSchema(

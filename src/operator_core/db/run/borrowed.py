@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import read_damaged, translate
 from operator_core.db.sql.savepoint import in_transaction, savepoint
 from operator_core.db.sql.unit import Unit
@@ -25,13 +26,13 @@ def begin(conn: Connection) -> None:
     if not conn.in_transaction():
         # A service's engine may begin one of its own here.
         conn.begin()
-    if conn.dialect.name == "sqlite" and not in_transaction(conn):
+    if is_sqlite(conn) and not in_transaction(conn):
         conn.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
     """Runs `unit` so that the transaction is as it was before if it fails."""
-    sqlite = conn.dialect.name == "sqlite"
+    sqlite = is_sqlite(conn)
     if sqlite:
         begin(conn)
     try:
@@ -52,7 +53,7 @@ def read_in_savepoint(conn: Connection, unit: Unit[T]) -> T:
     failed read changes nothing, and a savepoint would begin a transaction that locks.
     """
     read = partial(read_damaged, unit=unit)
-    return read(conn) if conn.dialect.name == "sqlite" else in_savepoint(conn, read)
+    return read(conn) if is_sqlite(conn) else in_savepoint(conn, read)
 
 
 @contextmanager

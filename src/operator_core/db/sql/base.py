@@ -17,6 +17,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -33,6 +34,7 @@ __all__ = [
     "Base",
     "JSONText",
     "UTCDateTime",
+    "array_of",
     "encode_json",
     "encode_time",
 ]
@@ -132,6 +134,13 @@ class JSONText(TypeDecorator[str]):
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         return _json_as_text(column)
+
+
+def array_of(column: ColumnElement[Any]) -> ARRAY[Any]:
+    """The type of an array of a column's values, as PostgreSQL takes them; JSON as text."""
+    if isinstance(column.type, UTCDateTime):
+        return ARRAY(TIMESTAMP(timezone=True))
+    return ARRAY(Text() if isinstance(column.type, JSONText) else column.type)
 
 
 class _json_from_text(FunctionElement[str]):  # noqa: N801

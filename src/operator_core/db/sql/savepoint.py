@@ -6,13 +6,15 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from operator_core.db.sql.dialect import is_sqlite
+
 __all__ = ["in_transaction", "savepoint"]
 
 
 @contextmanager
 def savepoint(conn: Connection) -> Generator[None]:
     """A block inside a transaction, which is as it was before if the block fails."""
-    if conn.dialect.name != "sqlite":
+    if not is_sqlite(conn):
         with conn.begin_nested():
             yield
         return

@@ -28,8 +28,10 @@ from operator_core.db.sql.functions import current_transaction, ticket_now, writ
 __all__ = [
     "DEPENDENCIES",
     "EVENTS",
+    "NUMBERED",
     "PROPOSALS",
     "RECORDS",
+    "TABLES",
     "TICKETS",
     "WORKFLOWS",
     "ActionDependencyRow",
@@ -181,7 +183,7 @@ class ActionProposalRow(Base):
             text("coalesce(next_retry_at, scheduled_at, created_at)"),
             "id",
             where="status = 'validated'",
-            # Which PostgreSQL's planner has no statistics of: `planning` says why.
+            # Written so that the planner has no statistics of it: see `planner_hints`.
             on_postgresql="status || '' = 'validated'",
         ),
         # What a claim looks for besides: who was not started in time, and who is to be run again. The status
@@ -341,3 +343,11 @@ RECORDS: Final = cast(Table, ActionRecordRow.__table__)
 EVENTS: Final = cast(Table, ActionEventRow.__table__)
 WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
 DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
+
+TABLES: Final = tuple(Base.metadata.tables)
+"""The names of all tables."""
+
+NUMBERED: Final = tuple(
+    name for name in TABLES if "id" in Base.metadata.tables[name].c and name != "tickets"
+)
+"""Those whose rows have ids that the ledger gives."""

@@ -8,6 +8,7 @@ from operator_core.db.ledger.partial import is_refused
 from operator_core.db.run.runner import UnitRunner
 from operator_core.db.sql.unit import Unit
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 
 __all__ = ["DEFAULT_ACTOR", "Verbs"]
 
@@ -39,7 +40,7 @@ class Verbs:
 
     def _said(self, actor: str | None) -> str | None:
         """As `_who`, or None where neither names anybody."""
-        return self._actor if actor is None else arguments.check_actor(actor)
+        return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
 
     async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
         """Runs a `unit` that changes many rows; if the database refuses some of them, the same `in_parts`."""

@@ -12,17 +12,19 @@ from typing import Any, Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from operator_core.actions.actors import LEDGER
-from operator_core.actions.errors import ActionError
-from operator_core.actions.types import ActionRecord, ActionType, Claim
+from operator_core.actions.errors import ActionError, InvalidValue
+from operator_core.actions.types import ActionType, Claim, StoredRecord
+from operator_core.actions.values import MAX_DELAY
 from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.run.cancellation import finish_or_give_back
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import SingleStatement
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 from operator_core.db.verbs.records import prepare_result
 
-__all__ = ["BEATS", "LEASE", "Names", "ResultData", "Types", "WorkVerbs"]
+__all__ = ["BEATS", "LEASE", "Names", "ResultData", "Types", "WorkVerbs", "lease_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class WorkVerbs(Verbs):
         action_names: Names = None,
         action_types: Types = None,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> list[Claim]:
         """Takes up to `limit` (1 to 1,000) validated proposals that are due, each for this worker alone.
 
@@ -64,15 +67,17 @@ class WorkVerbs(Verbs):
         `actor` is who claims, by default the worker itself. If the caller is cancelled meanwhile, what was
         taken fails before the cancellation goes on: it was not begun, and is run again if it may be.
         """
-        arguments.check_count(limit, "limit", MAX_CLAIMS)
-        arguments.check_actor(worker, "worker")
+        check(arguments.count_up_to(MAX_CLAIMS), limit, "limit")
+        check(arguments.ACTOR, worker, "worker")
+        types = check(arguments.TYPES, action_types, "action_types")
         wanted = claims.Wanted(
             worker,
             limit,
-            arguments.check_lease(lease),
-            arguments.check_names(action_names, "action_names"),
-            arguments.check_types(action_types, "action_types"),
-            None if actor is None else arguments.check_actor(actor),
+            check(arguments.LEASE, lease, "lease"),
+            check(arguments.NAMES, action_names, "action_names"),
+            None if types is None else tuple(kind.value for kind in types),
+            None if actor is None else check(arguments.ACTOR, actor, "actor"),
+            check(arguments.REASON, reason, "reason"),
         )
         return await finish_or_give_back(self._claim(wanted), self._give_back)
 
@@ -105,7 +110,7 @@ class WorkVerbs(Verbs):
                 await asyncio.sleep(seconds / BEATS)
                 for known in taken:
                     with suppress(ActionError):
-                        await self.heartbeat(known.record.id, timedelta(seconds=seconds))
+                        await self.heartbeat(known, timedelta(seconds=seconds))
 
         beating = asyncio.create_task(beat())
         try:
@@ -123,21 +128,29 @@ class WorkVerbs(Verbs):
         except ActionError as error:
             logger.warning("what a cancelled claim took is left to its lease: %s", error)
 
-    async def heartbeat(self, record_id: int | None, lease: timedelta = LEASE) -> datetime:
+    async def heartbeat(self, claim: Claim | int, lease: timedelta | None = None) -> datetime:
         """Says that the worker is alive: the lease ends so long from now, at the time that it returns.
 
-        Raises `LeaseLost` if the execution has ended or its proposal is no longer executing, for
+        `claim` is what `claim` returned, or the id of its record. Without a `lease` (1 ms to 7 days) a claim is extended by
+        its own; of a record's id the ledger does not know that: it has at least five minutes then, and what it has is never
+        shortened. Raises `LeaseLost` if the execution has ended or its proposal is no longer executing, for
         instance because somebody cancelled it: then stop. Raises `NotFound` for an unknown record.
         """
-        known, seconds = arguments.check_id(record_id, "record_id"), arguments.check_lease(lease)
-        return await self._units.write(executions.heartbeat(known, seconds))
+        if isinstance(claim, Claim):
+            unit = executions.heartbeat(claim.record.id, lease_of(claim, lease))
+        else:
+            seconds = check(arguments.LEASE, LEASE if lease is None else lease, "lease")
+            known = check(arguments.ID, claim, "record_id")
+            unit = executions.heartbeat(known, seconds, may_shorten=lease is not None)
+        return await self._units.write(unit)
 
     async def complete(
         self,
-        record_id: int | None,
+        record_id: int,
         result_data: ResultData = None,
         *,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> None:
         """Ends an execution well, and completes its proposal.
 
@@ -147,33 +160,35 @@ class WorkVerbs(Verbs):
         record, and `InvalidValue` for a result that the ledger can't keep, before anything is changed.
         """
         ending = self._ending(record_id, result_data, None)
-        await self._end_one(ending, executions.Manner(True, self._said(actor)))
+        await self._end_one(ending, self._manner(True, actor, reason))
 
     async def fail(
         self,
-        record_id: int | None,
+        record_id: int,
         error_message: str,
         result_data: ResultData = None,
         *,
         outcome_unknown: bool = False,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> None:
         """Ends an execution that went wrong; its proposal fails, and is run again if it may be.
 
         With `outcome_unknown` it is not known whether the action was done, and the record says so. `actor` and errors are
         as for `complete`.
         """
-        message = arguments.check_error(error_message)
-        unknown = arguments.check_flag(outcome_unknown, "outcome_unknown")
+        message = check(arguments.ERROR_MESSAGE, error_message, "error_message")
+        unknown = check(arguments.FLAG, outcome_unknown, "outcome_unknown")
         ending = self._ending(record_id, result_data, message)
-        manner = executions.Manner(None if unknown else False, self._said(actor))
+        manner = self._manner(None if unknown else False, actor, reason)
         await self._end_one(ending, manner)
 
     async def complete_many(
         self,
-        results: Mapping[int, ResultData] | Iterable[int | None],
+        results: Mapping[int, ResultData] | Iterable[int],
         *,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> list[int]:
         """As `complete`, for many in one round: record ids, each with its result if it has one.
 
@@ -181,33 +196,47 @@ class WorkVerbs(Verbs):
         is logged.
         """
         if not isinstance(results, Mapping):
-            ids = arguments.check_many(results, "results")
-            results = dict.fromkeys(arguments.check_id(each, "record_id") for each in ids)
+            ids = [*check(arguments.COLLECTION, results, "results")]
+            results = dict.fromkeys(check(arguments.ID, each, "record_id") for each in ids)
         given = cast(Mapping[int, ResultData], results)
         ended = [self._ending(each, result, None) for each, result in given.items()]
-        return await self._end_many(ended, executions.Manner(True, self._said(actor)))
+        return await self._end_many(ended, self._manner(True, actor, reason))
 
     async def fail_many(
         self,
         errors: Mapping[int, str],
+        results: Mapping[int, ResultData] | None = None,
         *,
         outcome_unknown: bool = False,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> list[int]:
-        """As `fail`, for many in one round: record ids, each with its error message."""
-        unknown = arguments.check_flag(outcome_unknown, "outcome_unknown")
+        """As `fail`, for many in one round: record ids, each with its error message, and with its result if it has one."""
+        unknown = check(arguments.FLAG, outcome_unknown, "outcome_unknown")
+        messages = check(arguments.MAPPING, errors, "errors")
+        given = check(arguments.MAPPING, results or {}, "results")
+        if others := given.keys() - messages.keys():
+            raise InvalidValue("results", f"must be of records in errors, and {min(others)} is not")
         ended = [
-            self._ending(each, None, arguments.check_error(why))
-            for each, why in arguments.check_mapping(errors, "errors").items()
+            self._ending(
+                each, given.get(each), check(arguments.ERROR_MESSAGE, why, "error_message")
+            )
+            for each, why in messages.items()
         ]
-        manner = executions.Manner(None if unknown else False, self._said(actor))
+        manner = self._manner(None if unknown else False, actor, reason)
         return await self._end_many(ended, manner)
 
     def _ending(
-        self, record_id: int | None, result_data: ResultData, error: str | None
+        self, record_id: int, result_data: ResultData, error: str | None
     ) -> executions.Ending:
-        known = arguments.check_id(record_id, "record_id")
+        known = check(arguments.ID, record_id, "record_id")
         return executions.Ending(known, prepare_result(result_data, self._max_json_bytes), error)
+
+    def _manner(
+        self, success: bool | None, actor: str | None, reason: str | None
+    ) -> executions.Manner:
+        why = check(arguments.REASON, reason, "reason")
+        return executions.Manner(success, self._said(actor), why)
 
     async def _end_one(self, ending: executions.Ending, manner: executions.Manner) -> None:
         unit = executions.end([ending], manner)
@@ -225,8 +254,12 @@ class WorkVerbs(Verbs):
         return [each.record_id for each in ended if each.record_id not in done]
 
     async def recover_expired(
-        self, *, older_than: timedelta | None = None, actor: str | None = None
-    ) -> list[ActionRecord]:
+        self,
+        *,
+        older_than: timedelta | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> list[StoredRecord]:
         """Ends executions whose lease has expired, at most 100, and returns their records.
 
         Their outcome is unknown: the record says so (`outcome_unknown`) and has no `success`. The
@@ -237,10 +270,18 @@ class WorkVerbs(Verbs):
         as nobody else ends them: records that were made by hand, and proposals that are executing without an open record, for which
         one is written. `actor` is who decides so, by default the ledger.
         """
-        seconds = arguments.check_age(older_than, "older_than")
-        by = LEDGER if actor is None else arguments.check_actor(actor)
-        unit = partial(recovery.recover, by=by, older_than=seconds)
+        seconds = check(arguments.AGE, older_than, "older_than")
+        by = LEDGER if actor is None else check(arguments.ACTOR, actor, "actor")
+        why = check(arguments.REASON, reason, "reason")
+        unit = partial(recovery.recover, by=by, reason=why, older_than=seconds)
         return await self._units.write(partial(read_damaged, unit=unit))
+
+
+def lease_of(claim: Claim, lease: timedelta | None) -> float:
+    """The seconds of `lease`, or of the claim's own; raises `InvalidValue`."""
+    # That of a record which was read again later may have been extended since.
+    own = min(claim.lease or LEASE, timedelta(seconds=MAX_DELAY))
+    return check(arguments.LEASE, own if lease is None else lease, "lease")
 
 
 def _claim(wanted: claims.Wanted) -> SingleStatement[tuple[list[Claim], bool]]:

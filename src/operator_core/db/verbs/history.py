@@ -8,7 +8,7 @@ from typing import Final
 
 from operator_core.actions.errors import ActionError, NotFound
 from operator_core.actions.lifecycle import FINAL_STATUSES
-from operator_core.actions.types import ActionEvent, ActionProposal, ActionStatus
+from operator_core.actions.types import ActionEvent, ActionStatus, StoredProposal
 from operator_core.db.ledger import queries
 from operator_core.db.ledger.history import (
     Page,
@@ -21,6 +21,7 @@ from operator_core.db.ledger.history import (
 from operator_core.db.ledger.recovery import is_overdue, sweep
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 
 __all__ = ["HistoryVerbs"]
@@ -41,19 +42,19 @@ class HistoryVerbs(Verbs):
 
     async def wait_for(
         self,
-        proposal_id: int | None,
+        proposal_id: int,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - a caller's own timeout would do as well
-    ) -> ActionProposal:
+    ) -> StoredProposal:
         """Returns the proposal when it is finished: completed, cancelled, or failed for good.
 
         It ends what is overdue in the ledger, as a claim does, so that a dead worker keeps nobody waiting; on a ledger
         that can only be read it leaves that to others. Raises `NotFound`, and `TimeoutError` after `timeout` seconds
         (0 to 3,600). A server that is away for longer than `busy_timeout` ends it with `StorageUnavailable`: wait again.
         """
-        known = arguments.check_id(proposal_id, "proposal_id")
+        known = check(arguments.ID, proposal_id, "proposal_id")
         if timeout is not None:
-            arguments.check_seconds(timeout, "timeout")
+            check(arguments.SECONDS, timeout, "timeout")
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -63,7 +64,7 @@ class HistoryVerbs(Verbs):
                 raise
             raise TimeoutError(f"proposal {known} is not finished after {timeout:g} s") from None
 
-    async def _finished(self, known: int) -> ActionProposal:
+    async def _finished(self, known: int) -> StoredProposal:
         async with self.changes() as changed:
             swept = False
             while True:
@@ -97,9 +98,9 @@ class HistoryVerbs(Verbs):
         limit: int | None = None,
     ) -> Listing[ActionEvent]:
         """The events, of one proposal or of all, oldest first; pass the last id as `after` to go on."""
-        arguments.check_optional_id(proposal_id, "proposal_id")
-        arguments.check_position(after, "after")
-        most = arguments.check_limit(limit)
+        check(arguments.OPTIONAL_ID, proposal_id, "proposal_id")
+        check(arguments.POSITION, after, "after")
+        most = check(arguments.POSITION, limit, "limit")
         return await self._units.read(
             lambda conn: list_events(conn, proposal_id, after=after, limit=most)
         )
@@ -116,7 +117,7 @@ class HistoryVerbs(Verbs):
         commit (`history` has it before). Raises `NotFound` for an `after` that is no event. A server that
         is away for longer than `busy_timeout` ends it with `StorageUnavailable`: go on after the last one.
         """
-        known = arguments.check_position(after, "after") or 0
+        known = check(arguments.POSITION, after, "after") or 0
         position = await self._units.read(lambda conn: position_of(conn, known))
         if not follow:
             while (page := await self._page(position)).position != position:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -25,9 +25,18 @@ from operator_core.actions.values import MAX_TEXT
 from operator_core.db.run.backoff import pause
 from operator_core.db.run.cancellation import finish
 from operator_core.db.verbs import arguments
-from operator_core.db.verbs.executions import BEATS, LEASE, Names, ResultData, Types, WorkVerbs
+from operator_core.db.verbs.arguments import check
+from operator_core.db.verbs.executions import (
+    BEATS,
+    LEASE,
+    Names,
+    ResultData,
+    Types,
+    WorkVerbs,
+    lease_of,
+)
 
-__all__ = ["Execution", "HoldingVerbs"]
+__all__ = ["Execution", "HoldingVerbs", "hold"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +70,29 @@ class HoldingVerbs(WorkVerbs):
         action_names: Names = None,
         action_types: Types = None,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> AsyncGenerator[Execution | None]:
         """Claims one proposal for the block, or gives None if none is due; as `holding` from there."""
         asked = asyncio.get_running_loop().time()
         taken = await self.claim(
-            worker, lease=lease, action_names=action_names, action_types=action_types, actor=actor
+            worker,
+            lease=lease,
+            action_names=action_names,
+            action_types=action_types,
+            actor=actor,
+            reason=reason,
         )
         if not taken:
             yield None
             return
-        async with self.holding(taken[0], lease=lease, since=asked) as execution:
+        async with self._hold(taken[0], check(arguments.LEASE, lease, "lease"), asked) as execution:
             yield execution
 
     @asynccontextmanager
     async def holding(
-        self, claim: Claim, *, lease: timedelta = LEASE, since: float | None = None
+        self, claim: Claim, *, lease: timedelta | None = None
     ) -> AsyncGenerator[Execution]:
-        """Keeps a claim alive while the block runs, and ends it with the block.
+        """Keeps a claim alive while the block runs, and ends it with the block; by default for its own lease.
 
         At its end the execution is completed with what the block has set as `result_data`. A result that is no JSON
         object is kept as ``{"result": ...}``; one that the ledger can't keep is replaced by a note, with a warning
@@ -87,19 +102,24 @@ class HoldingVerbs(WorkVerbs):
 
         It begins with a heartbeat: a claim that has been lost already raises `LeaseLost`, and one that
         the ledger can't be asked about for the time of a lease what is in the way; the block is not run.
-        Whoever has just claimed it saves that by saying `since` when, by the loop's `time()` before the
-        call.
         """
-        seconds = arguments.check_lease(lease)
-        record_id = arguments.check_id(arguments.check_claim(claim).record.id, "record_id")
+        check(arguments.CLAIM, claim, "claim")
+        async with self._hold(claim, lease_of(claim, lease), None) as execution:
+            yield execution
+
+    @asynccontextmanager
+    async def _hold(
+        self, claim: Claim, seconds: float, since: float | None
+    ) -> AsyncGenerator[Execution]:
+        """As `holding`; `since`: when it was claimed by the loop's clock, which saves the first heartbeat."""
         clock = asyncio.get_running_loop().time
         if since is None or clock() - since > seconds / BEATS:
             try:
-                since = await self._confirmed(record_id, seconds)
+                since = await self._confirmed(claim.record.id, seconds)
             except asyncio.CancelledError:
                 await finish(self._give_back([claim]))
                 raise
-        async with self._held(claim, record_id, seconds, since) as execution:
+        async with self._held(claim, claim.record.id, seconds, since) as execution:
             yield execution
 
     @asynccontextmanager
@@ -251,3 +271,11 @@ class HoldingVerbs(WorkVerbs):
                     break
                 raise
             await pause(attempt, first=0.05)
+
+
+def hold(
+    ledger: HoldingVerbs, claim: Claim, lease: timedelta, since: float
+) -> AbstractAsyncContextManager[Execution]:
+    """As `holding`, for who asked for the claim at the time `since` of the event loop: no heartbeat confirms it."""
+    seconds = check(arguments.LEASE, lease, "lease")
+    return ledger._hold(claim, seconds, since)  # pyright: ignore[reportPrivateUsage]

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, TypeAlias
 
-from operator_core.actions.types import ActionProposal, ActionStatus, ProposalRequest
+from operator_core.actions.types import ActionStatus, ProposalRequest, StoredProposal
 from operator_core.db.ledger import proposals, queries
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check, check_proposal
 from operator_core.db.verbs.base import Verbs
 
 __all__ = ["ProposalVerbs", "Statuses"]
@@ -31,7 +32,7 @@ class ProposalVerbs(Verbs):
         proposed_by: str | None = None,
         idempotency_key: str | None = None,
         actor: str | None = None,
-    ) -> ActionProposal:
+    ) -> StoredProposal:
         """Writes a proposal down and returns it with its id and the database's times.
 
         `proposal` is a `ProposalRequest`, which `proposed_by` (by default whom the call or the ledger names as
@@ -45,9 +46,9 @@ class ProposalVerbs(Verbs):
         content is what is proposed and by whom; not why, which a model words anew each time, not when, and not in which
         status.
         """
-        key = arguments.check_key(idempotency_key)
+        key = check(arguments.NAME, idempotency_key, "idempotency_key")
         new = self._new(actor)
-        new.add(arguments.check_proposal(proposal, "proposal", self._who(actor), proposed_by))
+        new.add(check_proposal(proposal, "proposal", self._who(actor), proposed_by))
         if key is None:
             return (await self._create(new))[0]
         return await self._units.write(proposals.creation_once(new, key))
@@ -58,13 +59,13 @@ class ProposalVerbs(Verbs):
         *,
         proposed_by: str | None = None,
         actor: str | None = None,
-    ) -> list[ActionProposal]:
+    ) -> list[StoredProposal]:
         """Writes all of them down, in order, or none; takes and raises what `create_proposal` does."""
-        arguments.check_iterable(proposals_, "proposals")
+        check(arguments.COLLECTION, proposals_, "proposals")
         new, who = self._new(actor), self._who(actor)
         for index, proposal in enumerate(proposals_):
             at = f"proposals[{index}]"
-            new.add(arguments.check_proposal(proposal, at, who, proposed_by))
+            new.add(check_proposal(proposal, at, who, proposed_by))
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
         return await self._create(new)
@@ -72,12 +73,12 @@ class ProposalVerbs(Verbs):
     def _new(self, actor: str | None) -> proposals.NewProposals:
         return proposals.NewProposals(self._who(actor), self._max_json_bytes)
 
-    async def _create(self, new: proposals.NewProposals) -> list[ActionProposal]:
+    async def _create(self, new: proposals.NewProposals) -> list[StoredProposal]:
         return await self._units.write(proposals.creation(new))
 
-    async def get_proposal(self, proposal_id: int | None) -> ActionProposal | None:
+    async def get_proposal(self, proposal_id: int) -> StoredProposal | None:
         """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
-        known = arguments.check_id(proposal_id, "proposal_id")
+        known = check(arguments.ID, proposal_id, "proposal_id")
         return await self._units.read(queries.read_proposal(known))
 
     async def list_proposals(
@@ -89,18 +90,18 @@ class ProposalVerbs(Verbs):
         proposed_by: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-    ) -> Listing[ActionProposal]:
+    ) -> Listing[StoredProposal]:
         """The proposals that fit every given filter, newest first.
 
         `status` takes one or several. For the next page, pass the last id as `before`. Rows that
         can't be read are left out, logged, and reported in the list's `corrupt`.
         """
         filters: dict[str, Any] = {
-            "action_name": arguments.check_name(action_name, "action_name"),
-            "ticket_id": arguments.check_optional_id(ticket_id, "ticket_id"),
-            "proposed_by": arguments.check_name(proposed_by, "proposed_by"),
-            "before": arguments.check_optional_id(before, "before"),
-            "limit": arguments.check_limit(limit),
+            "action_name": check(arguments.NAME, action_name, "action_name"),
+            "ticket_id": check(arguments.OPTIONAL_ID, ticket_id, "ticket_id"),
+            "proposed_by": check(arguments.NAME, proposed_by, "proposed_by"),
+            "before": check(arguments.OPTIONAL_ID, before, "before"),
+            "limit": check(arguments.POSITION, limit, "limit"),
         }
         wanted = _statuses(status)
         if wanted is not None and not wanted:
@@ -117,7 +118,7 @@ class ProposalVerbs(Verbs):
         ticket_id: int | None = None,
         proposed_by: str | None = None,
         before: int | None = None,
-    ) -> AsyncIterator[ActionProposal]:
+    ) -> AsyncIterator[StoredProposal]:
         """As `list_proposals`, a page at a time, so that memory stays the same however many there are.
 
         Between pages others may write: what is proposed meanwhile does not appear, and a status
@@ -137,9 +138,7 @@ class ProposalVerbs(Verbs):
                 yield proposal
             if len(page) + len(page.corrupt) < _PAGE:
                 return
-            before = min(
-                [*(each.id or 0 for each in page[-1:]), *(each.id for each in page.corrupt)]
-            )
+            before = min([*(each.id for each in page[-1:]), *(each.id for each in page.corrupt)])
 
     async def count_proposals(self) -> dict[ActionStatus, int]:
         """How many proposals stand in each status; every status has a key."""
@@ -150,7 +149,8 @@ def _statuses(status: Statuses) -> frozenset[ActionStatus] | None:
     if status is None:
         return None
     if isinstance(status, str):
-        return frozenset({arguments.check_status(status)})
+        return frozenset({check(arguments.STATUS, status, "status")})
     return frozenset(
-        arguments.check_status(each) for each in arguments.check_iterable(status, "status")
+        check(arguments.STATUS, each, "status")
+        for each in check(arguments.COLLECTION, status, "status")
     )

@@ -6,12 +6,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionRecord
+from operator_core.actions.types import ActionRecord, StoredRecord
 from operator_core.db.ledger import executions, records
 from operator_core.db.sql.base import encode_json
 from operator_core.db.sql.rows import Listing
 from operator_core.db.sql.unit import SingleStatement
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 
 __all__ = ["RecordVerbs", "prepare_result"]
@@ -22,51 +23,55 @@ class RecordVerbs(Verbs):
 
     async def create_record(
         self, record: ActionRecord, *, actor: str | None = None
-    ) -> ActionRecord:
+    ) -> StoredRecord:
         """Writes down that an execution started, and returns the record with its id.
 
         It has no lease: if nobody ends it, `recover_expired(older_than=...)` does. `claim` makes one that has. Raises
         `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended, `InvalidValue` for a record
         that has an id, or that has part of an outcome and no `success`.
         """
-        arguments.check_model(record, ActionRecord, "record")
+        check(arguments.instance_of(ActionRecord), record, "record")
         values = prepare_record(record, actor=self._who(actor), max_json_bytes=self._max_json_bytes)
         return await self._units.write(
             SingleStatement(lambda conn: records.create_record(conn, values))
         )
 
-    async def get_record(self, record_id: int | None) -> ActionRecord | None:
+    async def get_record(self, record_id: int) -> StoredRecord | None:
         """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
-        known = arguments.check_id(record_id, "record_id")
+        known = check(arguments.ID, record_id, "record_id")
         return await self._units.read(lambda conn: records.get_record(conn, known))
 
-    async def get_records_for_proposal(self, proposal_id: int | None) -> Listing[ActionRecord]:
+    async def get_records_for_proposal(self, proposal_id: int) -> Listing[StoredRecord]:
         """The executions of a proposal, oldest first; none for an unknown one."""
-        known = arguments.check_id(proposal_id, "proposal_id")
+        known = check(arguments.ID, proposal_id, "proposal_id")
         return await self._units.read(lambda conn: records.get_records_for_proposal(conn, known))
 
     async def update_record(
         self,
-        record_id: int | None,
+        record_id: int,
         success: bool,
         error_message: str | None = None,
         result_data: dict[str, Any] | BaseModel | None = None,
         *,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> None:
         """Ends an execution now. The outcome is final: ending it again raises `Conflict`.
 
         The proposal of a claimed one moves with it, as by `complete` and `fail`; that of a record which was made by
         hand is moved by hand. Raises `NotFound` for an unknown record.
         """
-        known = arguments.check_id(record_id, "record_id")
+        known = check(arguments.ID, record_id, "record_id")
         ending = executions.Ending(
             known,
             prepare_result(result_data, self._max_json_bytes),
-            arguments.check_message(error_message),
+            check(arguments.OPTIONAL_ERROR_MESSAGE, error_message, "error_message"),
         )
         manner = executions.Manner(
-            arguments.check_flag(success, "success"), self._who(actor), leased=True
+            check(arguments.FLAG, success, "success"),
+            self._who(actor),
+            check(arguments.REASON, reason, "reason"),
+            leased=True,
         )
         if not await self._units.write(executions.end([ending], manner)):
             raise await self._units.read(lambda conn: executions.why_not_ended(conn, known))
@@ -84,7 +89,7 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
     if record.lease_expires_at is not None or record.outcome_unknown:
         raise InvalidValue("lease_expires_at", "and outcome_unknown are given by `claim` alone")
     if record.worker is not None:
-        arguments.check_actor(record.worker, "worker")
+        check(arguments.ACTOR, record.worker, "worker")
     if record.success is None:
         for path in ("completed_at", "error_message", "result_data"):
             if getattr(record, path) is not None:
@@ -106,7 +111,7 @@ def prepare_result(
     result_data: Mapping[str, Any] | BaseModel | None, max_json_bytes: int
 ) -> str | None:
     """The JSON text of a result, or None; raises `InvalidValue`."""
-    return _encode(arguments.check_json(result_data, "result_data"), max_json_bytes)
+    return _encode(check(arguments.JSON, result_data, "result_data"), max_json_bytes)
 
 
 def _encode(checked: dict[str, Any] | None, max_json_bytes: int) -> str | None:

@@ -6,6 +6,7 @@ from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.status import Move, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 
 __all__ = ["StatusVerbs"]
@@ -16,7 +17,7 @@ class StatusVerbs(Verbs):
 
     async def update_proposal_status(
         self,
-        proposal_id: int | None,
+        proposal_id: int,
         status: ActionStatus,
         *,
         actor: str | None = None,
@@ -31,11 +32,11 @@ class StatusVerbs(Verbs):
         changed since.
         """
         move = Move(
-            arguments.check_id(proposal_id, "proposal_id"),
-            arguments.check_status(status),
+            check(arguments.ID, proposal_id, "proposal_id"),
+            check(arguments.STATUS, status, "status"),
             self._who(actor),
-            arguments.check_reason(reason),
-            arguments.check_version(expected_version),
+            check(arguments.REASON, reason, "reason"),
+            check(arguments.OPTIONAL_ID, expected_version, "expected_version"),
         )
         await self._units.write(move_proposal(move))
 
@@ -47,13 +48,13 @@ class StatusVerbs(Verbs):
         What has failed and would be run again is not, and does not count. What is executing goes on: only its
         worker can stop it. What the database refuses to change is logged, and is in the way of nothing else.
         """
-        stop = Stop(actor=self._who(actor), reason=arguments.check_reason(reason))
+        stop = Stop(actor=self._who(actor), reason=check(arguments.REASON, reason, "reason"))
         return await self._write_what_can_be(
             cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
 
     async def retry(
-        self, proposal_id: int | None, *, actor: str | None = None, reason: str | None = None
+        self, proposal_id: int, *, actor: str | None = None, reason: str | None = None
     ) -> None:
         """Puts a failed proposal back among those that are claimed, now, by somebody's decision.
 
@@ -61,10 +62,10 @@ class StatusVerbs(Verbs):
         Raises `NotFound`, or `InvalidTransition` for one that has not failed.
         """
         move = Move(
-            arguments.check_id(proposal_id, "proposal_id"),
+            check(arguments.ID, proposal_id, "proposal_id"),
             ActionStatus.VALIDATED,
             self._who(actor),
-            arguments.check_reason(reason),
+            check(arguments.REASON, reason, "reason"),
             source=ActionStatus.FAILED,
         )
         await self._units.write(move_proposal(move))

@@ -5,8 +5,8 @@ from functools import partial
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.types import (
-    ActionProposal,
     ProposalRequest,
+    StoredProposal,
     Workflow,
     WorkflowProposal,
     WorkflowStatus,
@@ -15,6 +15,7 @@ from operator_core.db.ledger import workflows
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check, check_proposal
 from operator_core.db.verbs.base import Verbs
 
 __all__ = ["WorkflowVerbs"]
@@ -31,25 +32,27 @@ class WorkflowVerbs(Verbs):
         after: Mapping[int, int | Collection[int]] | None = None,
         proposed_by: str | None = None,
         actor: str | None = None,
-    ) -> tuple[Workflow, list[ActionProposal]]:
+    ) -> tuple[Workflow, list[StoredProposal]]:
         """Writes a workflow and its actions in one unit; returns both, the actions in the order given.
 
         `after` says by their positions which come after which: ``{2: [0, 1], 3: 2}``; the ledger makes
         `depends_on` of it. Raises `InvalidValue` if that goes round in a circle or there are no actions,
         and as `create_proposal`.
         """
-        arguments.check_model(workflow, WorkflowProposal, "workflow")
-        proposals = arguments.check_many(proposals, "proposals")
+        check(arguments.instance_of(WorkflowProposal), workflow, "workflow")
+        proposals = [*check(arguments.COLLECTION, proposals, "proposals")]
         if not proposals:
             raise InvalidValue("proposals", "must have at least one")
         who = self._who(actor)
         actions = [
-            arguments.check_proposal(proposal, f"proposals[{position}]", who, proposed_by)
+            check_proposal(proposal, f"proposals[{position}]", who, proposed_by)
             for position, proposal in enumerate(proposals)
         ]
         before: dict[int, Collection[int]] = {
-            position: [each] if isinstance(each, int) else arguments.check_many(each, "after")
-            for position, each in arguments.check_mapping(after or {}, "after").items()
+            position: [each]
+            if isinstance(each, int)
+            else [*check(arguments.COLLECTION, each, "after")]
+            for position, each in check(arguments.MAPPING, after or {}, "after").items()
         }
         # Before any SQL runs.
         workflows.in_order(len(actions), before)
@@ -67,32 +70,34 @@ class WorkflowVerbs(Verbs):
             )
         )
 
-    async def get_workflow(self, workflow_id: int | None) -> Workflow | None:
+    async def get_workflow(self, workflow_id: int) -> Workflow | None:
         """The workflow, or None."""
-        known = arguments.check_id(workflow_id, "workflow_id")
+        known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.get_workflow(conn, known))
 
-    async def list_workflow_actions(self, workflow_id: int | None) -> Listing[ActionProposal]:
+    async def list_workflow_actions(self, workflow_id: int) -> Listing[StoredProposal]:
         """Its actions in the order of their ids, none before what it depends on; raises `NotFound`."""
-        known = arguments.check_id(workflow_id, "workflow_id")
+        known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.list_workflow_actions(conn, known))
 
-    async def workflow_status(self, workflow_id: int | None) -> WorkflowStatus:
+    async def workflow_status(self, workflow_id: int) -> WorkflowStatus:
         """How far it is, from the statuses of its actions; raises `NotFound`."""
-        known = arguments.check_id(workflow_id, "workflow_id")
+        known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.workflow_status(conn, known))
 
     async def cancel_workflow(
-        self, workflow_id: int | None, *, actor: str | None = None, reason: str | None = None
+        self, workflow_id: int, *, actor: str | None = None, reason: str | None = None
     ) -> int:
         """Cancels those of its actions that nobody has started, and says how many.
 
         What has failed and would be run again is not, and does not count. What is executing goes on.
         Raises `NotFound`.
         """
-        known = arguments.check_id(workflow_id, "workflow_id")
+        known = check(arguments.ID, workflow_id, "workflow_id")
         stop = Stop(
-            actor=self._who(actor), reason=arguments.check_reason(reason), workflow_id=known
+            actor=self._who(actor),
+            reason=check(arguments.REASON, reason, "reason"),
+            workflow_id=known,
         )
         await self._units.read(lambda conn: workflows.require_workflow(conn, known))
         return await self._write_what_can_be(
