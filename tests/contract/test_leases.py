@@ -91,6 +91,17 @@ async def test_a_claim_knows_its_lease(db: ActionDB, lease: timedelta) -> None:
     assert Claim(claim.proposal, by_hand).lease is None
 
 
+async def test_an_execution_by_hand_that_has_ended_has_no_lease_to_extend(db: ActionDB) -> None:
+    made = await db.create_proposal(proposal(status=S.VALIDATED))
+    await db.update_proposal_status(made.id, S.EXECUTING)
+    record = await db.create_record(ActionRecord(proposal_id=made.id))
+    await db.update_record(record.id, True)
+    # The proposal is moved by hand, too, and still executing.
+    with pytest.raises(LeaseLost) as caught:
+        await db.heartbeat(record.id)
+    assert caught.value.cause == "ended"
+
+
 async def test_many_that_fail_keep_their_results(db: ActionDB) -> None:
     first, second = await begin(db, 2)
     errors = {first.record.id: "no leader", second.record.id: "no quorum"}

@@ -44,7 +44,9 @@ async def test_what_is_said_comes_back(db: ActionDB) -> None:
     assert (plain.depends_on, plain.wait_on_failure) == ((), False)
 
 
-async def test_it_is_claimable_when_all_is_completed(db: ActionDB) -> None:
+async def test_it_is_claimable_when_all_is_completed(
+    db: ActionDB, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = await validated(db), await validated(db)
     last = await validated(db, depends_on=[first, second], priority=100)
     records = await claimed(db)
@@ -53,6 +55,8 @@ async def test_it_is_claimable_when_all_is_completed(db: ActionDB) -> None:
     assert await claimed(db) == {}
     await db.complete(records[second])
     assert set(await claimed(db)) == {last}
+    # A claim does not try what the schema would refuse.
+    assert caplog.text == ""
 
 
 async def test_what_waits_is_in_nobodys_way(db: ActionDB) -> None:

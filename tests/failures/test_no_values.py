@@ -2,11 +2,13 @@
 
 import logging
 import sqlite3
+import subprocess
+import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import text
@@ -154,3 +156,25 @@ async def test_planted_the_engines_own_error_shows_them(tmp_path: Path) -> None:
                 {"reason": SECRET},
             )
     await engine.dispose()
+
+
+LOGGED: Final = """
+import asyncio, logging, sys
+logging.basicConfig()
+logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)
+from operator_core.actions import ActionProposal
+from operator_core.db import ActionDB
+
+async def main():
+    async with ActionDB(sys.argv[1]) as db:
+        await db.create_proposal(ActionProposal(action_name="a", reason=sys.argv[2]))
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_logs_every_statement_logs_no_values(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOGGED, str(tmp_path / "ledger.db"), SECRET]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "INSERT INTO action_proposals" in done.stderr
+    assert SECRET not in done.stdout + done.stderr

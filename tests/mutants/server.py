@@ -98,8 +98,8 @@ MUTANTS: Final = (
     Mutant(
         name="transactions-at-another-level",
         file=_DB + "postgresql/runner.py",
-        old="engine.execution_options(isolation_level=_WHOLE)",
-        new='engine.execution_options(isolation_level="SERIALIZABLE")',
+        old='_WHOLE: Final[IsolationLevel] = "READ COMMITTED"',
+        new='_WHOLE: Final[IsolationLevel] = "SERIALIZABLE"',
         tests=(_SERVER + "test_a_database_with_another_level_by_default_is_as_good",),
         why="Units conflict with each other, and cascades are refused.",
     ),

@@ -141,8 +141,11 @@ MUTANTS: Final = (
         file=_DB + "sqlite/engine.py",
         old="hide_parameters=True)",
         new="hide_parameters=False)",
-        tests=(_CONTRACT + "test_errors_hold_no_values.py",),
-        why="A traceback shows the parameters of a proposal.",
+        tests=(
+            _FAILURES
+            + "test_no_values.py::test_a_program_that_logs_every_statement_logs_no_values",
+        ),
+        why="A program that logs SQLAlchemy's statements logs the content of proposals.",
     ),
     Mutant(
         name="call-from-inside-its-transaction",

@@ -167,7 +167,10 @@ MUTANTS: Final = (
         file=_DB + "ledger/executions.py",
         old="            _R.completed_at.is_(None),\n            select(_P.id)",
         new="            select(_P.id)",
-        tests=(_CONTRACT + "test_leases.py",),
+        tests=(
+            _CONTRACT
+            + "test_leases.py::test_an_execution_by_hand_that_has_ended_has_no_lease_to_extend",
+        ),
         why="A heartbeat for an execution that has ended is no LeaseLost.",
     ),
     Mutant(
