@@ -136,6 +136,16 @@ async def test_an_unknown_outcome_is_a_failure_for_what_depends_on_it(db: Action
 
 
 @pytest.mark.parametrize("way", ["kill switch", "its workflow is cancelled", "raw SQL"])
+async def test_a_retry_that_raw_sql_calls_off_cancels_what_waits(db: ActionDB, raw: RawSQL) -> None:
+    needed = await validated(db, max_retries=1, retry_delay=3600)
+    waiting = await validated(db, depends_on=[needed])
+    await db.fail((await claimed(db))[needed], "no leader")
+    await raw("UPDATE action_proposals SET next_retry_at = NULL WHERE id = ?", needed)
+    ended = await db.get_proposal(waiting)
+    assert ended is not None
+    assert ended.status is ActionStatus.CANCELLED
+
+
 async def test_a_retry_that_is_called_off_cancels_what_waits_elsewhere(
     db: ActionDB, raw: RawSQL, way: str
 ) -> None:
