@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -15,6 +16,7 @@ from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
 from operator_core.db.ledger import recovery
 from operator_core.db.verbs import history
+from tests import servers
 from tests.clocks import LoopClock, loop_clock
 from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
 
@@ -46,6 +48,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    # The workers find it in their environment.
+    stack.enter_context(servers.prepared())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One more than there are cores: the tests wait for servers and processes for much of their time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(3, (os.cpu_count() or 1) + 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "load":  # somebody wants it otherwise
+        return None
+    from tests.distribution import ByWhatTheyShare
+
+    return ByWhatTheyShare(config, log)
+
+
 def _backends(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := set(names) - set(BACKENDS):
@@ -62,6 +88,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
     items[:] = filter(is_chosen, items)
+    if hasattr(config, "workerinput"):
+        from tests.distribution import place
+
+        items.sort(key=place)
 
 
 @pytest.hookimpl(hookwrapper=True)
