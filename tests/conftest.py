@@ -29,6 +29,8 @@ ON_SQLITE = ("memory", "file", "engine")
 ON_SERVER = ("postgresql", "psycopg", "server engine")
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
+TWO_BACKENDS = ("memory", "postgresql")
+"""Enough for what the facade checks itself, before or after any database has to do with it."""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -45,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=BACKENDS,
         metavar="NAME,...",
         help="run the tests that take a backend on these only: " + ", ".join(BACKENDS),
+    )
+    parser.addoption(
+        "--all-backends",
+        action="store_true",
+        help="run those too on every backend that need two: " + ", ".join(TWO_BACKENDS),
     )
 
 
@@ -81,10 +88,12 @@ def _backends(text: str) -> tuple[str, ...]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backends")
+    few = [name for name in chosen if name in TWO_BACKENDS] or chosen
 
     def is_chosen(item: pytest.Item) -> bool:
         call = getattr(item, "callspec", None)
-        return call is None or call.params.get("backend", chosen[0]) in chosen
+        every = config.getoption("--all-backends") or not item.get_closest_marker("two_backends")
+        return call is None or call.params.get("backend", few[0]) in (chosen if every else few)
 
     config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
     items[:] = filter(is_chosen, items)

@@ -18,6 +18,7 @@ from operator_core.cli.checkup import check_up
 from operator_core.cli.findings import Finding
 from operator_core.db import ActionDB
 from operator_core.db.migrate import URL_VARIABLE
+from tests import warm
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "operator-core"
 
@@ -53,7 +54,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 @pytest.fixture
 def program() -> Program:
-    """Runs ``operator-core`` as users do."""
+    """Runs ``operator-core`` in a process of its own, which starts warm."""
+
+    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return warm.run("operator-core", *map(str, arguments), timeout=60, **options)
+
+    return run
+
+
+@pytest.fixture
+def installed_program() -> Program:
+    """Runs ``operator-core`` as users do: the installed script, by an interpreter of its own."""
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [str(PROGRAM), *map(str, arguments)]

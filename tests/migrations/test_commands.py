@@ -142,7 +142,9 @@ def test_the_offline_downgrade_undoes_the_offline_upgrade(tmp_path: Path) -> Non
     path = tmp_path / "offline.db"
     with opened(path) as connection:
         connection.executescript(real_alembic(None, "upgrade", "head", "--sql").stdout)
-        connection.executescript(real_alembic(None, "downgrade", f"{migrate.HEAD}:base", "--sql").stdout)
+        connection.executescript(
+            real_alembic(None, "downgrade", f"{migrate.HEAD}:base", "--sql").stdout
+        )
     assert {row[2] for row in catalogue(path)} <= {
         "operator_core_alembic_version",
         "sqlite_sequence",
