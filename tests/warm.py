@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 _PROGRAMS: Final = {
     "alembic": "alembic.config:main",
@@ -57,13 +57,17 @@ def run(
     cwd: Path | str | None = None,
     env: Mapping[str, str] | None = None,
     input: str | None = None,
+    stdout: int | None = None,
     timeout: float,
 ) -> Completed:
-    """What `subprocess.run` gives back of the program, its output captured as text."""
+    """What `subprocess.run` gives back of the program, its output captured as text.
+
+    `stdout`: what it prints to instead.
+    """
     with (
         tempfile.TemporaryFile() as stdin,
-        tempfile.TemporaryFile() as stdout,
-        tempfile.TemporaryFile() as stderr,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
     ):
         stdin.write((input or "").encode())
         stdin.seek(0)
@@ -74,21 +78,21 @@ def run(
                 "cwd": str(cwd or Path.cwd()),
                 "env": dict(os.environ if env is None else env),
             },
-            (stdin, stdout, stderr),
+            (stdin.fileno(), out.fileno() if stdout is None else stdout, err.fileno()),
             timeout,
         )
         said: list[str] = []
-        for stream in (stdout, stderr):
+        for stream in (out, err):
             stream.seek(0)
             said.append(stream.read().decode())
     return Completed([program, *arguments], status, *said)
 
 
-def _run(request: Mapping[str, Any], streams: tuple[IO[bytes], ...], timeout: float) -> int:
+def _run(request: Mapping[str, Any], streams: tuple[int, int, int], timeout: float) -> int:
     ended, tell = os.pipe()
     with open(ended, "rb", buffering=0) as news:
         try:
-            fds = [*(stream.fileno() for stream in streams), tell]
+            fds = [*streams, tell]
             with _lock:
                 mother = _mother()
                 line = json.dumps(request).encode() + b"\n"
