@@ -9,6 +9,8 @@ import atexit
 import gc
 import json
 import os
+import random
+import runpy
 import select
 import signal
 import socket
@@ -17,11 +19,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 _PROGRAMS: Final = {
     "alembic": "alembic.config:main",
@@ -51,6 +53,99 @@ _mothers: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
 """By the process that started each: a forked one has to start its own."""
 
 
+class Child:
+    """A running program, as far as tests need what `subprocess.Popen` has; its pipes buffer nothing."""
+
+    def __init__(
+        self,
+        request: Mapping[str, Any],
+        streams: tuple[int, int, int],
+        ours: tuple[int, int] | None,
+    ) -> None:
+        self.args = [request["program"], *request["arguments"]]
+        self.returncode: int | None = None
+        self.stdin, self.stdout = None, None
+        if ours is not None:
+            self.stdin, self.stdout = (
+                os.fdopen(ours[0], "wb", buffering=0),
+                os.fdopen(ours[1], "rb", buffering=0),
+            )
+        ended, tell = os.pipe()
+        self._news = os.fdopen(ended, "rb", buffering=0)
+        self._told = b""
+        try:
+            with _lock:
+                mother = _mother()
+                line = json.dumps(request).encode() + b"\n"
+                sent = socket.send_fds(mother, [line], [*streams, tell])
+                mother.sendall(line[sent:])
+        finally:
+            os.close(tell)
+        while b" " not in self._told:
+            self._told += self._news.read(1) or b"? "
+        self.pid = int(self._told)
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            self._await(self._news, deadline, timeout)
+            if more := self._news.read(100):
+                self._told += more
+                continue
+            self._news.close()
+            self.returncode = int(self._told.split()[1])
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, None]:
+        """Ends its input, and gives back what it printed that nobody has read."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        printed = b""
+        assert self.stdin is not None
+        assert self.stdout is not None
+        self.stdin.close()
+        while not self.stdout.closed:
+            self._await(self.stdout, deadline, timeout)
+            if more := self.stdout.read(1 << 16):
+                printed += more
+            else:
+                self.stdout.close()
+        self.wait(None if deadline is None else max(0, deadline - time.monotonic()))
+        return printed, None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _await(self, stream: IO[bytes], deadline: float | None, timeout: float | None) -> None:
+        left = None if deadline is None else max(0, deadline - time.monotonic())
+        if not select.select([stream], [], [], left)[0]:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+
+
+def start(script: Path, *arguments: str, env: Mapping[str, str]) -> Child:
+    """Runs a script, with pipes to and from it."""
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    try:
+        return Child(
+            _request(str(script), arguments, None, env),
+            (theirs_in, theirs_out, 2),
+            (ours_in, ours_out),
+        )
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+
+
 def run(
     program: str,
     *arguments: str,
@@ -71,45 +166,33 @@ def run(
     ):
         stdin.write((input or "").encode())
         stdin.seek(0)
-        status = _run(
-            {
-                "program": program,
-                "arguments": arguments,
-                "cwd": str(cwd or Path.cwd()),
-                "env": dict(os.environ if env is None else env),
-            },
-            (stdin.fileno(), out.fileno() if stdout is None else stdout, err.fileno()),
-            timeout,
-        )
+        streams = (stdin.fileno(), out.fileno() if stdout is None else stdout, err.fileno())
+        child = Child(_request(program, arguments, cwd, env), streams, None)
+        try:
+            status = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise
         said: list[str] = []
         for stream in (out, err):
             stream.seek(0)
             said.append(stream.read().decode())
-    return Completed([program, *arguments], status, *said)
+    return Completed(child.args, status, *said)
 
 
-def _run(request: Mapping[str, Any], streams: tuple[int, int, int], timeout: float) -> int:
-    ended, tell = os.pipe()
-    with open(ended, "rb", buffering=0) as news:
-        try:
-            fds = [*streams, tell]
-            with _lock:
-                mother = _mother()
-                line = json.dumps(request).encode() + b"\n"
-                sent = socket.send_fds(mother, [line], fds)
-                mother.sendall(line[sent:])
-        finally:
-            os.close(tell)
-        deadline, told = time.monotonic() + timeout, b""
-        while select.select([news], [], [], max(0, deadline - time.monotonic()))[0]:
-            if not (more := news.read(100)):
-                pid, status = told.split()
-                return int(status)
-            told += more
-        pid = int(told.split()[0])
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        raise subprocess.TimeoutExpired([request["program"], *request["arguments"]], timeout)
+def _request(
+    program: str,
+    arguments: Sequence[str],
+    cwd: Path | str | None,
+    env: Mapping[str, str] | None,
+) -> Mapping[str, Any]:
+    return {
+        "program": program,
+        "arguments": arguments,
+        "cwd": str(cwd or Path.cwd()),
+        "env": dict(os.environ if env is None else env),
+    }
 
 
 def _mother() -> socket.socket:
@@ -170,10 +253,17 @@ def _start(request: Mapping[str, Any], fds: list[int]) -> Callable[[], Any]:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
-    sys.argv = [request["program"], *request["arguments"]]
+    # Two of them throw no dice alike.
+    random.seed()
+    program = request["program"]
+    sys.argv = [program, *request["arguments"]]
+    if program not in _PROGRAMS:
+        sys.path[0] = str(Path(program).parent)
+        sys.path[1:1] = request["env"]["PYTHONPATH"].split(os.pathsep)
+        return lambda: runpy.run_path(program, run_name="__main__") and None
     # As for what is started by `python -m`.
     sys.path[0] = request["cwd"]
-    module, _, name = _PROGRAMS[request["program"]].partition(":")
+    module, _, name = _PROGRAMS[program].partition(":")
     return getattr(import_module(module), name)
 
 
