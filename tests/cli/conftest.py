@@ -22,6 +22,9 @@ from tests import warm
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "operator-core"
 
+PATIENCE = 100.0
+"""Seconds after which a program that does not end is given up, on a machine however busy."""
+
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Invoke = Callable[..., Result]
 
@@ -57,7 +60,7 @@ def program() -> Program:
     """Runs ``operator-core`` in a process of its own, which starts warm."""
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        return warm.run("operator-core", *map(str, arguments), timeout=60, **options)
+        return warm.run("operator-core", *map(str, arguments), timeout=PATIENCE, **options)
 
     return run
 
@@ -69,7 +72,7 @@ def installed_program() -> Program:
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [str(PROGRAM), *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, encoding="utf-8", timeout=60, check=False, **options
+            command, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False, **options
         )
 
     return run
