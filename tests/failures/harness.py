@@ -19,6 +19,7 @@ Child: TypeAlias = "subprocess.Popen[bytes] | warm.Child"
 
 _WARM: Final = {
     "claimant.py",
+    "clocked_worker.py",
     "contender.py",
     "event_writer.py",
     "mortal_worker.py",
@@ -116,9 +117,9 @@ def lost(path: Path, acknowledged: Iterable[str]) -> set[str]:
 def start(program: str, *arguments: object, **options: Any) -> Child:
     """Runs one of `programs` in a process of its own, with pipes to and from it."""
     path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
-    alike = program in _WARM and not options
-    environment = {**os.environ, **options.pop("environment", {}), "PYTHONPATH": path}
-    if alike:
+    own = options.pop("environment", {})
+    environment = {**os.environ, **own, "PYTHONPATH": path}
+    if program in _WARM and not own and not options:
         return warm.start(HERE / "programs" / program, *map(str, arguments), env=environment)
     return subprocess.Popen(
         [sys.executable, str(HERE / "programs" / program), *map(str, arguments)],
