@@ -76,6 +76,20 @@ def test_upgrading_twice_changes_nothing(copy: Copy) -> None:
     assert version(path) == [migrate.HEAD]
 
 
+def test_going_down_and_what_is_not_allowed_are_commands_too(copy: Copy) -> None:
+    path = copy("down.db")
+    real_alembic(path, "downgrade", migrate.REVISIONS[-2])
+    assert version(path) == [migrate.REVISIONS[-2]]
+    with opened(path) as connection:
+        connection.execute(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
+            "VALUES ('a', '{}', 'r', '2026-01-01 00:00:00.000000')"
+        )
+    complaint = real_alembic(path, "downgrade", "0001", fails=True).stderr
+    assert "WouldLoseData" in complaint
+    assert version(path) == [migrate.REVISIONS[-2]]
+
+
 def test_the_url_comes_from_x_then_the_variable_then_the_settings(tmp_path: Path) -> None:
     x, variable, settings = (tmp_path / name for name in ("x.db", "variable.db", "ledger.db"))
     tree = copy_of_tree(tmp_path)
