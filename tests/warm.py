@@ -153,11 +153,12 @@ def run(
     env: Mapping[str, str] | None = None,
     input: str | None = None,
     stdout: int | None = None,
+    user: int | None = None,
     timeout: float,
 ) -> Completed:
     """What `subprocess.run` gives back of the program, its output captured as text.
 
-    `stdout`: what it prints to instead.
+    `stdout`: what it prints to instead. `user`: as whom it runs, and in which group.
     """
     with (
         tempfile.TemporaryFile() as stdin,
@@ -167,7 +168,7 @@ def run(
         stdin.write((input or "").encode())
         stdin.seek(0)
         streams = (stdin.fileno(), out.fileno() if stdout is None else stdout, err.fileno())
-        child = Child(_request(program, arguments, cwd, env), streams, None)
+        child = Child({**_request(program, arguments, cwd, env), "user": user}, streams, None)
         try:
             status = child.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -253,6 +254,9 @@ def _start(request: Mapping[str, Any], fds: list[int]) -> Callable[[], Any]:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    if (user := request.get("user")) is not None:
+        os.setgid(user)
+        os.setuid(user)
     # Two of them throw no dice alike.
     random.seed()
     program = request["program"]
