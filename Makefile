@@ -26,10 +26,10 @@ demo: $(VENV)/installed ## replay a dozen tool calls into a new ledger and show 
 	$(BIN)/operator-core actions replay examples/tool_calls.jsonl --db-path demo.db
 
 test: $(VENV)/installed ## run the tests, short forms of the soaks included
-	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "not soak" --numprocesses auto
 
 coverage: $(VENV)/installed ## run the tests and say which lines they don't reach; takes twice as long
-	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --cov --cov-report=term:skip-covered
 
 soak: $(VENV)/installed ## run the long tests: hundreds of kills, thousands of cancellations
 	$(BIN)/python -m pytest -m soak --timeout=3600 -s

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -15,6 +16,7 @@ from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
 from operator_core.db.ledger import recovery
 from operator_core.db.verbs import history
+from tests import servers
 from tests.clocks import LoopClock, loop_clock
 from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
 
@@ -27,6 +29,8 @@ ON_SQLITE = ("memory", "file", "engine")
 ON_SERVER = ("postgresql", "psycopg", "server engine")
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
+TWO_BACKENDS = ("memory", "postgresql")
+"""Enough for what the facade checks itself, before or after any database has to do with it."""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -44,6 +48,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME,...",
         help="run the tests that take a backend on these only: " + ", ".join(BACKENDS),
     )
+    parser.addoption(
+        "--all-backends",
+        action="store_true",
+        help="run those too on every backend that need two: " + ", ".join(TWO_BACKENDS),
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    # The workers find it in their environment.
+    stack.enter_context(servers.prepared())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One more than there are cores: the tests wait for servers and processes for much of their time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(3, (os.cpu_count() or 1) + 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "load":  # somebody wants it otherwise
+        return None
+    from tests.distribution import ByWhatTheyShare
+
+    return ByWhatTheyShare(config, log)
 
 
 def _backends(text: str) -> tuple[str, ...]:
@@ -55,13 +88,19 @@ def _backends(text: str) -> tuple[str, ...]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backends")
+    few = [name for name in chosen if name in TWO_BACKENDS] or chosen
 
     def is_chosen(item: pytest.Item) -> bool:
         call = getattr(item, "callspec", None)
-        return call is None or call.params.get("backend", chosen[0]) in chosen
+        every = config.getoption("--all-backends") or not item.get_closest_marker("two_backends")
+        return call is None or call.params.get("backend", few[0]) in (chosen if every else few)
 
     config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
     items[:] = filter(is_chosen, items)
+    if hasattr(config, "workerinput"):
+        from tests.distribution import place
+
+        items.sort(key=place)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,6 +1,7 @@
 """PostgreSQL and PgBouncer instances of the tests' and benchmarks' own, made from installed programs."""
 
 import atexit
+import fcntl
 import os
 import pwd
 import random
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +34,10 @@ _SETTINGS = {
     # A standby that is stopped for a while finds what it missed.
     "wal_keep_size": "128MB",
 }
+
+PREPARED = "OPERATOR_TEST_PREPARED"
+"""Names a folder in which a cluster is made once, and copied for each server; without it each is made anew."""
+
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 # Below the ports that systems give to outgoing connections (Linux: 32768 up). In that range a client that keeps
@@ -62,16 +68,11 @@ class _Instance:
     log: Path
 
     def __init__(self) -> None:
-        # Not pytest's tmp_path, whose parents only root can enter where the tests run as root, nor /tmp, which may be
-        # memory, where fsync costs nothing.
-        where = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
-        self.folder = Path(tempfile.mkdtemp(prefix="operator-core-server-", dir=where))
+        self.folder = _new_folder("operator-core-server-")
         self.log = self.folder / "log"
         self.port = 0
         self._process: subprocess.Popen[Any] | None = None
         _open[self] = os.getpid()
-        if user := _server_user():
-            os.chown(self.folder, user["user"], user["group"])
 
     def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
@@ -235,9 +236,10 @@ class Server(_Instance):
             raise TimeoutError(f"the standby was not promoted\n{self._log_tail()}")
 
     def _initialise(self, settings: Mapping[str, str]) -> None:
-        # The locale C is on every system, and sorts the same on each.
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        _run(_bindir() / "initdb", "-D", self.data, *options)
+        if folder := os.environ.get(PREPARED):
+            _run("cp", "-a", _prepared(Path(folder)), self.data)
+        else:
+            _make_cluster(self.data)
         with (self.data / "postgresql.conf").open("a") as conf:
             for name, value in settings.items():
                 quoted = value.replace("\\", "\\\\").replace("'", "''")
@@ -365,6 +367,52 @@ def _bindir() -> Path:
         if all((folder / program).is_file() for program in _PROGRAMS):
             return folder
     raise NoServer("no PostgreSQL binaries are installed")
+
+
+def _make_cluster(data: Path) -> None:
+    # The locale C is on every system, and sorts the same on each.
+    options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    _run(_bindir() / "initdb", "-D", data, *options)
+
+
+def _prepared(folder: Path) -> Path:
+    """The cluster that others are copied from, made by whoever needs it first."""
+    cluster = folder / "cluster"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not cluster.exists():
+            made = folder / "making"
+            shutil.rmtree(made, ignore_errors=True)
+            _make_cluster(made)
+            made.rename(cluster)
+    return cluster
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """For this process and those that it starts, servers are copies of one cluster."""
+    if PREPARED in os.environ:
+        yield
+        return
+    folder = _new_folder("operator-core-cluster-")
+    os.environ[PREPARED] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[PREPARED]
+        shutil.rmtree(folder)
+
+
+def _new_folder(prefix: str) -> Path:
+    """One in which a server can be made."""
+    # Not pytest's tmp_path, whose parents only root can enter where the tests run as root, nor /tmp, which may be
+    # memory, where fsync costs nothing.
+    where = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
+    with suppress(NoServer):
+        if user := _server_user():
+            os.chown(folder, user["user"], user["group"])
+    return folder
 
 
 def _number(text: str) -> int:

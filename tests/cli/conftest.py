@@ -18,8 +18,12 @@ from operator_core.cli.checkup import check_up
 from operator_core.cli.findings import Finding
 from operator_core.db import ActionDB
 from operator_core.db.migrate import URL_VARIABLE
+from tests import warm
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "operator-core"
+
+PATIENCE = 100.0
+"""Seconds after which a program that does not end is given up, on a machine however busy."""
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Invoke = Callable[..., Result]
@@ -53,12 +57,22 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 @pytest.fixture
 def program() -> Program:
-    """Runs ``operator-core`` as users do."""
+    """Runs ``operator-core`` in a process of its own, which starts warm."""
+
+    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return warm.run("operator-core", *map(str, arguments), timeout=PATIENCE, **options)
+
+    return run
+
+
+@pytest.fixture
+def installed_program() -> Program:
+    """Runs ``operator-core`` as users do: the installed script, by an interpreter of its own."""
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [str(PROGRAM), *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, encoding="utf-8", timeout=60, check=False, **options
+            command, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False, **options
         )
 
     return run

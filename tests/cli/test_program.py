@@ -14,8 +14,8 @@ from tests.cli.conftest import PROGRAM, Invoke, Program
 CallsFile = Callable[..., Path]
 
 
-def test_it_tells_its_version(program: Program) -> None:
-    told = program("--version")
+def test_it_tells_its_version(installed_program: Program) -> None:
+    told = installed_program("--version")
     assert (told.returncode, told.stdout, told.stderr) == (0, f"operator-core {__version__}\n", "")
 
 
@@ -141,10 +141,10 @@ def test_stray_white_space_is_refused(
 
 
 def test_an_actor_that_the_ledger_refuses_is_one_line(
-    program: Program, calls_file: CallsFile
+    installed_program: Program, calls_file: CallsFile
 ) -> None:
     file = calls_file({"name": "x"})
-    told = program("actions", "replay", file, "--db-path", "x.db", "--actor", " ")
+    told = installed_program("actions", "replay", file, "--db-path", "x.db", "--actor", " ")
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr.startswith("error: x.db: actor: must not be blank")
     assert len(told.stderr.splitlines()) == 1
@@ -179,11 +179,11 @@ def test_a_reader_that_leaves_early_is_no_traceback(
 
 
 def test_letters_that_the_terminal_cant_show_are_escaped(
-    program: Program, calls_file: CallsFile, monkeypatch: pytest.MonkeyPatch
+    installed_program: Program, calls_file: CallsFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     file = calls_file({"name": "café", "reason": "→ 漢"})
-    assert program("actions", "replay", file, "--db-path", "x.db").returncode == 0
-    shown = program("actions", "show", "1", "--db-path", "x.db")
+    assert installed_program("actions", "replay", file, "--db-path", "x.db").returncode == 0
+    shown = installed_program("actions", "show", "1", "--db-path", "x.db")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert r"caf\xe9" in shown.stdout

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db import ActionDB, migrate
-from tests.cli.conftest import Invoke, Program, digest
+from tests import warm
+from tests.cli.conftest import PATIENCE, Invoke, Program, digest
 from tests.legacy import make_legacy
 
 READING = [
@@ -110,21 +110,13 @@ def copy() -> Iterator[Path]:
 
 def as_nobody(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs the program as a user who may write nothing; the others are run as whoever runs the tests."""
-    code = (
-        "import os, sys\n"
-        "from operator_core.cli import app, main\n"
-        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "sys.argv[0] = 'operator-core'\n"
-        "main()\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return warm.run(
+        "operator-core",
+        *map(str, command),
         cwd="/",
         env={**os.environ, "HOME": "/"},
+        user=65534 if os.geteuid() == 0 else None,
+        timeout=PATIENCE,
     )
 
 

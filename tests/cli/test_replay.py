@@ -75,8 +75,8 @@ async def test_the_history_tells_each_step_and_who_took_it(
         assert {event.actor for event in events} == {actor}
 
 
-def test_the_table_counts_what_happened_to_each_action(program: Program) -> None:
-    done = program("actions", "replay", EXAMPLE, "--db-path", "demo.db")
+def test_the_table_counts_what_happened_to_each_action(installed_program: Program) -> None:
+    done = installed_program("actions", "replay", EXAMPLE, "--db-path", "demo.db")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["add_peer", "2", "0"] in rows

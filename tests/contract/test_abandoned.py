@@ -135,6 +135,7 @@ async def test_a_hundred_at_a_time(db: ActionDB) -> None:
     assert (await db.count_proposals())[S.FAILED] == 130
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "age", [5, -NOW - timedelta(seconds=1), "1h", timedelta(days=4000), True], ids=repr
 )

@@ -133,6 +133,7 @@ async def test_every_verb_that_writes_names_who_acts(db: ActionDB, verb: Verb) -
     assert (await last(db)).actor == "oncall"
 
 
+@pytest.mark.two_backends
 @EACH
 @pytest.mark.parametrize("name", DISGUISES)
 async def test_nobody_acts_under_a_name_of_the_ledgers(db: ActionDB, verb: Verb, name: str) -> None:
@@ -142,6 +143,7 @@ async def test_nobody_acts_under_a_name_of_the_ledgers(db: ActionDB, verb: Verb,
     assert name not in [event.actor for event in await db.history()]
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("name", DISGUISES)
 async def test_nor_works_proposes_or_opens_a_ledger(db: ActionDB, name: str) -> None:
     await validated(db)

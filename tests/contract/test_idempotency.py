@@ -170,6 +170,7 @@ async def test_a_key_whose_proposal_was_rolled_back_is_free(db: ActionDB) -> Non
     assert not (await db.create_proposal(proposal("other"), idempotency_key=KEY)).replayed
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "\0", "\ud800", 5, b"key"])
 async def test_what_is_no_key_is_refused(db: ActionDB, key: Any) -> None:
     with pytest.raises(InvalidValue, match="idempotency_key"):

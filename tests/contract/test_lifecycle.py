@@ -104,6 +104,7 @@ async def test_a_move_says_who_and_why(db: ActionDB) -> None:
     assert (executing.actor, executing.reason) == ("agent", None)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "said",
     [

@@ -154,6 +154,7 @@ async def test_one_status_may_be_given_as_it_is_or_as_its_value(
     assert await db.list_proposals(limit=0) == []
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -206,6 +207,7 @@ async def test_counting_has_a_key_for_every_status(db: ActionDB) -> None:
     assert counts == {**dict.fromkeys(ActionStatus, 0), S.PROPOSED: 2, S.FAILED: 1}
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("id", [0, -1, 2**63, True, "1", None, 1.0])
 async def test_an_id_that_can_not_be_one_is_an_invalid_value(db: ActionDB, id: object) -> None:
     calls = [

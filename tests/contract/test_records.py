@@ -94,6 +94,7 @@ async def test_a_record_of_an_execution_elsewhere_is_kept_as_it_is(
     assert dated.completed_at is not None
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "part",
     [

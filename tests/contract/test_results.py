@@ -48,6 +48,7 @@ async def check(db: ActionDB, id: int | None, result: object, log: str) -> None:
         assert record.result_data == {"result": list(result) if type(result) is tuple else result}
 
 
+@pytest.mark.two_backends
 @EVERY
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "coroutine"])
 async def test_a_handler_may_return_anything(
@@ -75,6 +76,7 @@ async def test_a_handler_may_return_anything(
     await check(db, made.id, result, caplog.text)
 
 
+@pytest.mark.two_backends
 @EVERY
 async def test_so_may_a_block(
     db: ActionDB, caplog: pytest.LogCaptureFixture, result: object
@@ -87,6 +89,7 @@ async def test_so_may_a_block(
     await check(db, made.id, result, caplog.text)
 
 
+@pytest.mark.two_backends
 @EVERY
 async def test_a_block_that_fails_keeps_what_it_got_so_far(db: ActionDB, result: object) -> None:
     await ready(db)
@@ -100,6 +103,7 @@ async def test_a_block_that_fails_keeps_what_it_got_so_far(db: ActionDB, result:
     assert (record.success, record.result_data is not None) == (False, True)
 
 
+@pytest.mark.two_backends
 @EVERY
 async def test_complete_refuses_it_before_anything_is_changed(db: ActionDB, result: Any) -> None:
     made = await ready(db)

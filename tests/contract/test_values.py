@@ -133,6 +133,7 @@ BAD = [
 ]
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(("parameters", "path"), BAD, ids=itertools.count())
 async def test_what_can_not_be_kept_is_refused_with_its_path(
     db: ActionDB, parameters: Any, path: str
@@ -150,6 +151,7 @@ async def test_what_can_not_be_kept_is_refused_with_its_path(
     assert await db.list_proposals() == []
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -273,6 +275,7 @@ async def test_times_are_kept_in_utc_to_the_microsecond(
     assert (found, found.utcoffset()) == (stored, timedelta(0))
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "moment",
     [

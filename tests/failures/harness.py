@@ -11,10 +11,23 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from operator_core.actions.types import ActionProposal
+from tests import warm
 
 HERE: Final = Path(__file__).resolve().parent
 
-Child: TypeAlias = "subprocess.Popen[bytes]"
+Child: TypeAlias = "subprocess.Popen[bytes] | warm.Child"
+
+_WARM: Final = {
+    "claimant.py",
+    "clocked_worker.py",
+    "contender.py",
+    "event_writer.py",
+    "mortal_worker.py",
+    "server_claimant.py",
+    "server_contender.py",
+    "writer.py",
+}
+"""Programs that are started many at a time, and say nothing of how an interpreter starts or forks."""
 
 PATIENCE: Final = 100.0
 """Seconds after which a test that waits gives up, on a machine however busy."""
@@ -104,7 +117,10 @@ def lost(path: Path, acknowledged: Iterable[str]) -> set[str]:
 def start(program: str, *arguments: object, **options: Any) -> Child:
     """Runs one of `programs` in a process of its own, with pipes to and from it."""
     path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **options.pop("environment", {}), "PYTHONPATH": path}
+    own = options.pop("environment", {})
+    environment = {**os.environ, **own, "PYTHONPATH": path}
+    if program in _WARM and not own and not options:
+        return warm.start(HERE / "programs" / program, *map(str, arguments), env=environment)
     return subprocess.Popen(
         [sys.executable, str(HERE / "programs" / program), *map(str, arguments)],
         stdin=subprocess.PIPE,

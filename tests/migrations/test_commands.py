@@ -13,12 +13,13 @@ from tests.migrations.tools import (
     catalogue,
     copy_of_tree,
     opened,
+    real_alembic,
     version,
 )
 
 
 def test_check_finds_nothing_to_do_at_head(fresh: Path) -> None:
-    assert "No new upgrade operations detected" in alembic(fresh, "check").stdout
+    assert "No new upgrade operations detected" in real_alembic(fresh, "check").stdout
 
 
 def test_check_is_clean_on_an_adopted_database(legacy: Path) -> None:
@@ -27,7 +28,7 @@ def test_check_is_clean_on_an_adopted_database(legacy: Path) -> None:
 
 
 def test_check_complains_below_head(plain: Path) -> None:
-    assert "not up to date" in alembic(plain, "check", fails=True).stderr
+    assert "not up to date" in real_alembic(plain, "check", fails=True).stderr
 
 
 def test_check_has_teeth(copy: Copy) -> None:
@@ -40,7 +41,7 @@ def test_check_has_teeth(copy: Copy) -> None:
 def test_autogenerate_makes_an_empty_revision(tmp_path: Path, fresh: Path) -> None:
     tree = copy_of_tree(tmp_path)
     before = set((tree / "migrations" / "versions").glob("*.py"))
-    alembic(fresh, "revision", "--autogenerate", "-m", "Nothing to do", cwd=tree)
+    real_alembic(fresh, "revision", "--autogenerate", "-m", "Nothing to do", cwd=tree)
     (made,) = set((tree / "migrations" / "versions").glob("*.py")) - before
     text = made.read_text()
     assert "op." not in text
@@ -53,9 +54,9 @@ def test_autogenerate_makes_an_empty_revision(tmp_path: Path, fresh: Path) -> No
 
 
 def test_current_and_history_say_where_a_database_stands(fresh: Path, plain: Path) -> None:
-    assert alembic(fresh, "current").stdout.split() == [migrate.HEAD, "(head)"]
+    assert real_alembic(fresh, "current").stdout.split() == [migrate.HEAD, "(head)"]
     assert alembic(plain, "current").stdout.split() == ["0001"]
-    history = alembic(None, "history").stdout.splitlines()
+    history = real_alembic(None, "history").stdout.splitlines()
     steps = zip(("<base>", *migrate.REVISIONS), migrate.REVISIONS, strict=False)
     told = [f"{before} -> {after}" for before, after in steps]
     told[-1] += " (head)"
@@ -70,9 +71,23 @@ def test_current_of_no_database_is_nothing(tmp_path: Path) -> None:
 def test_upgrading_twice_changes_nothing(copy: Copy) -> None:
     path = copy("twice.db")
     before = catalogue(path)
-    alembic(path, "upgrade", "head")
+    real_alembic(path, "upgrade", "head")
     assert catalogue(path) == before
     assert version(path) == [migrate.HEAD]
+
+
+def test_going_down_and_what_is_not_allowed_are_commands_too(copy: Copy) -> None:
+    path = copy("down.db")
+    real_alembic(path, "downgrade", migrate.REVISIONS[-2])
+    assert version(path) == [migrate.REVISIONS[-2]]
+    with opened(path) as connection:
+        connection.execute(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "
+            "VALUES ('a', '{}', 'r', '2026-01-01 00:00:00.000000')"
+        )
+    complaint = real_alembic(path, "downgrade", "0001", fails=True).stderr
+    assert "WouldLoseData" in complaint
+    assert version(path) == [migrate.REVISIONS[-2]]
 
 
 def test_the_url_comes_from_x_then_the_variable_then_the_settings(tmp_path: Path) -> None:
@@ -102,7 +117,7 @@ def test_every_form_that_a_ledger_opens_by_can_be_upgraded(tmp_path: Path, form:
 
 def test_a_path_in_the_variable_serves_alembic_as_it_serves_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    alembic(None, "upgrade", "head", env={"OPERATOR_DATABASE_URL": str(path)})
+    real_alembic(None, "upgrade", "head", env={"OPERATOR_DATABASE_URL": str(path)})
     assert version(path) == [migrate.HEAD]
 
 
@@ -132,7 +147,7 @@ def test_what_is_no_database_is_left_as_it_is(tmp_path: Path, name: str) -> None
     elif name == "folder":
         path.mkdir()
     before = path.read_bytes() if path.is_file() else None
-    alembic(path, "upgrade", "head", fails=True)
+    real_alembic(path, "upgrade", "head", fails=True)
     assert (path.read_bytes() if path.is_file() else None) == before
     assert sorted(tmp_path.iterdir()) == ([path] if path.exists() else [])
 
@@ -140,8 +155,10 @@ def test_what_is_no_database_is_left_as_it_is(tmp_path: Path, name: str) -> None
 def test_the_offline_downgrade_undoes_the_offline_upgrade(tmp_path: Path) -> None:
     path = tmp_path / "offline.db"
     with opened(path) as connection:
-        connection.executescript(alembic(None, "upgrade", "head", "--sql").stdout)
-        connection.executescript(alembic(None, "downgrade", f"{migrate.HEAD}:base", "--sql").stdout)
+        connection.executescript(real_alembic(None, "upgrade", "head", "--sql").stdout)
+        connection.executescript(
+            real_alembic(None, "downgrade", f"{migrate.HEAD}:base", "--sql").stdout
+        )
     assert {row[2] for row in catalogue(path)} <= {
         "operator_core_alembic_version",
         "sqlite_sequence",

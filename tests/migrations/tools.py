@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, where ``alembic`` finds its settings."""
 
@@ -35,16 +37,26 @@ def run(
     *args: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, fails: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, in an environment without the ledger's variable unless `env` has it."""
-    inherited = {key: value for key, value in os.environ.items() if key != "OPERATOR_DATABASE_URL"}
     done = subprocess.run(
         args,
         cwd=cwd,
-        env=inherited | dict(env or {}),
+        env=_environment(env),
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
     )
+    return _checked(done, fails=fails)
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "OPERATOR_DATABASE_URL"}
+    return inherited | dict(env or {})
+
+
+def _checked(
+    done: subprocess.CompletedProcess[str], *, fails: bool
+) -> subprocess.CompletedProcess[str]:
     assert (done.returncode != 0) is fails, f"{done.args}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -57,10 +69,27 @@ def python(code: str, *args: object, **options: Any) -> subprocess.CompletedProc
 def alembic(
     path: Path | None, *args: str, x: Sequence[str] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the ``alembic`` command at the root, on the database at `path`."""
+    """Runs the ``alembic`` command at the root, on the database at `path`, in a process that starts warm."""
+    return warm_alembic(*_flags(path, x), *args, **options)
+
+
+def real_alembic(
+    path: Path | None, *args: str, x: Sequence[str] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """The same as users run it, by an interpreter of its own: for the tests of the commands themselves."""
+    return run(sys.executable, "-m", "alembic", *_flags(path, x), *args, **options)
+
+
+def warm_alembic(
+    *args: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    done = warm.run("alembic", *args, cwd=cwd, env=_environment(env), timeout=110)
+    return _checked(done, fails=fails)
+
+
+def _flags(path: Path | None, x: Sequence[str]) -> list[str]:
     chosen = [*x, *([f"url=sqlite:///{path}"] if path else [])]
-    flags = [word for each in chosen for word in ("-x", each)]
-    return run(sys.executable, "-m", "alembic", *flags, *args, **options)
+    return [word for each in chosen for word in ("-x", each)]
 
 
 def alembic_here(path: Path, command: str, revision: str, *x: str) -> None:

@@ -22,7 +22,7 @@ from tests.mutants.mutant import (
     run_tests,
     try_one,
 )
-from tests.servers import Server
+from tests.servers import Server, prepared
 
 _SECONDS: Final = 180.0
 """For the tests of one mutant; more is a hang."""
@@ -46,7 +46,7 @@ def main() -> int:
             print(f"{mutant.name}: {mutant.why}")
         return 0
     try:
-        with _server():
+        with prepared(), _server():
             _check(chosen)
             results = _run(chosen, arguments.jobs, verbose=arguments.verbose)
     except Broken as error:
