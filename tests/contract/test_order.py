@@ -135,17 +135,9 @@ async def test_an_unknown_outcome_is_a_failure_for_what_depends_on_it(db: Action
     assert await status(db, behind) is ActionStatus.CANCELLED
 
 
-@pytest.mark.parametrize("way", ["kill switch", "its workflow is cancelled", "raw SQL"])
-async def test_a_retry_that_raw_sql_calls_off_cancels_what_waits(db: ActionDB, raw: RawSQL) -> None:
-    needed = await validated(db, max_retries=1, retry_delay=3600)
-    waiting = await validated(db, depends_on=[needed])
-    await db.fail((await claimed(db))[needed], "no leader")
-    await raw("UPDATE action_proposals SET next_retry_at = NULL WHERE id = ?", needed)
-    ended = await db.get_proposal(waiting)
-    assert ended is not None
-    assert ended.status is ActionStatus.CANCELLED
-
-
+@pytest.mark.parametrize(
+    "way", ["kill switch", "its workflow is cancelled", "raw SQL", "raw SQL of an actor"]
+)
 async def test_a_retry_that_is_called_off_cancels_what_waits_elsewhere(
     db: ActionDB, raw: RawSQL, way: str
 ) -> None:
@@ -166,6 +158,14 @@ async def test_a_retry_that_is_called_off_cancels_what_waits_elsewhere(
         await db.cancel_all_pending(actor="oncall")
     elif way == "raw SQL":
         await raw("UPDATE action_proposals SET next_retry_at = NULL WHERE id = ?", root.id)
+    elif way == "raw SQL of an actor":
+        # All that the ledger's own UPDATE sets, but for the status, which stays.
+        await raw(
+            "UPDATE action_proposals SET next_retry_at = NULL, status_changed_by = 'eve', status_reason = NULL, "
+            "status_changed_at = '2999-01-01 00:00:00.000000', updated_at = '2999-01-01 00:00:00.000000', "
+            "version = version + 1 WHERE id = ?",
+            root.id,
+        )
     else:
         await db.cancel_workflow(workflow.id, actor="oncall")
     found = await db.get_proposal(root.id)

@@ -40,7 +40,8 @@ MUTANTS: Final = (
         old="AFTER UPDATE OF status, next_retry_at ON action_proposals\nWHEN (NEW.status = 'cancelled'",
         new="AFTER UPDATE OF status ON action_proposals\nWHEN (NEW.status = 'cancelled'",
         tests=(
-            _CONTRACT + "test_order.py::test_a_retry_that_raw_sql_calls_off_cancels_what_waits",
+            _CONTRACT
+            + "test_order.py::test_a_retry_that_is_called_off_cancels_what_waits_elsewhere",
         ),
         why="What depends on a failure that is not run again waits for ever.",
     ),
