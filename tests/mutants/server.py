@@ -120,14 +120,6 @@ MUTANTS: Final = (
         why="A follower never sees an event that was committed late.",
     ),
     Mutant(
-        name="events-past-the-horizon",
-        file=_DB + "ledger/history.py",
-        old="_NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON)",
-        new="_NEXT.where(_BEHIND, _ROW.transaction_id <= _HORIZON + 1)",
-        tests=("tests/failures/test_late_commits.py",),
-        why="A follower skips events of the oldest open transaction, which come before those that it has seen.",
-    ),
-    Mutant(
         name="read-takes-the-transaction-along",
         file=_DB + "run/borrowed.py",
         old="return read(conn) if is_sqlite(conn) else in_savepoint(conn, read)",
