@@ -56,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Each program that the tests start would compile the ledger for itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     stack = ExitStack()
     config.add_cleanup(stack.close)
     # The workers find it in their environment.
