@@ -49,7 +49,7 @@ from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
 
-__all__ = ["ClaimRequest", "claim", "claim_what_can_be"]
+__all__ = ["ClaimRequest", "claim", "claim_in_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
         if is_sqlite(conn):
             sweep(conn)
-            return _claim_by_turns(conn, request), False
+            return _select_and_start(conn, request), False
         return answer(conn.execute(statement, parameters).all())
 
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
@@ -260,19 +260,19 @@ def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return -row[_PRIORITY], row[_DUE_AT], row[_ID]
 
 
-def claim_what_can_be(conn: Connection, request: ClaimRequest) -> tuple[list[Claim], bool]:
+def claim_in_parts(conn: Connection, request: ClaimRequest) -> tuple[list[Claim], bool]:
     """As `claim`, but skips the proposals that the database refuses to start, which are logged."""
-    return _claim_by_turns(conn, request), False
+    return _select_and_start(conn, request), False
 
 
-def _claim_by_turns(conn: Connection, request: ClaimRequest) -> list[Claim]:
+def _select_and_start(conn: Connection, request: ClaimRequest) -> list[Claim]:
     """Selects due proposals and then starts them: SQLite has no single statement for both."""
     taken: list[Claim] = []
     refused = 0
     while len(taken) < request.limit:
         rest = request._replace(limit=request.limit - len(taken))
         found = _first_due(conn, rest, refused)
-        started = _start_what_can(conn, request, found)
+        started = _start_unrefused(conn, request, found)
         taken += started
         if len(started) == len(found):
             break
@@ -281,7 +281,7 @@ def _claim_by_turns(conn: Connection, request: ClaimRequest) -> list[Claim]:
     return taken
 
 
-def _start_what_can(
+def _start_unrefused(
     conn: Connection, request: ClaimRequest, found: Sequence[StoredProposal]
 ) -> list[Claim]:
     """Starts all of these proposals, or at least those that the database does not refuse."""

@@ -42,7 +42,7 @@ class Verbs:
         """Returns the actor of the call, else the actor of the ledger, else None."""
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
 
-    async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
+    async def _write_or_in_parts(self, unit: Unit[T], in_parts: Unit[T]) -> T:
         """Runs a `unit` that changes many rows; if the database refuses some of them, runs `in_parts` instead."""
         try:
             return await self._units.write(unit)

@@ -84,9 +84,9 @@ class WorkVerbs(Verbs):
         return await finish_or_give_back(self._claim(request), self._give_back)
 
     async def _claim(self, request: claims.ClaimRequest) -> list[Claim]:
-        taken, overdue = await self._write_what_can_be(
+        taken, overdue = await self._write_or_in_parts(
             _claim(request),
-            lambda conn: read_damaged(conn, partial(claims.claim_what_can_be, request=request)),
+            lambda conn: read_damaged(conn, partial(claims.claim_in_parts, request=request)),
         )
         if overdue:
             try:
@@ -264,7 +264,7 @@ class WorkVerbs(Verbs):
     ) -> list[int]:
         if not ended:
             return []
-        done = await self._write_what_can_be(
+        done = await self._write_or_in_parts(
             executions.end(ended, manner), lambda conn: executions.end_in_parts(conn, ended, manner)
         )
         return [each.record_id for each in ended if each.record_id not in done]

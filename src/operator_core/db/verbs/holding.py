@@ -120,7 +120,7 @@ class HoldingVerbs(WorkVerbs):
         clock = asyncio.get_running_loop().time
         if since is None or clock() - since > seconds / BEATS:
             try:
-                since = await self._confirmed(claim.record.id, seconds)
+                since = await self._first_heartbeat(claim.record.id, seconds)
             except asyncio.CancelledError:
                 await finish(self._give_back([claim]))
                 raise
@@ -140,7 +140,7 @@ class HoldingVerbs(WorkVerbs):
         execution = Execution(claim)
 
         async def end(call: Callable[[], Awaitable[None]]) -> None:
-            await finish(self._surely(record_id, call, seconds))
+            await finish(self._end_with_retries(record_id, call, seconds))
 
         def lose(error: ActionError) -> None:
             if not ended.is_set():
@@ -205,7 +205,7 @@ class HoldingVerbs(WorkVerbs):
             logger.warning("the result of record %s is dropped: %s", execution.record.id, error)
             await end(None)
 
-    async def _confirmed(self, record_id: int, seconds: float) -> float:
+    async def _first_heartbeat(self, record_id: int, seconds: float) -> float:
         """Sends a heartbeat and returns when; retries for the length of the lease if the ledger can't be reached."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
@@ -254,7 +254,7 @@ class HoldingVerbs(WorkVerbs):
                 beat.cancel()
                 await asyncio.wait({beat})
 
-    async def _surely(
+    async def _end_with_retries(
         self, record_id: int, end: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
         """Ends an execution; retries for the length of the lease if the ledger can't be reached."""

@@ -50,7 +50,7 @@ class StatusVerbs(Verbs):
         logged, and do not prevent the other changes.
         """
         stop = Stop(actor=self._who(actor), reason=check(arguments.REASON, reason, "reason"))
-        return await self._write_what_can_be(
+        return await self._write_or_in_parts(
             cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
 

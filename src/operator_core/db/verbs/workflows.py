@@ -103,6 +103,6 @@ class WorkflowVerbs(Verbs):
             workflow_id=known,
         )
         await self._units.read(lambda conn: workflows.require_workflow(conn, known))
-        return await self._write_what_can_be(
+        return await self._write_or_in_parts(
             cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
