@@ -256,7 +256,7 @@ def test_retry_names_who_decided_so_and_why(
 
 def test_recover_prints_what_ended_as_unknown(invoke: Invoke, ledger: Path, ask: Ask) -> None:
     nothing = invoke("actions", "recover")
-    assert (nothing.exit_code, nothing.stdout) == (0, " no lease has run out\n")
+    assert (nothing.exit_code, nothing.stdout) == (0, " no lease has expired\n")
     claimed(invoke, "--lease", "0.001", "--limit", "2")
     run_out(ask, 2)
     done = invoke("actions", "recover")
