@@ -61,11 +61,11 @@ class ActionDB(ActionLedger):
     `file_mode` is the mode of a SQLite file that opening creates, and of the files that SQLite creates beside it. It
     must let the owner read and write. An existing file keeps its mode.
 
-    `actor` is the default actor of calls. If it is None, the default is ``agent``, or the worker for a call that ends
-    an execution. `busy_timeout` is the number of seconds (0 to 3,600) that a write waits for the writes of other
-    processes before it raises `Busy`; on a borrowed engine, the owner of the engine sets it. `pool_size` (1 to 1,000)
-    is the maximum number of connections to a server. `max_json_bytes` (2 bytes to 256 MiB) limits the size of
-    parameters and of result data as JSON.
+    `actor` is the default actor of calls, unless a method documents another one. If it is None, the default is
+    ``agent``, or the worker for `complete` and `fail`. `busy_timeout` is the number of seconds (0 to 3,600) that a
+    write waits for the writes of other processes before it raises `Busy`; on a borrowed engine, the owner of the
+    engine sets it. `pool_size` (1 to 1,000) is the maximum number of connections to a server. `max_json_bytes` (2
+    bytes to 256 MiB) limits the size of parameters and of result data as JSON.
     """
 
     def __init__(
