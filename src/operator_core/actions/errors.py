@@ -223,7 +223,7 @@ _CAUSES: Final = {
     "recovered": "it expired, and the execution was ended with an unknown outcome",
     "cancelled": "the proposal was cancelled",
     "moved": "the proposal is no longer executing it",
-    "unreachable": "it expired, and no heartbeat reached the ledger",
+    "unreachable": "it expired, and no heartbeat has reached the ledger",
 }
 
 
