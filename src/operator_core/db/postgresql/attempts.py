@@ -27,7 +27,8 @@ class Attempt:
         """Whether the unit's change may be committed although the unit failed with this `kind`."""
         if kind is Trouble.LOST:
             return self.committing
-        # A statement that the server did not read changed nothing. But a SELECT may follow the statement that did.
+        # A statement that the server did not read changed nothing. But a SELECT may come after the statement that
+        # changed something.
         statement = error.statement if isinstance(error, DBAPIError) else None
         select = (statement or "").lstrip()[:6].upper() == "SELECT"
         return kind is Trouble.UNSENT and self.alone and select

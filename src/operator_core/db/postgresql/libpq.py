@@ -1,8 +1,8 @@
 """The parameters of a PostgreSQL URL (PostgreSQL manual, 34.1.2): the driver applies each, or it is refused by name.
 
 For psycopg, libpq reads them. asyncpg supports most of them, and would send the others to the server as settings.
-Of these others, a parameter with asyncpg's only behaviour as its value is left out, and any other is refused.
-Otherwise a URL could require channel binding or a check of the host's name, and the connection would have neither.
+Of the others, a parameter that asks for asyncpg's fixed behaviour is left out, and the rest are refused. Otherwise
+a URL could require channel binding or a check of the host's name, and the connection would have neither.
 """
 
 import re

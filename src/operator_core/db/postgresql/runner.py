@@ -96,8 +96,8 @@ class ServerRunner(EngineRunner):
         self._alone_suffices = True
         self._limits = Limits(timeout)
         self._batcher = Batcher(self._run_together, self._run_one)
-        # The connections that were used last, for the next units: half of what the pool and
-        # SQLAlchemy's own Connection cost a unit. They return to the pool as soon as one is needed from it.
+        # The connections that were used last, kept for the next units: this halves the cost of the pool and
+        # SQLAlchemy's own Connection for a unit. They return to the pool as soon as one is needed from it.
         self._at_hand: list[Connection] = []
         self._connecting = 0
         # Set if shortcuts can bypass SQLAlchemy.

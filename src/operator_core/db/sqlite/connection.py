@@ -345,7 +345,7 @@ class SqliteConnection(aiosqlite.Connection):
     async def ended(self) -> None:
         """Waits until the thread has ended."""
         await asyncio.wrap_future(self._ended)
-        # The thread has no work left, so this takes no time.
+        # The thread has no work left, so this returns soon.
         self._thread.join()
 
     async def shut(self) -> None:

@@ -22,7 +22,7 @@ class WorkLimit:
 
     In a malicious file one SELECT or one trigger can run forever. Work is counted in steps of SQLite's virtual
     machine, about 100 million a second. The limit is 10 million to check a file. To upgrade it, the limit is
-    1,000 million and 2,000 for each byte of the file; a row of 200 bytes takes some hundreds.
+    1,000 million plus 2,000 for each byte of the file; a row of 200 bytes takes some hundreds.
     """
 
     def __init__(self) -> None:
