@@ -1,1 +1,1 @@
-"""What the ledger costs, measured beside what one would write instead: ``python -m benchmarks``."""
+"""Compares the ledger's speed with a plain repository, written by hand: ``python -m benchmarks``."""

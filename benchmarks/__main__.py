@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, and prints what came of it."""
+"""``python -m benchmarks``: measures the ledger on SQLite, and prints the results."""
 
 import argparse
 import asyncio
@@ -15,22 +15,24 @@ from benchmarks.report import machine
 _PARTS = ("compare", "growth", "startup")
 
 
-def _arguments(given: list[str] | None) -> argparse.Namespace:
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: does it run, not how fast"
+        "--quick", action="store_true", help="small sizes, to test that it runs, not how fast"
     )
     parser.add_argument("--only", choices=_PARTS, help="one part instead of all three")
-    parser.add_argument("--rounds", type=int, help="how many (default: 7, and 2 with --quick)")
+    parser.add_argument(
+        "--rounds", type=int, help="number of rounds (default: 7, or 2 with --quick)"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument(
-        "--dir", type=Path, help="where the ledgers are made (default: a place that is on a disk)"
+        "--dir", type=Path, help="folder for the ledgers (default: a folder on a disk)"
     )
-    return parser.parse_args(given)
+    return parser.parse_args(arguments)
 
 
-def _told(what: str) -> None:
+def _show_progress(what: str) -> None:
     print(f"... {what}", file=sys.stderr, flush=True)
 
 
@@ -44,16 +46,16 @@ async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         place.mkdir()
         if part == "compare":
             sizes = compare.QUICK if options.quick else compare.Sizes()
-            compared = await compare.compare(place, sizes, rounds, _told)
+            compared = await compare.compare(place, sizes, rounds, _show_progress)
             print(f"\n{compare.report(*compared)}", flush=True)
             results[part] = compare.as_json(*compared)
         elif part == "growth":
             growing = growth.QUICK_SIZES if options.quick else growth.SIZES
-            costs, memory = await growth.growth(place, growing, rounds, _told)
+            costs, memory = await growth.growth(place, growing, rounds, _show_progress)
             print(f"\n{growth.report(costs, memory, growing)}", flush=True)
             results[part] = growth.as_json(costs, memory, growing)
         else:
-            seconds = await startup.startup(place, rounds, _told)
+            seconds = await startup.startup(place, rounds, _show_progress)
             print(f"\n{startup.report(seconds)}", flush=True)
             results[part] = startup.as_json(seconds)
     return results
@@ -67,11 +69,11 @@ def _behind(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def main(given: list[str] | None = None) -> int:
-    """Runs what the arguments ask for; 1 if a promise is not kept and somebody asked."""
-    options = _arguments(given)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the selected parts; returns 1 if a promise is not kept and ``--check`` is set."""
+    options = _parsed(arguments)
     start = time.monotonic()
-    # /tmp may be in memory, where durable costs nothing; /var/tmp is not.
+    # /tmp may be in memory, where a durable write costs nothing; /var/tmp is not.
     usual = Path("/var/tmp")
     place = options.dir or (usual if usual.is_dir() else None)
     with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=place) as folder:
@@ -79,9 +81,9 @@ def main(given: list[str] | None = None) -> int:
     behind = _behind(results)
     print(f"\n{machine()}; {time.monotonic() - start:.0f} s")
     if options.quick:
-        print("With --quick these are no measurements.")
+        print("With --quick these figures are no measurements.")
     if behind:
-        print(f"Behind what is promised: {', '.join(behind)}")
+        print(f"Behind the promise: {', '.join(behind)}")
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
     return 1 if behind and options.check else 0

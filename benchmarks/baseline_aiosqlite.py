@@ -1,8 +1,8 @@
-"""The repository that one would write by hand instead: aiosqlite as it comes, one class, one connection.
+"""A plain repository, written by hand on aiosqlite: one class, one connection.
 
 Its settings are aiosqlite's defaults: a rollback journal (DELETE) and synchronous=FULL, so that an
 answered write is durable here too. It has no history, no guard on the lifecycle and no constraints.
-The methods have `ActionDB`'s names, so that one piece of work can drive both.
+The methods have `ActionDB`'s names, so that the same code can drive both.
 """
 
 import json
@@ -116,7 +116,7 @@ class PlainRepository:
         await self._db.close()
 
     async def create_proposal(self, proposal: PlainProposal) -> PlainProposal:
-        """Inserts, commits, and reads back what the database made of it."""
+        """Inserts, commits, and reads back the stored row."""
         cursor = await self._db.execute(INSERT, insert_values(proposal))
         await self._db.commit()
         created = await self.get_proposal(cursor.lastrowid or 0)
@@ -139,7 +139,7 @@ class PlainRepository:
         return [_row_to_proposal(row) for row in rows]
 
     async def update_proposal_status(self, id: int, status: str) -> None:
-        """Sets the status, whatever it was."""
+        """Sets the status without a check of the old one."""
         now = _now().isoformat()
         stamp = {"validated": "validated_at", "cancelled": "cancelled_at"}.get(status)
         if stamp is None:
@@ -155,7 +155,7 @@ class PlainRepository:
         await self._db.commit()
 
     async def create_record(self, record: PlainRecord) -> PlainRecord:
-        """Inserts, commits, and reads back what the database made of it."""
+        """Inserts, commits, and reads back the stored row."""
         cursor = await self._db.execute(
             "INSERT INTO action_records (proposal_id, started_at) VALUES (?, ?)",
             (record.proposal_id, (record.started_at or _now()).isoformat()),
@@ -175,7 +175,7 @@ class PlainRepository:
         error_message: str | None = None,
         result_data: dict[str, Any] | None = None,
     ) -> None:
-        """Writes the outcome, whatever was there."""
+        """Writes the outcome without a check of the old one."""
         await self._db.execute(
             "UPDATE action_records SET completed_at = ?, success = ?, error_message = ?, "
             "result_data = ? WHERE id = ?",
@@ -191,7 +191,7 @@ class PlainRepository:
 
 
 def insert_values(proposal: PlainProposal) -> tuple[Any, ...]:
-    """What `INSERT` takes."""
+    """The parameters of `INSERT`."""
     return (
         proposal.ticket_id,
         proposal.action_name,

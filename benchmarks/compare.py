@@ -1,4 +1,4 @@
-"""The works of a service, done by the ledger and by the plain repository in turns."""
+"""Measures the work of a service on the ledger and on the plain repository, in turns."""
 
 import asyncio
 import gc
@@ -21,14 +21,14 @@ TASKS = 64
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of each work is one round."""
+    """The amount of each work in one round."""
 
     create: int = 400
     create_each: int = 20
     """By each of the 64 tasks."""
     get: int = 2000
     rows: int = 10_000
-    """In the file that is listed, and in one bulk call."""
+    """In the listed file, and in one bulk call."""
     list: int = 3
     life: int = 200
     open: int = 150
@@ -43,7 +43,7 @@ Measure = Callable[[Side, Path, Sizes], Awaitable[float]]
 
 @dataclass(frozen=True)
 class Work:
-    """A work, how many times the baseline's speed the ledger promises, and how each side does it."""
+    """A work, the promised ratio to the baseline's speed, and the measurement of each side."""
 
     name: str
     unit: str
@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a work came to: how many a second in each round."""
+    """The result of a work: units a second in each round."""
 
     name: str
     unit: str
@@ -68,7 +68,7 @@ class Compared:
 
     @property
     def paired(self) -> list[float]:
-        """The ratio of each round: how far it moves with the machine's mood."""
+        """The ratio of each round, which shows the noise of the machine."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
     @property
@@ -78,7 +78,7 @@ class Compared:
 
 @asynccontextmanager
 async def _file(side: Side, folder: Path, rows: int = 0) -> AsyncIterator[Any]:
-    """`side`, open on a new file with so many rows, the connections warm and the garbage gone."""
+    """`side`, open on a new file with `rows` rows, with warm connections and collected garbage."""
     path = folder / "ledger.db"
     await side.make(path, rows)
     async with side.open(path) as db:
@@ -157,7 +157,7 @@ async def _open(side: Side, folder: Path, sizes: Sizes) -> float:
 async def _bulk(side: Side, folder: Path, sizes: Sizes) -> float:
     async with _file(side, folder) as db:
         proposals = [side.proposal(number) for number in range(sizes.rows)]
-        # As in a service, whose connection has written single ones before.
+        # As in a service, whose connection has written single proposals before.
         for proposal in proposals[:20]:
             await db.create_proposal(proposal)
         start = time.perf_counter()
@@ -177,24 +177,24 @@ WORKS = (
 
 
 async def compare(
-    folder: Path, sizes: Sizes, rounds: int, told: Callable[[str], None]
+    folder: Path, sizes: Sizes, rounds: int, progress: Callable[[str], None]
 ) -> tuple[list[Compared], dict[str, float]]:
-    """Each work in turns, ours and theirs, each turn on a new file; then the floors' medians."""
+    """Measures each work in turns, ours and theirs, each turn on a new file; then the floors' medians."""
     found: list[Compared] = []
     for work in WORKS:
-        told(work.name)
+        progress(work.name)
         compared = Compared(work.name, work.unit, work.promised, [], [])
         for number in range(0 if sizes is QUICK else -1, rounds):
             for measure, side, into in (
                 (work.ours, OURS, compared.ours),
                 (work.theirs, BASELINE, compared.theirs),
             ):
-                # A small round before the first one, to warm the caches, does not count.
+                # The small round before the first one warms the caches and does not count.
                 size = await _in_new_folder(measure, side, folder, QUICK if number < 0 else sizes)
                 if number >= 0:
                     into.append(size)
         found.append(compared)
-    told("floors")
+    progress("floors")
     return found, floors(folder, sizes.floor, rounds)
 
 
@@ -208,7 +208,7 @@ async def _in_new_folder(measure: Measure, side: Side, folder: Path, sizes: Size
 
 
 def report(found: list[Compared], speeds: dict[str, float]) -> str:
-    """What was found, for a person."""
+    """The result as text."""
     head = ("work", "unit", "operator-core/s", "baseline/s", "ratio", "(min-max)", "promised", "")
     rows = [
         (
@@ -226,18 +226,18 @@ def report(found: list[Compared], speeds: dict[str, float]) -> str:
     floor_rows = [(name, figure(speed)) for name, speed in speeds.items()]
     return "\n\n".join(
         [
-            f"Against plain aiosqlite, in turns, medians of {len(found[0].ours)} rounds",
+            f"Compared with plain aiosqlite, in turns, medians of {len(found[0].ours)} rounds",
             table(head, rows),
-            "Both answer a write when it is on the disk (synchronous=FULL; operator-core with WAL, the\n"
-            "baseline with aiosqlite's default, a rollback journal). operator-core writes the event of\n"
-            "each change, guards the lifecycle and checks every value besides; the baseline does not.",
+            "Both answer a write when it is on the disk (synchronous=FULL). operator-core uses WAL; the\n"
+            "baseline uses aiosqlite's default, a rollback journal. operator-core also writes the event\n"
+            "of each change, guards the lifecycle and checks every value; the baseline does not.",
             table(("floor", "a second"), floor_rows),
         ]
     )
 
 
 def as_json(found: list[Compared], speeds: dict[str, float]) -> dict[str, Any]:
-    """What was found, for a program."""
+    """The result as JSON values."""
     return {
         "works": [{**asdict(each), "ratio": each.ratio, "behind": each.behind} for each in found],
         "floors": speeds,

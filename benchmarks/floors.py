@@ -1,4 +1,4 @@
-"""What the disk, SQLite itself and the threads allow, in the same run."""
+"""Measures the limits of the disk, of SQLite itself and of threads, in the same run."""
 
 import os
 import sqlite3
@@ -12,7 +12,7 @@ from queue import SimpleQueue
 __all__ = ["FLOORS", "floors"]
 
 _Floor = Callable[[Path, int], float]
-"""In a folder, so many times: how many a second."""
+"""Takes a folder and a count of operations; returns operations a second."""
 
 _PAGE = b"\0" * 4096
 
@@ -21,7 +21,7 @@ def _fdatasync(folder: Path, count: int) -> float:
     file = os.open(folder / "synced", os.O_CREAT | os.O_WRONLY, 0o600)
     sync = getattr(os, "fdatasync", os.fsync)
     try:
-        # Over pages that exist already, as a write-ahead log that is used again.
+        # Over existing pages, like a write-ahead log that is used again.
         os.write(file, _PAGE * count)
         os.fsync(file)
         start = time.perf_counter()
@@ -77,14 +77,14 @@ FLOORS: dict[str, _Floor] = {
     "fdatasync of a page": _fdatasync,
     "sqlite3 INSERT + commit, WAL, FULL (operator-core's settings)": _insert("WAL"),
     "sqlite3 INSERT + commit, DELETE, FULL (the baseline's settings)": _insert("DELETE"),
-    # Both sides pay for it; it is five times dearer where each wakes a processor that sleeps, and
-    # then whoever takes fewer turns wins by more.
+    # Both sides pay for it. It costs five times as much if each message wakes a sleeping processor; then the side
+    # with fewer messages gains more.
     "message to another thread and back": _hop,
 }
 
 
 def floors(folder: Path, count: int, rounds: int) -> dict[str, float]:
-    """The medians, in turns."""
+    """The medians of all floors, measured in turns."""
     found: dict[str, list[float]] = {name: [] for name in FLOORS}
     for number in range(rounds):
         for index, (name, floor) in enumerate(FLOORS.items()):

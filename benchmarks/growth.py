@@ -1,4 +1,4 @@
-"""What an operation costs when the ledger has grown: 10,000 rows, 100,000, a million."""
+"""Measures the cost of an operation in a ledger with 10,000, 100,000 and a million rows."""
 
 import json
 import sqlite3
@@ -39,10 +39,10 @@ WAITING = 1000
 REPEATS = 20
 
 Costs = dict[str, list[float]]
-"""For each operation the median seconds at each size."""
+"""The median seconds of each operation at each size."""
 
-# As old rows of a ledger that was in use: most completed, some failed, each with the record of its
-# execution, none of them pending. The triggers write the events. Statuses and names are spread over all ids.
+# Like old rows of a ledger in use: most completed, some failed, each with the record of its execution, and none
+# pending. The triggers write the events. Statuses and names are spread over all ids.
 _FILL = """
 WITH RECURSIVE numbers (n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
 INSERT INTO action_proposals
@@ -79,7 +79,7 @@ def _fill(path: Path, rows: int) -> None:
             },
         )
         conn.execute(_FILL_RECORDS, (before,))
-        # So that no operation pays for what filling left in the log.
+        # So that no operation pays for the log that filling left behind.
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         conn.close()
@@ -116,21 +116,21 @@ _CANCEL = f"cancel_all_pending of {PENDING:,}"
 
 
 async def _update(db: ActionDB, before: int) -> float:
-    """The time of one move of a failed proposal somewhere in the ledger."""
+    """The seconds of one move of a failed proposal somewhere in the ledger."""
     failed = await db.list_proposals(ActionStatus.FAILED, before=before, limit=1)
     id_ = failed[0].id if failed else 10
     assert id_ is not None
     start = time.perf_counter()
     await db.update_proposal_status(id_, ActionStatus.VALIDATED)
     seconds = time.perf_counter() - start
-    # And back, so that any number of rounds finds rows to move.
+    # Moves it back, so that any number of rounds finds rows to move.
     await db.update_proposal_status(id_, ActionStatus.EXECUTING)
     await db.update_proposal_status(id_, ActionStatus.FAILED)
     return seconds
 
 
 async def _claim(db: ActionDB) -> float:
-    """The time of one claim; as many wait afterwards as before."""
+    """The seconds of one claim; the number of waiting proposals stays the same."""
     start = time.perf_counter()
     (claim,) = await db.claim("worker-1")
     seconds = time.perf_counter() - start
@@ -140,7 +140,7 @@ async def _claim(db: ActionDB) -> float:
 
 
 async def keep_waiting(db: ActionDB) -> None:
-    """Has so many wait to be claimed as `CLAIM` says."""
+    """Adds proposals until `WAITING` of them wait for a claim."""
     counts = await db.count_proposals()
     await db.create_proposals([_due(n) for n in range(WAITING - counts[ActionStatus.VALIDATED])])
 
@@ -150,26 +150,26 @@ def _due(number: int) -> ActionProposal:
 
 
 async def growth(
-    folder: Path, sizes: tuple[int, ...], rounds: int, told: Callable[[str], None]
+    folder: Path, sizes: tuple[int, ...], rounds: int, progress: Callable[[str], None]
 ) -> tuple[Costs, dict[str, float]]:
-    """The cost of each operation at each size, and the memory that reading everything takes."""
+    """The cost of each operation at each size, and the memory for reading everything."""
     path = folder / "growing.db"
     async with ActionDB(path):
         pass
     costs: Costs = {name: [] for name in (*OPERATIONS, _CANCEL)}
     for rows in sizes:
-        told(f"{rows:,} rows")
+        progress(f"{rows:,} rows")
         _fill(path, rows)
         async with ActionDB(path) as db:
             for name, seconds in (await _measure(db, rows, rounds)).items():
                 costs[name].append(seconds)
-    told("reading everything")
+    progress("reading everything")
     memory = {f"{rows:,}": _memory(path, rows) for rows in (sizes[0], sizes[-1])}
     return costs, memory
 
 
 async def cost(db: ActionDB, operation: Operation, random: Random, rows: int) -> float:
-    """The median seconds of some calls in a row."""
+    """The median seconds of several consecutive calls."""
     each: list[float] = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -188,7 +188,7 @@ async def _measure(db: ActionDB, rows: int, rounds: int) -> dict[str, float]:
             seconds = await cost(db, operation, random, rows)
             if number >= 0:
                 found[name].append(seconds)
-        await db.cancel_all_pending()  # what create left, and those that waited
+        await db.cancel_all_pending()  # the created and the waiting proposals
         await db.create_proposals([OURS.proposal(index) for index in range(PENDING)])
         start = time.perf_counter()
         cancelled = await db.cancel_all_pending()
@@ -221,7 +221,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 
 def _memory(path: Path, rows: int) -> float:
-    """MiB by which the process grows while it reads so many rows: VmHWM, where there is /proc."""
+    """MiB by which a process grows while it reads `rows` rows (VmHWM); NaN without /proc."""
     if not Path("/proc/self/status").exists():
         return float("nan")
     done = subprocess.run(
@@ -242,12 +242,12 @@ def _flat(name: str) -> float:
 
 
 def behind(costs: Costs) -> list[str]:
-    """The operations that are not flat."""
+    """The operations whose cost grows more than promised."""
     return [name for name, each in costs.items() if _ratio(each) > _flat(name)]
 
 
 def costs_table(costs: Costs, sizes: tuple[int, ...]) -> str:
-    """What each operation costs at each size, and whether it is flat."""
+    """The cost of each operation at each size, and whether it is flat, as text."""
     late = behind(costs)
     head = (
         "milliseconds a call",
@@ -266,16 +266,16 @@ def costs_table(costs: Costs, sizes: tuple[int, ...]) -> str:
         )
         for name, each in costs.items()
     ]
-    return f"Cost against the finished rows in the ledger, medians\n\n{table(head, rows)}"
+    return f"Cost by the number of finished rows in the ledger, medians\n\n{table(head, rows)}"
 
 
 def report(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> str:
-    """What was found, for a person."""
+    """The result as text."""
     memory_rows = [(f"{rows} rows", f"{size:.1f}") for rows, size in memory.items()]
     more = table(("iter_proposals over", "MiB more than before"), memory_rows)
     return f"{costs_table(costs, sizes)}\n\n{more}"
 
 
 def as_json(costs: Costs, memory: dict[str, float], sizes: tuple[int, ...]) -> dict[str, Any]:
-    """What was found, for a program."""
+    """The result as JSON values."""
     return {"sizes": sizes, "seconds": costs, "memory_mib": memory, "behind": behind(costs)}

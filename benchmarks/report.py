@@ -1,4 +1,4 @@
-"""Tables of plain text, and the few numbers that go into them."""
+"""Formats tables of plain text and the numbers in them."""
 
 import platform
 import sqlite3
@@ -10,7 +10,7 @@ SQLITE = f"SQLite {sqlite3.sqlite_version}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first to the left, the others to the right."""
+    """A table with columns as narrow as possible; the first is left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -24,7 +24,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with three digits that count."""
+    """A number with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -36,12 +36,12 @@ def times(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """How far ratios of single rounds lie apart."""
+    """The smallest and the largest ratio of single rounds."""
     return f"({min(values):.2f}-{max(values):.2f})"
 
 
 def machine(database: str = SQLITE) -> str:
-    """What it ran on, as far as it matters for reading the figures."""
+    """The software and the machine that the figures depend on."""
     return (
         f"Python {platform.python_version()}, {database}, {platform.system()} {platform.machine()}"
     )

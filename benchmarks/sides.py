@@ -1,4 +1,4 @@
-"""The two that are compared, behind one shape, so that the same code gives both the same work."""
+"""The two compared sides with one interface, so that the same code gives both the same work."""
 
 import sqlite3
 from collections.abc import Callable
@@ -44,13 +44,13 @@ def _fields(number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: how it is opened, and its own kinds of proposal and record."""
+    """One of the two: how to open it, and its own kinds of proposal and record."""
 
     name: str
     open: Callable[[Path], AbstractAsyncContextManager[Any]]
-    """Opens a file that `make` has made."""
+    """Opens a file from `make`."""
     make: Callable[[Path, int], Any]
-    """Makes a file that holds so many proposals; never timed."""
+    """Makes a file with the specified number of proposals; never timed."""
     proposal: Callable[[int], Any]
     record: Callable[[int], Any]
 

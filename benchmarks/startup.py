@@ -1,4 +1,4 @@
-"""How long a program waits for the ledger: imports, and the first operation on a current file."""
+"""Measures how long a program waits for the ledger: imports, and the first operation on a current file."""
 
 import statistics
 import subprocess
@@ -45,13 +45,13 @@ def _run(*arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-async def startup(folder: Path, rounds: int, told: Callable[[str], None]) -> dict[str, float]:
-    """Median seconds of each, every one in a process of its own, in turns."""
-    told("imports")
+async def startup(folder: Path, rounds: int, progress: Callable[[str], None]) -> dict[str, float]:
+    """The median seconds of each, every one in its own process, in turns."""
+    progress("imports")
     path = folder / "current.db"
     await OURS.make(path, 1)
     seconds: dict[str, list[float]] = {name: [] for name in (*_MODULES, _FIRST_NAME)}
-    for number in range(-1, rounds):  # the first one reads the modules from the disk
+    for number in range(-1, rounds):  # the first round reads the modules from the disk
         for module in _MODULES:
             found = _run(_IMPORT.format(module=module))[-1]
             if number >= 0:
@@ -63,19 +63,19 @@ async def startup(folder: Path, rounds: int, told: Callable[[str], None]) -> dic
 
 
 def report(seconds: dict[str, float]) -> str:
-    """What was found, for a person."""
+    """The result as text."""
     rows = [
         (name if name == _FIRST_NAME else f"import {name}", f"{each * 1000:.0f}")
         for name, each in seconds.items()
     ]
     return "\n\n".join(
         [
-            "In a new process, each one alone; Alembic is not imported",
+            "In a new process each; Alembic is not imported",
             table(("what", "milliseconds"), rows),
         ]
     )
 
 
 def as_json(seconds: dict[str, float]) -> dict[str, Any]:
-    """What was found, for a program."""
+    """The result as JSON values."""
     return {"seconds": seconds}

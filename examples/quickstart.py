@@ -1,4 +1,4 @@
-"""The life of one tool call: proposed, validated, executed, recorded, and what the ledger says of it."""
+"""The lifecycle of one tool call: proposed, validated, executed and recorded, with its history."""
 
 import asyncio
 import sys
@@ -30,7 +30,8 @@ async def main(path: Path) -> None:
         async with db.claimed("worker-1", action_names="transfer_leader") as execution:
             if execution is not None:  # None: nothing is due
                 call = execution.proposal.parameters_as(TransferLeader)
-                # Here the real thing happens. If the process dies, the lease expires and the outcome is unknown.
+                # Here the worker performs the action. If its process crashes, the lease expires, and the
+                # outcome is unknown.
                 execution.result_data = {"leader": call.to_store_id}
 
         for event in await db.history(proposal.id):

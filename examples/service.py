@@ -1,7 +1,7 @@
-"""An API through which agents propose actions and people look at them; it needs FastAPI.
+"""An API in which agents propose actions and people read them; it needs FastAPI.
 
-The body of a request is a `ProposalRequest`: what a caller may say, and nothing else. Who proposes is known from how the
-caller is authenticated. What can't be kept is the caller's error (422), never the service's.
+The body of a request is a `ProposalRequest`, which holds only the fields that a caller may set. The proposer comes from
+the authentication of the caller. A value that the ledger can't store is the caller's error (422), never the service's.
 
     uvicorn --factory examples.service:make_app
 """
@@ -28,7 +28,7 @@ from operator_core.db import ActionDB
 
 
 def authenticated(x_agent: Annotated[str, Header()]) -> str:
-    """Who calls: here stands whatever authenticates the callers of the service."""
+    """Returns the caller; a real service authenticates it here."""
     return x_agent
 
 
@@ -63,7 +63,7 @@ def answer(status: int, problems: list[tuple[str, str]]) -> JSONResponse:
 
 
 async def not_valid(_: Request, error: RequestValidationError) -> JSONResponse:
-    # FastAPI's own answer holds the input, which may be what JSON can't hold (NaN, half of a surrogate pair).
+    # FastAPI's default response contains the input, and JSON can't hold every input (NaN, half of a surrogate pair).
     return answer(422, [(format_path(each["loc"]), each["msg"]) for each in error.errors()])
 
 
@@ -72,7 +72,7 @@ async def not_kept(_: Request, error: InvalidValue) -> JSONResponse:
 
 
 async def not_there(_: Request, error: NotFound) -> JSONResponse:
-    # A ticket, or a proposal to depend on, that the caller has named.
+    # The request names a ticket or a dependency that does not exist.
     return answer(422, [("", str(error))])
 
 
@@ -85,7 +85,7 @@ async def away(_: Request, error: Busy | StorageError) -> JSONResponse:
 
 
 def make_app(target: str | None = None) -> FastAPI:
-    """The service on the ledger `target`, by default the one that ``OPERATOR_DATABASE_URL`` names."""
+    """Creates the service for the ledger `target`; the default is the value of ``OPERATOR_DATABASE_URL``."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:

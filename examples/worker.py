@@ -1,4 +1,4 @@
-"""Two worker processes on one ledger: each proposal is carried out by one of them, once."""
+"""Two worker processes on one ledger; each proposal is executed once, by one of them."""
 
 import asyncio
 import logging
@@ -14,32 +14,32 @@ from operator_core.worker import run_worker
 
 
 async def restart(proposal: ActionProposal) -> dict[str, str]:
-    await asyncio.sleep(0.05)  # here the real thing happens
+    await asyncio.sleep(0.05)  # here a worker performs the action
     return {"restarted": proposal.parameters["host"]}
 
 
 def drain(proposal: ActionProposal) -> None:
-    """A plain function runs in a thread; what it raises is written down as the failure that it is."""
+    """A plain function runs in a thread; its exception fails the execution."""
     raise ConnectionError(f"{proposal.parameters['host']} does not answer")
 
 
 async def work(ledger: str, name: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     async with ActionDB(ledger) as db:
-        # Until SIGTERM; what is running then is finished first.
+        # Runs until SIGTERM; running handlers finish first.
         await run_worker(db, {"restart": restart, "drain": drain}, worker=name, concurrency=2)
 
 
 async def main(ledger: str) -> None:
     async with ActionDB(ledger, actor="on-call") as db:
-        wanted = [
+        requests = [
             ActionProposal(action_name="restart", parameters={"host": f"web-{n}"}, reason="example")
             for n in range(10)
         ]
-        wanted.append(
+        requests.append(
             ActionProposal(action_name="drain", parameters={"host": "db-1"}, reason="example")
         )
-        proposals = await db.create_proposals(wanted)
+        proposals = await db.create_proposals(requests)
         for proposal in proposals:
             await db.update_proposal_status(proposal.id, ActionStatus.VALIDATED)
 

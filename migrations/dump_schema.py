@@ -1,6 +1,6 @@
-"""Writes ``operator_core/db/schema.py``, the schema as text, from what the revisions make.
+"""Writes ``operator_core/db/schema.py``, the schema as text, from the revisions.
 
-Run by ``make schema``; a test fails while the two differ.
+``make schema`` runs it; a test fails if the text and the revisions differ.
 """
 
 import sqlite3
@@ -20,7 +20,7 @@ __all__ = ["ACTIONS_SCHEMA_SQL", "SCHEMA_SQL"]
 
 
 def statements(path: Path) -> dict[bool, list[str]]:
-    """Every statement of the catalogue of the database at `path`; True: those about tickets alone."""
+    """Every statement of the catalogue of the database at `path`; under True, those about tickets only."""
     connection = sqlite3.connect(path)
     try:
         found = connection.execute(
@@ -58,7 +58,7 @@ def render(path: Path) -> str:
 
 
 def main() -> None:
-    # The module that is about to be written is imported on the way, so it must exist.
+    # The import below imports the module that this writes, so the module must exist.
     target = Path(__file__).parents[1] / "src/operator_core/db/schema.py"
     if not target.exists():
         target.write_text(HEADER + '\nSCHEMA_SQL: Final = ""\nACTIONS_SCHEMA_SQL: Final = ""\n')

@@ -1,4 +1,4 @@
-"""Where Alembic meets the ledger: on a connection that it is handed, or on one of its own, locked."""
+"""Alembic's environment for the ledger: on a connection that it gets, or on its own, under a lock."""
 
 import logging.config
 import os
@@ -14,35 +14,35 @@ from operator_core.db.sql.tables import ActionProposalRow
 from operator_core.db.sql.urls import parse_url, target_from_text
 
 config = context.config
-assert ActionProposalRow.metadata is Base.metadata  # the import is what fills the metadata
+assert ActionProposalRow.metadata is Base.metadata  # the import fills the metadata
 
 options = {
     "target_metadata": Base.metadata,
     "version_table": migrate.VERSION_TABLE,
     "render_as_batch": True,
-    # `migrate.run_locked` sees to it on SQLite, where Alembic would assume otherwise.
+    # On SQLite `migrate.run_locked` ensures it; Alembic would assume False there.
     "transactional_ddl": True,
     "process_revision_directives": lambda _context, _revision, found: number(found),
-    # A service's own tables may live in the same database: autogenerate must not drop them.
+    # A service's own tables may be in the same database: autogenerate must not drop them.
     "include_object": lambda item, _name, _kind, _reflected, _other: is_here(item),
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
 }
 
 
 def is_here(item: Any) -> bool:
-    """Whether something declared is of this database's dialect."""
+    """Whether a declared object belongs to the dialect of this database."""
     only = getattr(item, "info", {}).get("only on")
     return only is None or only == context.get_context().dialect.name
 
 
 def number(found: list[Any]) -> None:
-    """A new revision gets the next number."""
+    """Gives a new revision the next number."""
     for each in found:
         each.rev_id = f"{len(migrate.REVISIONS) + 1:04}"
 
 
 def url() -> URL:
-    """The ledger that the command is about; a bare word is refused, as by ``operator-core``."""
+    """The URL of the command's ledger; a bare word is refused, as by ``operator-core``."""
     options = context.get_x_argument(as_dictionary=True)
     for name, text in (
         ("-x url", options.get("url")),
@@ -55,7 +55,7 @@ def url() -> URL:
 
 
 def moves_schema() -> bool:
-    """Whether the command is an upgrade or a downgrade, and not one that only looks."""
+    """Whether the command is an upgrade or a downgrade, and does not only read."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -67,7 +67,7 @@ def run(connection: Connection) -> None:
     if connection.dialect.name != "postgresql" or "locked" in config.attributes:
         run_locked(connection)
         return
-    # Somebody's own connection, in a transaction of theirs.
+    # A caller's connection, in the caller's transaction.
     tables = postgresql.table_timeout(context.get_x_argument(as_dictionary=True))
     with postgresql.borrowed(connection, wait=migrate.LOCK_TIMEOUT, tables=tables):
         run_locked(connection)
@@ -88,7 +88,7 @@ def run_locked(connection: Connection) -> None:
 def without_tabs(
     _conn: object, _cursor: object, statement: str, parameters: Any, *_: object
 ) -> tuple[str, Any]:
-    """Alembic's scripts (``--sql``) have spaces for tabs; so has the catalogue, whoever makes it."""
+    """Replaces tabs by spaces, as Alembic's scripts (``--sql``) do, so that both make the same catalogue."""
     if statement.lstrip().startswith("CREATE TABLE"):
         statement = statement.replace("\t", "    ")
     return statement, parameters
@@ -103,7 +103,7 @@ def run_offline() -> None:
         **options,
     )
     if backend == "sqlite":
-        # Both are ignored inside a transaction.
+        # SQLite ignores both inside a transaction.
         context.execute("PRAGMA foreign_keys = OFF")
         context.execute("PRAGMA legacy_alter_table = ON")
     with context.begin_transaction():
@@ -123,7 +123,7 @@ def run_own() -> None:
 
 if context.is_offline_mode():
     run_offline()
-elif (given := config.attributes.get("connection")) is not None:
-    run(given)
+elif (connection := config.attributes.get("connection")) is not None:
+    run(connection)
 else:
     run_own()

@@ -1,1 +1,1 @@
-"""The ledger on PostgreSQL beside the job queues one would pick instead: ``python -m benchmarks.peers``."""
+"""Compares the ledger on PostgreSQL with job queues: ``python -m benchmarks.peers``."""

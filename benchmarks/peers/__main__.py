@@ -1,7 +1,7 @@
-"""``python -m benchmarks.peers``: measures beside procrastinate, pgqueuer and DBOS, and prints what came of it.
+"""``python -m benchmarks.peers``: compares the ledger with procrastinate, pgqueuer and DBOS, and prints the results.
 
-The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one made for the run. The part
-``sqlite``, beside DBOS, needs none.
+The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one that the run starts. The part
+``sqlite``, the comparison with DBOS, needs no server.
 """
 
 import argparse
@@ -39,28 +39,28 @@ _MODULES = {
 }
 
 
-def _arguments(given: list[str] | None) -> argparse.Namespace:
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.peers", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: does it run, not how fast"
+        "--quick", action="store_true", help="small sizes, to test that it runs, not how fast"
     )
     parser.add_argument("--only", choices=_PARTS, help="one part instead of all")
-    parser.add_argument("--rounds", type=int, help="how many (default: 7, and 2 with --quick)")
+    parser.add_argument(
+        "--rounds", type=int, help="number of rounds (default: 7, or 2 with --quick)"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-    parser.add_argument(
-        "--python", default=str(_PEERS), help="of the environment that the peers are installed in"
-    )
-    return parser.parse_args(given)
+    parser.add_argument("--python", default=str(_PEERS), help="Python of the peers' environment")
+    return parser.parse_args(arguments)
 
 
-def _told(what: str) -> None:
+def _show_progress(what: str) -> None:
     print(f"... {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _server() -> Iterator[str]:
-    """The URL of a server that flushes what it commits."""
+    """The URL of a server that flushes its commits."""
     if url := os.environ.get("OPERATOR_TEST_POSTGRES_URL"):
         yield url
         return
@@ -94,10 +94,10 @@ async def _compare(made: Databases, options: argparse.Namespace, rounds: int) ->
     sizes = compare.QUICK if options.quick else compare.Sizes()
     async with _workers(options.python, *_MODULES) as workers:
         turns = compare.Turns(made, workers)
-        _told("installing each side")
+        _show_progress("installing each side")
         await turns.install()
-        found = await compare.compare(turns, sizes, rounds, _told)
-        _told("floors")
+        found = await compare.compare(turns, sizes, rounds, _show_progress)
+        _show_progress("floors")
         speeds = await floors.floors(turns, sizes.floor, rounds)
     print(f"\n{report(found, turns, speeds)}", flush=True)
     return as_json(found, turns, speeds)
@@ -107,13 +107,13 @@ async def _growth(made: Databases, options: argparse.Namespace, rounds: int) -> 
     sizes = growth.QUICK_SIZES if options.quick else growth.SIZES
     url = await made.new("growing")
     await asyncio.to_thread(migrate.upgrade, url)
-    costs = await growing.growing(url, sizes, rounds, _told)
+    costs = await growing.growing(url, sizes, rounds, _show_progress)
     print(f"\n{growth.costs_table(costs, sizes)}", flush=True)
     return {"sizes": sizes, "seconds": costs, "behind": growth.behind(costs)}
 
 
 async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
-    found = await drivers.drivers(made, 20 if options.quick else 600, rounds, _told)
+    found = await drivers.drivers(made, 20 if options.quick else 600, rounds, _show_progress)
     print(f"\n{drivers.drivers_table(found)}", flush=True)
     return {"per_second": found}
 
@@ -121,7 +121,7 @@ async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) ->
 async def _waking(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     url = await made.new("waking")
     await asyncio.to_thread(migrate.upgrade, url)
-    _told(waking.NAME)
+    _show_progress(waking.NAME)
     seconds = await waking.waking(url, rounds if options.quick else rounds * 20)
     print(f"\n{waking.waking_table(seconds)}", flush=True)
     late = statistics.median(seconds) >= waking.PROMISED
@@ -134,10 +134,12 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
         place = Path(folder)
         async with _workers(options.python, compare.OURS, "dbos") as workers:
             turns = compare.Turns(Files(place), workers)
-            _told("installing each side, on SQLite")
+            _show_progress("installing each side, on SQLite")
             await turns.install()
-            found = await compare.compare(turns, sizes, rounds, _told, compare.SQLITE_WORKS)
-        _told("floors")
+            found = await compare.compare(
+                turns, sizes, rounds, _show_progress, compare.SQLITE_WORKS
+            )
+        _show_progress("floors")
         speeds = disk_floors(place, sizes.floor, rounds)
     print(f"\n{sqlite_report(found, turns, speeds)}", flush=True)
     return as_json(found, turns, speeds)
@@ -178,9 +180,9 @@ def _behind(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def main(given: list[str] | None = None) -> int:
-    """Runs what the arguments ask for; 1 if a promise is not kept and somebody asked, or if a side fails."""
-    options = _arguments(given)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the selected parts; returns 1 if a side fails, or if a promise is not kept and ``--check`` is set."""
+    options = _parsed(arguments)
     start = time.monotonic()
     try:
         results = _run(options)
@@ -195,9 +197,9 @@ def main(given: list[str] | None = None) -> int:
     ran_on = machine(", ".join(named))
     print(f"\n{ran_on}; {time.monotonic() - start:.0f} s")
     if options.quick or "off" in server.values():
-        print("With --quick, or a server that does not flush, these are no measurements.")
+        print("With --quick, or a server that does not flush, these figures are no measurements.")
     if behind:
-        print(f"Behind what is promised: {'; '.join(behind)}")
+        print(f"Behind the promise: {'; '.join(behind)}")
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": ran_on, **results}, indent=2) + "\n")
     return 1 if behind and options.check else 0

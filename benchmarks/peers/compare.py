@@ -1,4 +1,4 @@
-"""The works in turns: ours, then each peer's, each turn in a new database, never two at once."""
+"""Measures the works in turns: first ours, then each peer's, each turn in a new database, never two at once."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ OURS = "operator-core"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of each work is one turn."""
+    """The amount of each work in one turn."""
 
     create: int = 1000
     create_each: int = 40
@@ -48,17 +48,17 @@ QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, drain=200, dbos=5, f
 
 @dataclass(frozen=True)
 class Work:
-    """A work, what the ledger promises in it, and against whom."""
+    """A work, the ledger's promise in it, and the peers of that promise."""
 
     name: str
     asked: str
-    """What a worker calls it."""
+    """The worker's name for it."""
     size: Callable[[Sizes], int]
     promised: float | None
-    """Times the speed of the fastest of `against`."""
+    """The promised ratio to the speed of the fastest of `against`."""
     against: tuple[str, ...]
     reported: tuple[str, ...] = ()
-    """Measured too, promised nothing."""
+    """Peers that are measured too, without a promise."""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ SQLITE_WORKS = (
 
 @dataclass
 class Compared:
-    """What a work came to: how many a second by each side, in each round."""
+    """The result of a work: units a second by each side, in each round."""
 
     work: Work
     figures: dict[str, list[float]]
@@ -142,14 +142,14 @@ class Compared:
 
     @property
     def fastest(self) -> str:
-        """The one of those that the promise is against that the ledger has to reach."""
+        """The fastest peer of the promise, whose speed counts for the promise."""
         return max(self.work.against, key=self.median)
 
     def ratio(self, side: str) -> float:
         return self.median(OURS) / self.median(side)
 
     def paired(self, side: str) -> list[float]:
-        """The ratio of each round: how far it moves with the machine's mood."""
+        """The ratio of each round, which shows the noise of the machine."""
         pairs = zip(self.figures[OURS], self.figures[side], strict=True)
         return [ours / theirs for ours, theirs in pairs]
 
@@ -159,13 +159,13 @@ class Compared:
 
 
 def jobs(count: int) -> list[Job]:
-    """The same for all sides: the arguments, reason and author of a realistic tool call."""
+    """Jobs for all sides, with the arguments, reason and author of a realistic tool call."""
     kept = {"action_name", "parameters", "reason", "proposed_by"}
     return [LEDGER.proposal(each).model_dump(mode="json", include=kept) for each in range(count)]
 
 
 class Places(Protocol):
-    """Where each turn gets a database of its own."""
+    """Makes a new database for each turn."""
 
     async def new(self, name: str, template: str = ...) -> str: ...
 
@@ -176,13 +176,13 @@ class Places(Protocol):
 
 @dataclass
 class Turns:
-    """Gives each side its turn, in a copy of what the side's own installation made."""
+    """Gives each side its turn, in a copy of the database of the side's own installation."""
 
     databases: Places
     workers: Mapping[str, Worker]
     versions: dict[str, str] = field(default_factory=dict[str, str])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
-    """What a create leaves behind, by side: counted once."""
+    """The rows and index entries of a create, by side; counted once."""
     _templates: dict[str, str] = field(default_factory=dict[str, str])
 
     async def install(self) -> None:
@@ -192,7 +192,7 @@ class Turns:
             self.versions |= answer["versions"]
 
     async def take(self, side: str, asked: str, jobs: list[Job]) -> float:
-        """How many a second the side did."""
+        """Runs the work on the side; returns units a second."""
         url = await self.databases.new(side, self._templates[side])
         answer = await self.workers[side].ask(asked, url, jobs)
         await self._count(side, url, answer)
@@ -205,7 +205,7 @@ class Turns:
 
 
 def _in_turn(sides: tuple[str, ...], number: int) -> Iterable[str]:
-    # Each begins as often as the others, as a turn may leave the disk busy for the next one.
+    # Each side begins equally often, because a turn may leave the disk busy for the next one.
     first = number % len(sides)
     return (*sides[first:], *sides[:first])
 
@@ -214,16 +214,16 @@ async def compare(
     turns: Turns,
     sizes: Sizes,
     rounds: int,
-    told: Callable[[str], None],
+    progress: Callable[[str], None],
     works: Iterable[Work] = WORKS,
 ) -> list[Compared]:
-    """Each work in rounds, and in each round every side once."""
+    """Measures each work in rounds; in each round every side has one turn."""
     found: list[Compared] = []
     for work in works:
-        told(work.name)
+        progress(work.name)
         compared = Compared(work, {side: [] for side in work.sides})
         for number in range(0 if sizes is QUICK else -1, rounds):
-            # A small round before the first one, to warm the caches, does not count.
+            # The small round before the first one warms the caches and does not count.
             size = QUICK if number < 0 else sizes
             for side in _in_turn(work.sides, max(number, 0)):
                 count = size.dbos if side == "dbos" else work.size(size)

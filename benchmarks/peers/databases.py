@@ -1,4 +1,4 @@
-"""Databases of the run's own on the server: each turn's is new, and none is left at the end."""
+"""The run's own databases on the server, a new one for each turn; the end of the run drops them all."""
 
 import os
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ import asyncpg
 __all__ = ["Databases", "Written", "databases"]
 
 Written = dict[str, tuple[float, float]]
-"""By table: rows and index entries for each create."""
+"""For each table, the rows and index entries of a create."""
 
 _SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")
 
-# ANALYZE reads tables of this size whole, so that it counts the entries of partial indexes too.
+# ANALYZE reads tables of this size completely, so that it also counts the entries of partial indexes.
 _WRITTEN = """
 SELECT t.relname, t.reltuples, sum(i.reltuples)
 FROM pg_class t
@@ -27,7 +27,7 @@ GROUP BY 1, 2 ORDER BY 1
 
 
 class Databases:
-    """Makes databases and drops them, which never happens while the clock runs."""
+    """Creates and drops databases, never while the clock runs."""
 
     def __init__(self, conn: asyncpg.Connection, url: str) -> None:
         self._conn = conn
@@ -35,12 +35,12 @@ class Databases:
         self._made: list[str] = []
 
     async def new(self, name: str, template: str = "template1") -> str:
-        """The URL of a new database, a copy of the template at that URL (or of that name)."""
+        """The URL of a new database, a copy of the template with that URL or name."""
         name = f"operator_core_bench_{os.getpid()}_{name}"
         template = urlsplit(template).path.lstrip("/")
         await self._conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         self._made.append(name)
-        # So that no turn pays for what others wrote.
+        # So that no turn pays for the writes of others.
         await self._conn.execute("CHECKPOINT")
         return urlsplit(self._url)._replace(path=f"/{name}").geturl()
 
@@ -56,7 +56,7 @@ class Databases:
         self._made.remove(name)
 
     async def settings(self) -> dict[str, str]:
-        """What the figures depend on."""
+        """The server's version and the settings that the figures depend on."""
         return {
             "PostgreSQL": await self._conn.fetchval("SHOW server_version"),
             **{name: await self._conn.fetchval(f"SHOW {name}") for name in _SETTINGS},
@@ -64,7 +64,7 @@ class Databases:
 
     @staticmethod
     async def written(url: str, creates: int) -> Written:
-        """What so many creates left behind, for each of them; a table that has less is not theirs."""
+        """The rows and index entries of one create, after `creates` of them; smaller tables are left out."""
         conn = await asyncpg.connect(url)
         try:
             await conn.execute("ANALYZE")
@@ -80,7 +80,7 @@ class Databases:
 
 @asynccontextmanager
 async def databases(url: str) -> AsyncIterator[Databases]:
-    """On the server at the URL, whose user must be a superuser."""
+    """Databases on the server at the URL, whose user must be a superuser."""
     conn = await asyncpg.connect(url)
     try:
         made = Databases(conn, url)

@@ -1,4 +1,4 @@
-"""The ledger's own units by each of the two drivers, in turns: which one ``postgresql://`` should mean."""
+"""Measures the ledger's own units with each of the two drivers, in turns, to choose the driver of ``postgresql://``."""
 
 import asyncio
 import statistics
@@ -18,7 +18,7 @@ DRIVERS = ("asyncpg", "psycopg")
 TASKS = 20
 
 Figures = dict[str, dict[str, list[float]]]
-"""For each work and driver how many a second, in each round."""
+"""For each work and driver, units a second in each round."""
 
 
 async def _one_by_one(count: int, call: Callable[[int], Awaitable[object]]) -> None:
@@ -37,7 +37,7 @@ async def _by_tasks(count: int, call: Callable[[int], Awaitable[object]]) -> Non
 async def _turn(url: str, count: int) -> dict[str, float]:
     proposals = [ActionProposal(**job) for job in jobs(count)]
     async with ActionDB(url, pool_size=TASKS) as db:
-        # Past the executions after which both have prepared their statements, on each connection.
+        # Enough executions for both drivers to prepare their statements on each connection.
         await _by_tasks(TASKS * 12, lambda number: db.create_proposal(proposals[0]))
         await _by_tasks(TASKS * 12, lambda number: db.get_proposal(1))
         first = (await db.create_proposal(proposals[0])).id or 0
@@ -63,16 +63,18 @@ async def _turn(url: str, count: int) -> dict[str, float]:
     return speeds
 
 
-async def drivers(made: Databases, count: int, rounds: int, told: Callable[[str], None]) -> Figures:
-    """Each driver once in each round, in a new database."""
+async def drivers(
+    made: Databases, count: int, rounds: int, progress: Callable[[str], None]
+) -> Figures:
+    """Measures each driver once in each round, in a new database."""
     template = await made.new("drivers_template")
     await asyncio.to_thread(migrate.upgrade, template)
     found: Figures = {}
     for number in range(-1, rounds):
-        told(f"drivers, round {number + 1}")
+        progress(f"drivers, round {number + 1}")
         for driver in DRIVERS if number % 2 else reversed(DRIVERS):
             url = await made.new(f"drivers_{driver}", template)
-            # A small round before the first one, to warm the caches, does not count.
+            # The small round before the first one warms the caches and does not count.
             speeds = await _turn(
                 url.replace("://", f"+{driver}://", 1), count if number >= 0 else 20
             )
@@ -83,7 +85,7 @@ async def drivers(made: Databases, count: int, rounds: int, told: Callable[[str]
 
 
 def drivers_table(found: Figures) -> str:
-    """What was found, for a person."""
+    """The result as text."""
     rows = []
     for work, by_driver in found.items():
         ours, theirs = (by_driver[driver] for driver in DRIVERS)
@@ -97,5 +99,7 @@ def drivers_table(found: Figures) -> str:
                 f"({min(each):.2f}-{max(each):.2f})",
             )
         )
-    head = ("work of the ledger's", "asyncpg/s", "psycopg/s", "ratio", "(min-max)")
-    return f"Its two drivers, in turns, medians of {len(each)} rounds\n\n{table(head, rows)}"
+    head = ("work of the ledger", "asyncpg/s", "psycopg/s", "ratio", "(min-max)")
+    return (
+        f"The ledger's two drivers, in turns, medians of {len(each)} rounds\n\n{table(head, rows)}"
+    )

@@ -1,4 +1,4 @@
-"""SQLite databases of the run's own in one folder: each turn's is new."""
+"""The run's own SQLite databases in one folder, a new one for each turn."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ class Files:
         self._folder = folder
 
     async def new(self, name: str, template: str = "") -> str:
-        """The URL of a database, a copy of the template at that URL, or of none yet."""
+        """The URL of a copy of the template at that URL, or of a database that does not exist yet."""
         path = self._folder / f"{name}.db"
         if template:
-            # Its last connection is closed, so that no log is left beside it.
+            # The last connection of the template is closed, so that no log is left beside it.
             shutil.copyfile(_path(template), path)
         return f"sqlite:///{path}"
 
@@ -29,7 +29,7 @@ class Files:
             each.unlink()
 
     async def written(self, url: str, creates: int) -> Written:
-        """Nothing is counted here."""
+        """Counts nothing."""
         return {}
 
 

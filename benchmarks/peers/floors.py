@@ -1,4 +1,4 @@
-"""What the server, its disk and the driver allow, in the same run."""
+"""Measures the limits of the server, its disk and the driver, in the same run."""
 
 import statistics
 import tempfile
@@ -12,20 +12,20 @@ __all__ = ["PLACE", "SIDE", "floors"]
 SIDE = "floors"
 
 _FDATASYNC = "fdatasync of a page"
-# Where a server of the run's own has its data, too. /tmp may be in memory.
+# A server that the run starts has its data there too. /tmp may be in memory.
 PLACE = "/var/tmp" if Path("/var/tmp").is_dir() else None
-_ASKED = {
+_WORKS = {
     "asyncpg INSERT, autocommit, one after another": "insert",
     "asyncpg SELECT 1, one after another": "select",
 }
 
 
 async def floors(turns: Turns, count: int, rounds: int) -> dict[str, float]:
-    """The medians, in turns."""
-    found: dict[str, list[float]] = {name: [] for name in (*_ASKED, _FDATASYNC)}
+    """The medians of all floors, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in (*_WORKS, _FDATASYNC)}
     for _ in range(rounds):
-        for name, asked in _ASKED.items():
-            found[name].append(await turns.take(SIDE, asked, jobs(count)))
+        for name, work in _WORKS.items():
+            found[name].append(await turns.take(SIDE, work, jobs(count)))
         with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=PLACE) as folder:
             found[_FDATASYNC].append(FLOORS[_FDATASYNC](Path(folder), count))
     return {name: statistics.median(each) for name, each in found.items()}

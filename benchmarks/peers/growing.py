@@ -1,4 +1,4 @@
-"""What an operation costs in PostgreSQL when the ledger has grown: ours only."""
+"""Measures the cost of an operation on PostgreSQL in a growing ledger, without peers."""
 
 import json
 import statistics
@@ -17,8 +17,8 @@ PROMISED = ("get", "list(limit=50)", "update status", CLAIM)
 
 _CHUNK = 100_000
 
-# As in `benchmarks.growth`: old rows of a ledger that was in use, and the records of their executions; the
-# events are written by triggers.
+# As in `benchmarks.growth`: old rows of a ledger in use, and the records of their executions. Triggers write the
+# events.
 _FILL = """
 WITH proposed AS (
     INSERT INTO action_proposals
@@ -51,7 +51,7 @@ async def _fill(url: str, filled: int, rows: int) -> None:
 
 
 async def _settle(url: str) -> None:
-    """So that no operation pays for what filling left behind."""
+    """Vacuums and checkpoints, so that no operation pays for the filling."""
     conn = await asyncpg.connect(url)
     try:
         await conn.execute("VACUUM ANALYZE")
@@ -61,13 +61,13 @@ async def _settle(url: str) -> None:
 
 
 async def growing(
-    url: str, sizes: tuple[int, ...], rounds: int, told: Callable[[str], None]
+    url: str, sizes: tuple[int, ...], rounds: int, progress: Callable[[str], None]
 ) -> Costs:
-    """The median seconds of what is promised to stay flat, at each size, in an empty ledger."""
+    """The median seconds of the operations with a promise, at each size; the ledger is empty at first."""
     costs: Costs = {name: [] for name in PROMISED}
     filled = 0
     for rows in sizes:
-        told(f"{rows:,} rows")
+        progress(f"{rows:,} rows")
         await _fill(url, filled, rows)
         filled = rows
         async with ActionDB(url) as db:

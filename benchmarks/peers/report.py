@@ -1,4 +1,4 @@
-"""What the works came to, as text for a person and as JSON for a program."""
+"""The results of the works as text and as JSON."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from benchmarks.report import figure, spread, table, times
 __all__ = ["as_json", "report", "sqlite_report"]
 
 _NOTES = """\
-Each answers when its commit is on the disk. Each turn has a new database, a copy of what the side's own installation
-made, after a checkpoint, and connections that are warm. What a caller passes (proposals, dicts, encoded bytes) is made
-before the clock starts. All run on asyncio's own event loop. To drain, four tasks of ours take batches of that size, and
-pgqueuer's QueueManager; procrastinate's worker takes one at a time, 20 at once."""
+Each side answers when its commit is on the disk. Each turn starts after a checkpoint, with warm connections and a
+new database, a copy of the side's own installation. The arguments of calls (proposals, dicts, encoded bytes) are
+made before the clock starts. All run on asyncio's own event loop. To drain, the ledger uses four tasks and pgqueuer
+its QueueManager, with batches of that size; procrastinate's worker takes jobs one by one and runs 20 at once."""
 
 _SQLITE_NOTES = """\
-DBOS's call starts and ends a workflow of one step, and answers its result: it writes down what is to be done, too,
-which ours does in the second work. Both answer when it is on the disk (synchronous=FULL; operator-core with WAL, DBOS
-as it makes its database, with a rollback journal). Each turn has a new file, a copy of what the side made."""
+DBOS's call starts and ends a workflow of one step, and returns its result. So it also stores the job, which the
+ledger does only in the second work. Both answer when the commit is on the disk (synchronous=FULL). operator-core
+uses WAL; DBOS creates its database with a rollback journal. Each turn has a new file, a copy of the side's own
+installation."""
 
-# What catalogues don't count.
+# Facts that the counts from the catalogue don't show.
 _WRITES = {
-    OURS: "The event comes from a trigger of the statement; CHECKs, foreign keys and every value are checked. The\n"
-    "    stored row is answered. Creates that wait at the same time share a statement and its commit.",
-    "procrastinate": "A trigger of each row writes the event, another sends two NOTIFYs. The id is answered.",
-    "pgqueuer": "The log is written by the same statement, a trigger of the statement sends one NOTIFY. The id is\n"
-    "    answered.",
+    OURS: "A statement trigger writes the event. CHECKs, foreign keys and every value are checked. It returns the\n"
+    "    stored row. Creates that wait at the same time share a statement and its commit.",
+    "procrastinate": "A row trigger writes the event, another sends two NOTIFYs. It returns the id.",
+    "pgqueuer": "The same statement writes the log; a statement trigger sends one NOTIFY. It returns the id.",
     "dbos": "A create is a workflow of one step, run to its end: its status, inputs, the step's and its own output.",
 }
 
@@ -60,27 +60,27 @@ def _written(side: str, written: Written) -> str:
 
 
 def report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
-    """What was found, for a person."""
+    """The result on a server as text."""
     rounds = len(found[0].figures[OURS])
     written = "\n".join(_written(side, each) for side, each in turns.written.items())
     return "\n\n".join(
         [
-            f"Against job queues on the same PostgreSQL, in turns, medians of {rounds} rounds",
+            f"Compared with job queues on the same PostgreSQL, in turns, medians of {rounds} rounds",
             _versions(turns),
             _works(found),
             _NOTES,
-            f"Written for each create, counted: rows (and index entries)\n{written}",
+            f"Writes of each create, counted: rows (and index entries)\n{written}",
             _floors(floors),
         ]
     )
 
 
 def sqlite_report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
-    """What was found without a server, for a person."""
+    """The result on SQLite as text."""
     rounds = len(found[0].figures[OURS])
     return "\n\n".join(
         [
-            f"Against DBOS on SQLite, in turns, medians of {rounds} rounds",
+            f"Compared with DBOS on SQLite, in turns, medians of {rounds} rounds",
             _versions(turns),
             _works(found),
             _SQLITE_NOTES,
@@ -98,7 +98,7 @@ def _floors(floors: dict[str, float]) -> str:
 
 
 def as_json(found: list[Compared], turns: Turns, floors: dict[str, float]) -> dict[str, Any]:
-    """What was found, for a program."""
+    """The result as JSON values."""
     return {
         "works": [
             {

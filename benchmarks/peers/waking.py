@@ -1,4 +1,4 @@
-"""How soon somebody who waits for a proposal on one connection hears of a change that is made on another."""
+"""Measures how soon a caller that waits for a proposal on one connection sees a change from another."""
 
 import asyncio
 import statistics
@@ -14,14 +14,14 @@ __all__ = ["NAME", "PROMISED", "waking", "waking_table"]
 
 NAME = "NOTIFY to wake-up"
 PROMISED = 0.010
-"""Seconds in the median: from asking for the change, its commit and all, to who waits for it."""
+"""Median seconds from the call that makes the change, its commit included, to the wake-up of the waiting caller."""
 
 _SETTLED = 0.02
-"""Seconds after which who waits has looked once and listens; nothing else would wake it for five."""
+"""Seconds after which the waiting caller has read once and listens; without a change it sleeps for five."""
 
 
 async def waking(url: str, times: int) -> list[float]:
-    """The seconds of each of so many changes, one after another."""
+    """The seconds of each of `times` changes, one after another."""
     job = jobs(1)[0]
     found: list[float] = []
     async with ActionDB(url) as db, ActionDB(url) as other:
@@ -34,7 +34,7 @@ async def waking(url: str, times: int) -> list[float]:
             async for _ in db.events(follow=True):
                 pass
 
-        # Keeps the connection that listens, as a service does.
+        # Keeps the listening connection open, as a service does.
         following = asyncio.create_task(follow())
         try:
             async with asyncio.timeout(10 + times):
@@ -53,7 +53,7 @@ async def waking(url: str, times: int) -> list[float]:
 
 
 def waking_table(found: list[float]) -> str:
-    """What was found, for a person."""
+    """The result as text."""
     median, slowest = statistics.median(found), max(found)
     row = (
         NAME,
@@ -62,5 +62,5 @@ def waking_table(found: list[float]) -> str:
         f"{PROMISED * 1000:.0f}",
         "ok" if median < PROMISED else "BEHIND",
     )
-    head = ("from a change to who waits for it", "median, ms", "slowest, ms", "promised", "")
+    head = ("from a change to the waiting caller", "median, ms", "slowest, ms", "promised", "")
     return f"Waking, {len(found)} times\n\n{table(head, [row])}"

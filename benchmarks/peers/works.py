@@ -1,4 +1,4 @@
-"""The works, written once and driven against every side, so that each is given the same."""
+"""The works, written once and run on every side, so that each side does the same."""
 
 import asyncio
 import gc
@@ -16,40 +16,40 @@ TASKS = 64
 POOL = 20
 BATCH = 1000
 
-# Past the executions after which psycopg prepares a statement (5) and PostgreSQL may settle for a
-# generic plan (5 more), on each connection of the pool.
+# More than the executions after which psycopg prepares a statement (5) and PostgreSQL may choose a generic plan
+# (5 more), on each connection of the pool.
 _WARM = 30
 _WARM_EACH = 6
 _WARM_BATCHES = 12
 
 Drained = tuple[int, float]
-"""How many, and the seconds from taking the first to having ended the last."""
+"""The number of jobs, and the seconds from taking the first to the end of the last."""
 
 
 class Client(Protocol):
-    """A side, open. To prepare is never timed: what a caller holds when it makes its call."""
+    """An open side. Preparing the arguments of a call is never timed."""
 
     def prepare(self, job: Job) -> Any: ...
 
     def prepare_due(self, job: Job) -> Any:
-        """The same, so that a worker may have it as soon as it is created."""
+        """Like `prepare`, for a job that a worker may take as soon as it is created."""
 
     async def create(self, prepared: Any) -> object: ...
 
     async def create_many(self, prepared: list[Any]) -> object: ...
 
     async def cycle(self) -> object:
-        """Takes the one that is due first, and ends it well."""
+        """Takes the first due job and ends it with success."""
 
     async def drain(self, batch: int) -> Drained:
-        """Takes all that is due, so many at a time, and ends it well."""
+        """Takes all due jobs, `batch` at a time, and ends them with success."""
 
     async def unfinished(self) -> int:
-        """How many are in the database that did not end well."""
+        """The number of jobs in the database that did not end with success."""
 
 
 Open = Callable[[str, int], AbstractAsyncContextManager[Client]]
-"""Connects to the URL, with so many connections."""
+"""Connects to the URL with the specified number of connections."""
 
 _Do = Callable[[list[Any]], Awaitable[None]]
 
@@ -96,7 +96,7 @@ async def _create_in_bulk(open_: Open, url: str, jobs: list[Job]) -> Answer:
                 await client.create_many(these[start : start + BATCH])
 
         prepared = [client.prepare(job) for job in jobs]
-        # A session keeps the plans of single ones, which must not be those of many.
+        # A session keeps the plans of single creates, and bulk creates must not use them.
         for _ in range(_WARM):
             await client.create(prepared[0])
         answer = await _measured(do, prepared[:BATCH], prepared)
@@ -152,7 +152,7 @@ async def _drain(open_: Open, url: str, jobs: list[Job], *, batch: int) -> Answe
 
 
 async def _finished(client: Client, count: int, seconds: float) -> Answer:
-    assert await client.unfinished() == 0, "not all that was taken has ended"
+    assert await client.unfinished() == 0, "not all jobs that were taken have ended"
     return {"per_second": count / seconds}
 
 
@@ -168,5 +168,5 @@ WORKS: dict[str, Callable[[Open, str, list[Job]], Awaitable[Answer]]] = {
 
 
 def of(open_: Open) -> dict[str, Work]:
-    """All works, with a side's way of opening."""
+    """All works on a side, which `open_` opens."""
     return {name: partial(work, open_) for name, work in WORKS.items()}

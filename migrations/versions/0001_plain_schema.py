@@ -1,8 +1,8 @@
 """The plain schema: tickets, proposals and records, as the first services had them.
 
-What is there already is kept with every row, and what is missing is made. `operator_core.db.migrate.adopt`
-looks at a database without a revision before any revision runs, and refuses one whose tables differ.
-The statements stand in the SQL files beside this one.
+Existing tables are kept with every row, and missing ones are created. `operator_core.db.migrate.adopt` checks a
+database without a revision before any revision runs, and refuses one whose tables differ. The SQL files beside
+this one contain the statements.
 
 Revision: 0001, the first
 """
@@ -23,7 +23,7 @@ depends_on = None
 def upgrade() -> None:
     script = Path(__file__).with_suffix(f".{op.get_context().dialect.name}.sql").read_text()
     for statement in script.split(";\n\n"):
-        # A colon is no parameter here.
+        # A colon does not begin a parameter here.
         op.execute(sa.text(statement.strip().removesuffix(";").replace(":", "\\:")))
 
 

@@ -1,22 +1,23 @@
-"""The ledger: the database itself keeps its promises, whoever writes to it.
+"""The ledger: the database itself enforces its rules, whatever program writes to it.
 
-- Each proposal and record says who acts and why. Plans, retries, leases, idempotency keys, workflows and
-  dependencies have columns and tables of their own.
-- ``action_events``, the history, and the triggers that write it. An event says which version of the
-  proposal it made and whose execution it is about, so that each version has one event at the most.
-- Triggers for updated_at, immutability, lifecycle, references and append-only. A row that a writer inserts has the
-  values that the models take. A proposal that is not due, has expired or waits for another does not start,
-  and nothing is executed for a proposal that has ended. Messages begin with the trigger's name.
-- Times in UTC with microseconds, in one form (``YYYY-MM-DD HH:MM:SS.ffffff``, sortable as text and
-  read by SQLite's own date functions). Rows of an adopted database are converted: an ISO time with a
-  ``T`` and no offset is the predecessor's local time, in the zone that ``-x legacy-timezone=`` names
-  (default: the machine's); one with a space is SQLite's own CURRENT_TIMESTAMP and in UTC already.
-  JSON is written anew in the ledger's compact form where that loses nothing. What can't be read
-  stays as it is. None of this is in the script of ``--sql``, which is for databases without rows.
+- Each proposal and record names its actor and reason. Plans, retries, leases, idempotency keys, workflows and
+  dependencies have their own columns and tables.
+- ``action_events`` is the history; triggers write it. An event names the version of the proposal that it made
+  and the execution that it belongs to, so that each version has at most one event.
+- Triggers enforce updated_at, immutability, the lifecycle, references and the append-only history. An inserted
+  row must have values that the models accept. A proposal that is not due, has expired or waits for another does
+  not start. Nothing is executed for a proposal that has ended. Messages begin with the trigger's name.
+- Times are in UTC with microseconds, in one form (``YYYY-MM-DD HH:MM:SS.ffffff``), which sorts as text and
+  which SQLite's own date functions read. Rows of an adopted database are converted. An ISO time with a ``T``
+  and no offset is the predecessor's local time, in the zone that ``-x legacy-timezone=`` names (default: the
+  machine's). A time with a space is SQLite's own CURRENT_TIMESTAMP and already in UTC. JSON is rewritten in the
+  ledger's compact form if that loses nothing. Unreadable values stay unchanged. The script of ``--sql``
+  contains none of these conversions, because it is for databases without rows.
 
-The schema stands in the SQL files beside this one. SQLite can't add constraints to a table, so each table is
-made anew and filled, by hand: Alembic's batch mode would drop triggers and expression indexes on the way and
-restart AUTOINCREMENT. PostgreSQL can; there the times and the JSON of adopted rows are of the right form by their types.
+The SQL files beside this one contain the schema. SQLite can't add constraints to a table, so each table is
+recreated and filled, by hand: Alembic's batch mode would drop triggers and expression indexes and restart
+AUTOINCREMENT. PostgreSQL can add constraints, and its types already give the times and the JSON of adopted rows
+the right form.
 
 Revision: 0002, after 0001
 """
@@ -45,14 +46,14 @@ PLAIN_SCHEMA = HERE.with_name("0001_plain_schema.sqlite.sql")
 
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
-# PostgreSQL's times reach farther than Python's.
+# PostgreSQL's range of times is larger than Python's.
 FIRST_TIME = "1970-01-01 00:00:00+00"
 END_OF_TIME = "9999-01-01 00:00:00+00"
 
 STATUSES = "'proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'"
 ACTION_TYPES = "'subject', 'tool', 'workflow'"
 
-# What the plain schema has, and so what is kept on the way here and back.
+# The columns of the plain schema, which the upgrade and the downgrade keep.
 COLUMNS = {
     "tickets": (
         "id, violation_key, invariant_name, store_id, status, held, batch_key, occurrence_count, "
@@ -110,7 +111,7 @@ def downgrade() -> None:
 
 
 def _keep_history() -> None:
-    """Refuses to forget what happened, unless the migration itself wrote it: the next upgrade writes that again."""
+    """Raises `WouldLoseData` if history would be lost that the next upgrade does not write again."""
     if context.get_x_argument(as_dictionary=True).get("discard-history") == "yes":
         return
     used = {"action_events": "actor != 'migration'", "workflows": "id IS NOT NULL"}
@@ -120,19 +121,19 @@ def _keep_history() -> None:
             raise WouldLoseData(table, "discard-history")
 
 
-# ------ The SQL files
+# The SQL files
 
 
 def _run(script: Path, *kinds: str) -> None:
-    """Runs the statements of a script, or those that make something of these kinds."""
+    """Runs the statements of a script, or only those that create objects of these kinds."""
     for statement in _statements(script):
         if not kinds or _made_by(statement)[0] in kinds:
-            # A colon is no parameter here.
+            # A colon does not begin a parameter here.
             op.execute(sa.text(statement.replace(":", "\\:")))
 
 
 def _drop_all(script: Path, *kinds: str) -> None:
-    """Drops what a script makes of these kinds."""
+    """Drops the objects of these kinds that a script creates."""
     for statement in _statements(script):
         kind, name = _made_by(statement)
         if kind in kinds:
@@ -145,7 +146,7 @@ def _statements(script: Path) -> Iterator[str]:
 
 
 def _made_by(statement: str) -> tuple[str, str]:
-    """What a CREATE statement makes: its kind, and its name."""
+    """The kind and the name of the object that a CREATE statement creates."""
     words = [
         word
         for line in statement.splitlines()
@@ -160,7 +161,7 @@ def _made_by(statement: str) -> tuple[str, str]:
 def _set_aside() -> None:
     """Copies the tables of the plain schema and drops them.
 
-    Not renamed: SQLite would rename them in a service's own foreign keys and views too.
+    They are not renamed: SQLite would also rename them in a service's own foreign keys and views.
     """
     op.execute("CREATE TABLE _old_sequence AS SELECT name, seq FROM sqlite_sequence")
     for table, columns in COLUMNS.items():
@@ -170,12 +171,12 @@ def _set_aside() -> None:
 
 
 def _fill() -> None:
-    """Fills the tables again, in the order of the ids."""
+    """Fills the tables again, in the order of their ids."""
     for table, columns in COLUMNS.items():
         op.execute(
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM _old_{table} ORDER BY id"
         )
-        # The highest id that the table ever gave, which may be of a row that is gone.
+        # The highest id that the table has ever assigned, maybe to a deleted row.
         op.execute(f"DELETE FROM sqlite_sequence WHERE name = '{table}'")
         op.execute(
             f"INSERT INTO sqlite_sequence (name, seq) SELECT name, seq FROM _old_sequence WHERE name = '{table}'"
@@ -184,11 +185,11 @@ def _fill() -> None:
         op.execute(f"DROP TABLE _old_{table}")
 
 
-# ------ Adopted rows
+# Adopted rows
 
 
 def _check_values() -> None:
-    """Raises UnmanagedSchema for rows that the CHECKs would refuse: their meaning is not known."""
+    """Raises `UnmanagedSchema` for rows that the CHECKs would refuse, because their meaning is unknown."""
     bind = op.get_bind()
     rules = [
         ("action_proposals", "id", "id > 0"),
@@ -215,7 +216,7 @@ def _check_values() -> None:
 
 
 def _normalise(table: str) -> None:
-    """Times and JSON of adopted rows in the form that the ledger writes; unreadable ones stay."""
+    """Converts times and JSON of adopted rows to the form that the ledger writes; unreadable values stay."""
     bind = op.get_bind()
     zone = _legacy_zone()
     columns = (*TIMES[table], JSON[table])
@@ -272,8 +273,8 @@ def _utc(value: object, zone: ZoneInfo | None, what: str) -> object:
 
 
 def _machine_time(time: datetime) -> datetime:
-    # Not astimezone: it reads an hour that summer time left out with the offset from after it,
-    # where ZoneInfo takes the one from before.
+    # Not astimezone: in the hour that summer time skips, it takes the offset from after the change,
+    # and ZoneInfo takes the one from before.
     whole = datetime.fromtimestamp(time.replace(microsecond=0).timestamp(), UTC)
     return whole.replace(microsecond=time.microsecond)
 
@@ -302,7 +303,7 @@ def _refuse(_: str) -> None:
 
 
 def _tell_history() -> None:
-    """Adopted rows get the events that say where they came from."""
+    """Writes the first events of adopted rows, with the migration as their actor."""
     told = f"'migration', 'adopted', {NOW}"
     op.execute(
         "INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at) "

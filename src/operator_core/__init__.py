@@ -1,4 +1,4 @@
-"""An action ledger for AI operators: tool calls are proposals before they are acts."""
+"""An action ledger for AI operators: every tool call is a proposal before it is executed."""
 
 import logging
 

@@ -1,7 +1,7 @@
 """A pytest plugin: the fixture `action_db`, an empty ledger in memory for each test.
 
-Installed with the package: nothing needs to be imported or listed in a conftest. It needs
-pytest-asyncio; where that is not installed there is no such fixture.
+The package registers the plugin, so a project imports nothing and adds nothing to its conftest. The fixture needs
+pytest-asyncio; without it, the fixture does not exist.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,8 +19,8 @@ __all__ = ["action_db"]
 
 
 async def action_db() -> AsyncGenerator["ActionDB"]:
-    """An open ledger in memory, its schema ready, that no other test sees."""
-    # Not above: pytest loads this module in every run, also of projects that never ask for it.
+    """An open ledger in memory with its schema; each test gets its own."""
+    # Imported here, because pytest loads this module in every run, even if no test uses the fixture.
     from operator_core.db import ActionDB  # noqa: PLC0415
 
     async with ActionDB(":memory:") as db:

@@ -1,6 +1,6 @@
-"""A small worker loop: claims what it has a handler for, runs it, and ends it in the ledger.
+"""A small worker loop: claims the proposals that it has handlers for, runs them, and records their outcome.
 
-It is optional. Whoever has a loop of their own calls `ActionDB.claim`, `complete` and `fail`.
+It is optional. A service with its own loop calls `ActionDB.claim`, `complete` and `fail`.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ __all__ = ["Handler", "HandlerExit", "run_worker"]
 logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[ActionProposal], Awaitable[object] | object]
-"""What carries an action out: a coroutine function, or a plain one, which is run in a thread.
+"""The function that performs an action: a coroutine function, or a plain function, which runs in a thread.
 
-What it returns is the result, whatever it is: see `operator_core.actions.results.keep`.
+Its return value is the result, and may be any object: see `operator_core.actions.results.keep`.
 """
 
 MAX_CONCURRENCY: Final = 1000
 
 _PAUSE: Final = 1.0
-"""Seconds without a word from the ledger after which it is asked: for what is scheduled, and retries."""
+"""Seconds without a commit in the ledger after which it is polled, for scheduled proposals and retries."""
 
 
 async def run_worker(
@@ -52,15 +52,17 @@ async def run_worker(
     lease: timedelta = LEASE,
     stop: asyncio.Event | None = None,
 ) -> int:
-    """Runs what is claimable by the handlers of its `action_name`, up to `concurrency` (1 to 1,000) at a time.
+    """Claims proposals and runs the handler of their `action_name`, up to `concurrency` (1 to 1,000) at a time.
 
-    Each handler gets the proposal and returns the result, or None. What it returns completes the execution, whatever it
-    is; what it raises fails the execution, SystemExit and KeyboardInterrupt too, and the others go on. If its lease is
-    lost it is cancelled (a thread can't be, and its result is dropped).
-    Ends when `stop` is set: it claims nothing more and waits for what is running, as it does when it
-    is cancelled. Without a `stop`, and in the main thread, that is what SIGTERM and SIGINT do, for all
-    that run there so; whoever gives one handles signals too. Returns how many it has run.
-    `worker` is its name in the history, by default the machine's and the process's.
+    Each handler gets the proposal. Its return value, of any type, completes the execution. An exception fails the
+    execution, SystemExit and KeyboardInterrupt too; other executions continue. If the lease is lost, the handler is
+    cancelled; a thread can't be cancelled, and its result is dropped.
+
+    If `stop` is set or the call is cancelled, the worker claims nothing more and waits for running handlers. Without
+    `stop`, SIGTERM and SIGINT do the same for every such worker in the main thread. With `stop`, the caller handles
+    signals. Returns the number of executions that it ran.
+
+    `worker` is the name in the history; the default is the machine's name and the process id.
     """
     check(arguments.count_up_to(MAX_CONCURRENCY), concurrency, "concurrency")
     check(arguments.LEASE, lease, "lease")
@@ -95,8 +97,8 @@ class _Loop:
         self._lease = lease
         self._running: set[asyncio.Task[None]] = set()
         self._count = 0
-        # A thread for each execution that runs one: made when none is idle, so that one which goes on
-        # after its lease was lost is in nobody's way.
+        # The limit is not `concurrency`: a thread that continues after its lease was lost must not delay other
+        # executions. The pool creates a thread only if none is idle.
         self._threads = ThreadPoolExecutor(
             MAX_CONCURRENCY, thread_name_prefix="operator-core-worker"
         )
@@ -111,10 +113,12 @@ class _Loop:
                     if found and len(self._running) < self._concurrency:
                         continue
                     await self._wait(stopping, changed)
-            logger.info("%s stops when its %d executions end", self._worker, len(self._running))
+            logger.info(
+                "%s stops after its %d running executions end", self._worker, len(self._running)
+            )
         finally:
             stopping.cancel()
-            # Also when it is cancelled: what is running hears of it by itself.
+            # Also after a cancellation, the worker waits for running executions.
             await asyncio.gather(*self._running, return_exceptions=True)
             self._threads.shutdown(wait=False)
         return self._count
@@ -123,11 +127,11 @@ class _Loop:
         free = self._concurrency - len(self._running)
         if not free:
             return 0
-        asked = asyncio.get_running_loop().time()
+        requested = asyncio.get_running_loop().time()
 
         async def start(taken: Sequence[Claim]) -> None:
             for claim in taken:
-                task = asyncio.create_task(self._execute(claim, asked))
+                task = asyncio.create_task(self._execute(claim, requested))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
             self._count += len(taken)
@@ -136,7 +140,7 @@ class _Loop:
             self._worker, limit=free, lease=self._lease, action_names=self._handlers
         )
         try:
-            # What it takes when this is cancelled is carried out all the same.
+            # If this task is cancelled during the claim, the claimed proposals still run.
             taken = await finish_or_give_back(claiming, start)
         except NotOpen:
             raise
@@ -147,7 +151,7 @@ class _Loop:
         return len(taken)
 
     async def _wait(self, stopping: asyncio.Task[Any], changed: asyncio.Event) -> None:
-        """Until something is committed, something running ends, it is to stop, or some time has passed."""
+        """Waits for a commit, the end of an execution, the stop event or the polling interval."""
         change = asyncio.create_task(changed.wait())
         try:
             await asyncio.wait(
@@ -158,14 +162,14 @@ class _Loop:
         finally:
             change.cancel()
 
-    async def _execute(self, claim: Claim, asked: float) -> None:
+    async def _execute(self, claim: Claim, requested: float) -> None:
         what = (
             f"proposal {claim.proposal.id} ({claim.proposal.action_name}), record {claim.record.id}"
         )
         logger.info("%s starts %s", self._worker, what)
         handled = False
         try:
-            async with hold(self._db, claim, self._lease, asked) as execution:
+            async with hold(self._db, claim, self._lease, requested) as execution:
                 handler = self._handlers[claim.proposal.action_name]
                 execution.result_data = await self._call(handler, claim.proposal)
                 handled = True
@@ -175,7 +179,7 @@ class _Loop:
             if handled:
                 logger.error("%s could not complete %s: %s", self._worker, what, error)
             else:
-                # The words of the exception are in the record; they may hold parameters.
+                # The message of the exception may contain parameters; only the record has it.
                 logger.warning("%s failed %s: %s", self._worker, what, type(error).__name__)
         else:
             logger.info("%s completed %s", self._worker, what)
@@ -186,7 +190,7 @@ class _Loop:
         except (Exception, asyncio.CancelledError):
             raise
         except BaseException as error:
-            # It would end the event loop, and all that runs in it.
+            # It would end the event loop and every task in it.
             raise HandlerExit(describe(error)) from error
 
     async def _called(self, handler: Handler, proposal: ActionProposal) -> object:
@@ -198,7 +202,7 @@ class _Loop:
             try:
                 return context.run(handler, proposal)
             except StopIteration as error:
-                # As in a coroutine (PEP 479): a future can't hold one, and nobody would hear of it.
+                # As in a coroutine (PEP 479): a future can't hold a StopIteration, so the error would be lost.
                 raise RuntimeError("the handler raised StopIteration") from error
 
         result = await loop.run_in_executor(self._threads, call)
@@ -208,19 +212,19 @@ class _Loop:
 
 
 class HandlerExit(RuntimeError):
-    """A handler raised what would end the process, such as SystemExit; the message says what."""
+    """A handler raised an exception that would end the process, such as SystemExit; the message describes it."""
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-# A process has one handler for each signal, and may run several workers.
+# A process has one handler for each signal but may run several workers.
 _stops: Final[set[asyncio.Event]] = set()
 _before: Final[dict[signal.Signals, Any]] = {}
 
 
 @contextmanager
 def _stopped_by_signals() -> Generator[asyncio.Event]:
-    """An event that the signals set while the block runs; afterwards they mean what they meant before."""
+    """Yields an event that the signals set; the end of the block restores the previous handlers."""
     stop = asyncio.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -238,7 +242,7 @@ def _stopped_by_signals() -> Generator[asyncio.Event]:
         if not _stops:
             for each in _SIGNALS:
                 loop.remove_signal_handler(each)
-                # Where the loop had one of the service's own, only the loop knew it: this is asyncio's stand-in.
+                # asyncio's placeholder: the loop had a handler of the service, which only the loop knew.
                 before = _before[each]
                 if before is not None and getattr(before, "__name__", "") != "_sighandler_noop":
                     signal.signal(each, before)

@@ -212,9 +212,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"name": 3, "arguments": {}}, "name: must be text, not a number"),
     ({"name": " ", "arguments": {}}, "name: must not be blank"),
     # A misspelt key, in each place where one may stand.
-    ({"name": "x", "argument": {}}, "arguments: is missing, and 'argument' is no known key"),
-    ({"name": "x", "parameters": {}}, "arguments: is missing, and 'parameters' is no known key"),
-    ({"name": "x", "task": 1, "trial": 0}, "arguments: is missing, and 'task' is no known key"),
+    ({"name": "x", "argument": {}}, "arguments: is missing, and 'argument' is not a known key"),
+    ({"name": "x", "parameters": {}}, "arguments: is missing, and 'parameters' is not a known key"),
+    ({"name": "x", "task": 1, "trial": 0}, "arguments: is missing, and 'task' is not a known key"),
     ({"name": "x", "input_schema": {}}, "arguments: is missing, and 'input_schema' is no"),
     ({**without(TOOL_USE, "input"), "arguments": ARGUMENTS}, "input: is missing"),
     ({**without(TOOL_USE, "input"), "inputs": ARGUMENTS}, "input: is missing"),
@@ -223,7 +223,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"function": {"name": "x"}}, "function.arguments: is missing"),
     ({"function": {"arguments": "{}"}}, "function.name: is missing"),
     ({"function": "x"}, "function: must be a JSON object, not text"),
-    ({"name": "x", "function": {"name": "x", "arguments": "{}"}}, "'function' is no known key"),
+    ({"name": "x", "function": {"name": "x", "arguments": "{}"}}, "'function' is not a known key"),
     # Two spellings at once.
     ({**FLAT, "input": ARGUMENTS}, "input: must not stand beside arguments"),
     ({**FLAT, "args": ARGUMENTS}, "args: must not stand beside arguments"),
@@ -243,15 +243,15 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     # Kinds that nobody knows, or that have no JSON arguments.
     (
         {"type": "custom_tool_call", "call_id": "c1", "name": "x", "input": "text"},
-        "type: is no kind",
+        "type: is not a kind",
     ),
-    ({"type": "computer_call", "call_id": "c1", "action": {}}, "type: is no kind"),
-    ({"type": "future_call", "name": "x", "arguments": {}}, "type: is no kind"),
-    ({"type": "invalid_tool_call", "name": "x", "args": "{", "id": "c1"}, "type: is no kind"),
+    ({"type": "computer_call", "call_id": "c1", "action": {}}, "type: is not a kind"),
+    ({"type": "future_call", "name": "x", "arguments": {}}, "type: is not a kind"),
+    ({"type": "invalid_tool_call", "name": "x", "args": "{", "id": "c1"}, "type: is not a kind"),
     ({"role": "assistant", "content": [{**TOOL_USE, "type": "tool"}]}, "content[0].type: is no"),
     (
         {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom", "custom": {}}]},
-        "tool_calls[0].type: is no kind",
+        "tool_calls[0].type: is not a kind",
     ),
     # Where it is wrong in something larger.
     (
@@ -282,7 +282,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"type": [], "name": "x", "argument": 1}, "arguments: is missing"),
     ({"name": "x", "argument": {}, "content": None}, "arguments: is missing"),
     ({"name": "x", "type": "function", "argument": {}, "content": ""}, "arguments: is missing"),
-    ({"role": "assistant", "content": None, "tool_call": [{}]}, "tool_call: is no known key"),
+    ({"role": "assistant", "content": None, "tool_call": [{}]}, "tool_call: is not a known key"),
     (
         {"type": "ai", "content": "", "additional_kwargs": {"tool_calls": [{"function": {}}]}},
         "additional_kwargs.tool_calls[0].function.name: is missing",

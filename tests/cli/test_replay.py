@@ -239,7 +239,7 @@ async def test_whole_messages_of_all_providers_are_taken_and_what_is_none_is_lef
     done = program("actions", "replay", file, "--db-path", "ledger.db")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "line 5 left out: arguments: is missing, and 'argument' is no known key",
+        "line 5 left out: arguments: is missing, and 'argument' is not a known key",
         "line 6 left out: content[1].input: must be a JSON object, not null",
     ]
     async with ActionDB(tmp_path / "ledger.db") as db:
@@ -271,7 +271,7 @@ async def test_a_result_on_a_later_line_is_the_outcome_of_the_call_before_it(
     for _ in range(2):
         done = program("actions", "replay", file, "--db-path", "ledger.db")
         assert done.stderr == (
-            "line 107 left out: is a result, and no call before it waits for one as c9\n"
+            "line 107 left out: is a result, but no earlier call with the id c9 waits for one\n"
         )
     assert "103 calls of calls.jsonl in ledger.db, 103 already there, 1 broken" in done.stdout
     async with ActionDB(tmp_path / "ledger.db") as db:

@@ -60,17 +60,17 @@ ROWS = {
     "a step that no lifecycle has": (
         "history",
         f"{EVENT} (900, 5, NULL, 'status_changed', 'proposed', 'completed', 2, 'eve', {NOW})",
-        "event 900 of proposal 5 is no step of the lifecycle",
+        "event 900 of proposal 5 is not a move of the lifecycle",
     ),
     "a step to where it is": (
         "history",
         f"{EVENT} (900, 5, NULL, 'status_changed', 'proposed', 'proposed', 2, 'eve', {NOW})",
-        "event 900 of proposal 5 is no step of the lifecycle",
+        "event 900 of proposal 5 is not a move of the lifecycle",
     ),
     "a step to nowhere": (
         "history",
         f"{EVENT} (900, 5, NULL, 'status_changed', 'proposed', NULL, 2, 'eve', {NOW})",
-        "event 900 of proposal 5 is no step of the lifecycle",
+        "event 900 of proposal 5 is not a move of the lifecycle",
     ),
     "a step from elsewhere": (
         "history",
@@ -90,12 +90,12 @@ ROWS = {
     "an event of an execution that names none": (
         "history",
         f"{EVENT} (900, 5, NULL, 'record_started', NULL, NULL, NULL, 'eve', {NOW})",
-        "event 900 of proposal 5 is about an execution and names none",
+        "event 900 of proposal 5 is about an execution, but names none",
     ),
     "an event of an execution with a status": (
         "history",
         f"{EVENT} (900, 1, 1, 'record_finished', NULL, 'completed', NULL, 'eve', {NOW})",
-        "event 900 of proposal 1 is about an execution and names none, or a status",
+        "event 900 of proposal 1 is about an execution, but names none, or names a status",
     ),
     "an event of a proposal that names an execution": (
         "history",
@@ -105,7 +105,7 @@ ROWS = {
     "a creation that is not the first version": (
         "history",
         "UPDATE action_events SET version = 2 WHERE proposal_id = 5",
-        "of proposal 5 creates its proposal with another version than 1",
+        "of proposal 5 creates its proposal with a version other than 1",
     ),
     "the same version twice": (
         "history",
@@ -346,7 +346,7 @@ def test_a_numbering_that_was_moved_is_found(file: File, seq: str) -> None:
     bad = file.bad()
     assert set(bad) == {"next ids"}
     assert bad["next ids"].verdict is Verdict.BROKEN
-    assert bad["next ids"].text.startswith("the next id of action_events was given already")
+    assert bad["next ids"].text.startswith("the next id of action_events was already used")
 
 
 def test_a_numbering_that_is_gone_is_found(file: File) -> None:

@@ -87,7 +87,7 @@ SERVERS: dict[str, tuple[str, str, str]] = {
     "a rule": (
         "tables",
         "CREATE RULE mine AS ON INSERT TO action_records DO INSTEAD NOTHING",
-        "rule mine on action_records rewrites what is asked of it",
+        "rule mine on action_records rewrites its statements",
     ),
     "row level security": (
         "tables",
@@ -138,12 +138,12 @@ SERVERS: dict[str, tuple[str, str, str]] = {
     "a next id that is taken": (
         "next ids",
         "SELECT setval(pg_get_serial_sequence('action_events', 'id'), 1)",
-        "the next id of action_events was given already, or is out of range",
+        "the next id of action_events was already used, or is out of range",
     ),
     "a next id that is the last": (
         "next ids",
         "SELECT setval(pg_get_serial_sequence('workflows', 'id'), 9223372036854775806)",
-        "the next id of workflows was given already, or is out of range",
+        "the next id of workflows was already used, or is out of range",
     ),
 }
 

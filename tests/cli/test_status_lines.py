@@ -97,7 +97,7 @@ def width(request: pytest.FixtureRequest, terminal: Terminal) -> int | None:
             [],
         ),
         (claim, {"priority": 7}, ["executing", "at worker-7", "lease 1h59m"], ["priority"]),
-        (run_out, {}, ["executing", "at worker-7", "lease ran out"], ["unknown"]),
+        (run_out, {}, ["executing", "at worker-7", "lease expired"], ["unknown"]),
         (fail, {}, ["failed", "last error: "], ["next retry", "unknown"]),
         (fail, {"max_retries": 1}, ["failed", "last error: ", "next retry"], []),
         (retry, {}, ["validated", "last error: "], ["next retry"]),
@@ -139,7 +139,7 @@ def test_a_page_of_one_that_is_executed_shows_its_worker_and_lease(
 
 def test_a_page_of_one_whose_lease_ran_out_says_so(invoke: Invoke, made: Made) -> None:
     made(run_out)
-    assert re.search(r", ran out \d+s ago outcome none yet", seen(invoke, "show", "1"))
+    assert re.search(r", expired \d+s ago outcome none yet", seen(invoke, "show", "1"))
 
 
 def test_a_page_of_one_that_failed_says_when_it_is_run_again(invoke: Invoke, made: Made) -> None:

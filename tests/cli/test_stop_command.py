@@ -181,9 +181,9 @@ def test_recover_ends_what_was_started_by_hand_and_abandoned(
     invoke: Invoke, ledger: Path, ask: Ask
 ) -> None:
     ask(lambda db: db.update_proposal_status(6, S.EXECUTING))
-    assert invoke("actions", "recover").stdout == " no lease has run out\n"
+    assert invoke("actions", "recover").stdout == " no lease has expired\n"
     young = invoke("actions", "recover", "--older-than", "7d")
-    assert young.stdout == " no lease has run out, and nothing without one is so old\n"
+    assert young.stdout == " no lease has expired, and no execution without a lease is that old\n"
     done = invoke("actions", "recover", "--older-than", "0.001s", "--json", "--actor", "maria")
     assert (done.exit_code, done.stderr) == (0, "")
     assert '"proposal_id":6' in done.stdout.replace(" ", "")

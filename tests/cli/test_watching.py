@@ -95,8 +95,8 @@ async def test_a_lease_that_runs_out_turns_red_though_nothing_is_committed(ledge
         async with ActionDB(ledger) as db:
             await db.claim("worker-7", lease=timedelta(seconds=3))
         alive = watcher.wait_for("worker-7")
-        assert "ran out" not in alive
-        assert "\x1b[1;31mran out" in watcher.wait_for("ran out")
+        assert "expired" not in alive
+        assert "\x1b[1;31mexpired" in watcher.wait_for("expired")
 
 
 async def test_a_heartbeat_is_seen_though_it_is_no_event(ledger: Path) -> None:
@@ -290,7 +290,7 @@ async def test_a_server_that_goes_away_is_waited_for() -> None:
             watcher.wait_for("the ledger does not answer")
             # By and by it is known why.
             shown = plain(watcher.wait_for("reached"))
-            assert re.search(r"as it was \d+s ago: .*can't be reached", shown)
+            assert re.search(r"state of \d+s ago: .*can't be reached", shown)
             assert "nothing is being executed" in shown
             assert piped.stderr is not None
             said = await asyncio.to_thread(piped.stderr.readline)

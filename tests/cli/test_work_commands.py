@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus, ActionType
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    ActionType,
+    StoredRecord,
+)
 from operator_core.db import ActionDB
 from tests.cli.conftest import Invoke, Program
 
@@ -90,7 +96,7 @@ def test_a_claim_as_json_is_a_line_each_with_proposal_and_record(
     before = datetime.now(UTC)
     lines = claimed(invoke, "--limit", "9", "--lease", "90")
     proposals = [ActionProposal.model_validate(each["proposal"]) for each in lines]
-    records = [ActionRecord.model_validate(each["record"]) for each in lines]
+    records = [StoredRecord.model_validate(each["record"]) for each in lines]
     assert [each.id for each in proposals] == [1, 2, 3]
     assert {each.status for each in proposals} == {ActionStatus.EXECUTING}
     assert {each.worker for each in records} == {"maria"}
@@ -256,7 +262,7 @@ def test_retry_names_who_decided_so_and_why(
 
 def test_recover_prints_what_ended_as_unknown(invoke: Invoke, ledger: Path, ask: Ask) -> None:
     nothing = invoke("actions", "recover")
-    assert (nothing.exit_code, nothing.stdout) == (0, " no lease has run out\n")
+    assert (nothing.exit_code, nothing.stdout) == (0, " no lease has expired\n")
     claimed(invoke, "--lease", "0.001", "--limit", "2")
     run_out(ask, 2)
     done = invoke("actions", "recover")

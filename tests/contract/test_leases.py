@@ -106,7 +106,7 @@ async def test_many_that_fail_keep_their_results(db: ActionDB) -> None:
     first, second = await begin(db, 2)
     errors = {first.record.id: "no leader", second.record.id: "no quorum"}
     for stranger in ({4711: {"a": 1}}, {first.record.id: {}, 4711: None}):
-        with pytest.raises(InvalidValue, match="results: must be of records in errors"):
+        with pytest.raises(InvalidValue, match="results: must have only ids that are in errors"):
             await db.fail_many(errors, stranger)
     assert await db.fail_many(errors, {second.record.id: {"moved": 2}}) == []
     assert [(await get(db, each))[1].result_data for each in (first, second)] == [

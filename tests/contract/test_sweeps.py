@@ -186,7 +186,7 @@ async def test_a_trigger_that_rolls_back_takes_nobody_along_on_a_database_of_its
     claimed, *made = await asyncio.gather(*waiting, return_exceptions=True)
     # What is overdue can't be ended, and is in nobody's way.
     assert [claim.proposal.id for claim in claimed] == [3]
-    assert "refused as a whole" in caplog.text
+    assert "refused the whole change" in caplog.text
     assert [each.id for each in await db.list_proposals()] == [
         *sorted((each.id for each in made), reverse=True), 3, 2, 1
     ]  # fmt: skip

@@ -121,8 +121,8 @@ async def test_cancelling_one_leaves_those_beside_it(db: ActionDB) -> None:
     ("after", "said"),
     [
         ({0: 0}, "0, 0"),
-        ({0: 1, 1: 0}, "circle"),
-        ({0: [2], 1: [0], 2: [1]}, "circle"),
+        ({0: 1, 1: 0}, "cycle"),
+        ({0: [2], 1: [0], 2: [1]}, "cycle"),
         ({0: 3}, "positions from 0 to 2"),
         ({-1: 0}, "positions from 0 to 2"),
         ({True: [0]}, "positions from 0 to 2"),
@@ -150,8 +150,8 @@ async def test_nothing_of_one_that_fails_is_kept(db: ActionDB) -> None:
         made = ActionProposal(action_name="a", reason="r", workflow_id=1, retry_count=2)
         await db.create_proposal(made)
     assert caught.value.problems == (
-        ("retry_count", "must be 0: the ledger gives it"),
-        ("workflow_id", "must be None: the ledger gives it"),
+        ("retry_count", "must be 0: the ledger sets it"),
+        ("workflow_id", "must be None: the ledger sets it"),
     )
     assert await db.list_proposals() == []
     assert await db.get_workflow(1) is None

@@ -91,7 +91,7 @@ async def test_opening_what_is_behind_names_the_command_and_changes_nothing(
         url = postgres.new() if start == "nothing" else ledger_at(postgres, "0001", PLAIN_ROWS)
     before = snapshot(url)
     async for db in open_each_way(url):
-        with pytest.raises(SchemaOutdated, match="in a deploy `alembic upgrade head`") as caught:
+        with pytest.raises(SchemaOutdated, match="`alembic upgrade head` at the root") as caught:
             await db.open()
         assert caught.value.found == ("0001" if start == "0001" else None)
         assert caught.value.wanted == migrate.HEAD

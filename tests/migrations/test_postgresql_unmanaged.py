@@ -197,7 +197,8 @@ def test_alembic_names_the_difference_too(postgres: Databases) -> None:
     before = snapshot(url)
     complaint = alembic(url, "upgrade", "head", fails=True).stderr
     assert (
-        "UnmanagedSchema: not a ledger that operator-core knows, nothing was changed" in complaint
+        "UnmanagedSchema: no release of operator-core created this schema; nothing was changed"
+        in complaint
     )
     assert "there is tickets.owner text" in complaint
     assert snapshot(url) == before

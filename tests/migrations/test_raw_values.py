@@ -390,8 +390,8 @@ def test_the_ledger_carries_on_with_what_was_accepted(conn: Connection, column: 
     rows = [{**said, column: value} for value in accepted]
     for row in rows:
         put(conn, row)
-    wanted = claims.Wanted("w", 100, 60.0, None, None)
-    taken, _ = claims.claim(wanted).unit(conn)
+    request = claims.ClaimRequest("w", 100, 60.0, None, None)
+    taken, _ = claims.claim(request).unit(conn)
     failed = [executions.Ending(each.record.id or 0, None, "no") for each in taken]
     assert len(executions.end(failed, executions.Manner(False, "w")).unit(conn)) == len(taken)
     conn.exec_driver_sql(

@@ -141,7 +141,7 @@ async def test_a_strangers_database_is_refused_by_opening_it(tmp_path: Path) -> 
         )
     before = fingerprint(path)
     with pytest.raises(
-        UnmanagedSchema, match=r"only tables of something else \(alembic_version, orders\)"
+        UnmanagedSchema, match=r"only tables of other programs \(alembic_version, orders\)"
     ):
         async with ActionDB(path):
             pass

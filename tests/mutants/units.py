@@ -33,8 +33,8 @@ MUTANTS: Final = (
     Mutant(
         name="claim-takes-one-more",
         file=_DB + "ledger/claims.py",
-        old='        "limit": wanted.limit,\n',
-        new='        "limit": wanted.limit + 1,\n',
+        old='        "limit": request.limit,\n',
+        new='        "limit": request.limit + 1,\n',
         tests=(
             _CONTRACT
             + "test_claims.py::test_the_urgent_go_first_and_of_these_what_has_been_due_longest",
@@ -44,8 +44,8 @@ MUTANTS: Final = (
     Mutant(
         name="claim-takes-one-more-on-sqlite",
         file=_DB + "ledger/claims.py",
-        old='said["limit"] = wanted.limit - len(found)',
-        new='said["limit"] = wanted.limit + 1 - len(found)',
+        old='parameters["limit"] = request.limit - len(found)',
+        new='parameters["limit"] = request.limit + 1 - len(found)',
         tests=(
             _CONTRACT
             + "test_claims.py::test_the_urgent_go_first_and_of_these_what_has_been_due_longest",
@@ -117,7 +117,7 @@ MUTANTS: Final = (
     Mutant(
         name="sweep-forgets-what-expired",
         file=_DB + "ledger/recovery.py",
-        old='    each.end(_EXPIRED, _cancel_expired, "cancel proposal")\n',
+        old='    each.end(_PAST_EXPIRY, _cancel_expired, "cancel proposal")\n',
         new="",
         tests=(
             _CONTRACT
@@ -157,8 +157,8 @@ MUTANTS: Final = (
     Mutant(
         name="ended-twice-on-sqlite",
         file=_DB + "ledger/executions.py",
-        old='    .where(_R.id == bindparam("wanted"), _R.completed_at.is_(None))\n',
-        new='    .where(_R.id == bindparam("wanted"))\n',
+        old='    .where(_R.id == bindparam("record"), _R.completed_at.is_(None))\n',
+        new='    .where(_R.id == bindparam("record"))\n',
         tests=(_CONTRACT + "test_leases.py::test_what_has_ended_is_lost_to_its_worker",),
         why="Ending an execution twice is no LeaseLost.",
     ),
@@ -203,8 +203,8 @@ MUTANTS: Final = (
     Mutant(
         name="move-without-guard",
         file=_DB + "ledger/status.py",
-        old="conditions = [any_of(sources), _ROW.id == _WANTED]",
-        new="conditions = [_ROW.id == _WANTED]",
+        old="conditions = [any_of(sources), _ROW.id == _PROPOSAL_ID]",
+        new="conditions = [_ROW.id == _PROPOSAL_ID]",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_facade_knows_every_step_and_no_other",),
         why="A step that the lifecycle does not have is no InvalidTransition.",
     ),

@@ -1,1 +1,1 @@
-"""The sides, each a program that runs in its own process and environment."""
+"""The sides, each a program in its own process and environment."""

@@ -1,4 +1,4 @@
-"""DBOS, as its guide says: a workflow of one step, awaited. It is written down, taken and ended in one call."""
+"""DBOS, used as its guide shows: a workflow of one step, awaited. One call stores, runs and ends it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +51,6 @@ async def _install(url: str, _: list[Job]) -> Answer:
 
 
 if __name__ == "__main__":
-    # A call is all of it, and the only way to have a part.
+    # One call is the whole workflow; there is no way to call a part.
     whole = works.of(_open)["create"]
     serve({"install": _install, "create": whole, "cycle": whole, "create_and_cycle": whole})

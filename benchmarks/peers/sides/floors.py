@@ -1,4 +1,4 @@
-"""What the server and the driver allow: one row a commit with no index but its key, and nothing at all."""
+"""Measures the limits of the server and the driver: one row a commit with only its key as index, and an empty query."""
 
 import json
 import time

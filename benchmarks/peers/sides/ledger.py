@@ -1,4 +1,4 @@
-"""operator-core, as its guide says: `ActionDB` with a pool, its verbs."""
+"""operator-core, used as its guide shows: `ActionDB` with a pool, and its verbs."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from operator_core.db import ActionDB, migrate
 
 _WORKER = "worker-1"
 _LOOPS = 4
-"""Tasks that claim and end side by side, as docs/work.md advises where there is much to do."""
+"""Concurrent tasks that claim and end executions, as docs/work.md recommends for high load."""
 
 
 class _Client:

@@ -1,7 +1,7 @@
-"""pgqueuer, as its documentation says: one asyncpg connection, or for many tasks its driver over a pool.
+"""pgqueuer, used as its documentation shows: one asyncpg connection, or for many tasks its driver over a pool.
 
-A QueueManager always has a connection of its own, and drains as in pgqueuer's own benchmark. The advised
-`pgq autovac` is part of the installation.
+A QueueManager always has its own connection, and drains as in pgqueuer's own benchmark. The installation
+includes the recommended `pgq autovac`.
 """
 
 import json
@@ -26,14 +26,14 @@ _Prepared = tuple[str, bytes]
 
 
 _NAME = "transfer_leader"
-_WANTED = {QueueEntrypoint(_NAME): EntrypointExecutionParameter(concurrency_limit=0)}
+_ENTRYPOINTS = {QueueEntrypoint(_NAME): EntrypointExecutionParameter(concurrency_limit=0)}
 _MANAGER = QueueManagerId(uuid.uuid4())
 # QueueManager.run's own default.
 _HEARTBEAT = timedelta(seconds=30)
 
 
 class _Clocked(Queries):
-    """Knows when the first was taken and the last has ended, as a manager's start and end take time too."""
+    """Notes when the first job is taken and the last has ended: a manager's start and end also take time."""
 
     first: float | None = None
     last: float = 0.0
@@ -49,9 +49,9 @@ class _Clocked(Queries):
 
 
 class _Client:
-    def __init__(self, queries: Queries, own: AsyncpgDriver) -> None:
+    def __init__(self, queries: Queries, driver: AsyncpgDriver) -> None:
         self._queries = queries
-        self._own = own
+        self._driver = driver
 
     def prepare(self, job: Job) -> _Prepared:
         payload = {name: value for name, value in job.items() if name != "action_name"}
@@ -67,13 +67,13 @@ class _Client:
         return await self._queries.enqueue(list(names), list(payloads), [0] * len(prepared))
 
     async def cycle(self) -> None:
-        (job,) = await self._queries.dequeue(1, _WANTED, _MANAGER, None, _HEARTBEAT)
+        (job,) = await self._queries.dequeue(1, _ENTRYPOINTS, _MANAGER, None, _HEARTBEAT)
         await self._queries.log_jobs([(job, "successful", None)])
 
     async def drain(self, batch: int) -> works.Drained:
         count = 0
-        queries = _Clocked(self._own)
-        pgq = PgQueuer(self._own, queries=queries)
+        queries = _Clocked(self._driver)
+        pgq = PgQueuer(self._driver, queries=queries)
 
         @pgq.entrypoint(_NAME)
         async def act(job: Taken) -> None:
@@ -85,7 +85,7 @@ class _Client:
         return count, queries.last - queries.first
 
     async def unfinished(self) -> int:
-        # Those that end leave the queue for the log.
+        # Jobs that end move from the queue to the log.
         return sum(each.count for each in await self._queries.queue_size())
 
 
@@ -94,12 +94,12 @@ async def _open(url: str, connections: int) -> AsyncIterator[_Client]:
     async with AsyncExitStack() as stack:
         conn = await asyncpg.connect(url)
         stack.push_async_callback(conn.close)
-        own = AsyncpgDriver(conn)
+        driver = AsyncpgDriver(conn)
         if connections == 1:
-            yield _Client(Queries(own), own)
+            yield _Client(Queries(driver), driver)
             return
         pool = asyncpg.create_pool(url, min_size=connections, max_size=connections)
-        yield _Client(Queries(AsyncpgPoolDriver(await stack.enter_async_context(pool))), own)
+        yield _Client(Queries(AsyncpgPoolDriver(await stack.enter_async_context(pool))), driver)
 
 
 async def _install(url: str, _: list[Job]) -> Answer:

@@ -1,4 +1,4 @@
-"""procrastinate, as its documentation says: a PsycopgConnector, the app open, a task that is deferred, a worker."""
+"""procrastinate, used as its documentation shows: a PsycopgConnector, an open app, a deferred task, a worker."""
 
 import time
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class _Client:
         await self._app.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
 
     async def drain(self, batch: int) -> works.Drained:
-        # A worker takes one at a time, and does as many at once as there are connections.
+        # A worker takes jobs one by one, and runs as many at once as it has connections.
         self.ended = 0
         start = time.perf_counter()
         await self._app.run_worker_async(

@@ -1,4 +1,4 @@
-"""The vocabulary of the ledger: models, lifecycle and errors; no I/O."""
+"""The models, the lifecycle and the errors of the ledger, without I/O."""
 
 from operator_core.actions.errors import (
     ActionError,

@@ -1,4 +1,4 @@
-"""Names that stand for the ledger itself in its history, which nobody else may act under."""
+"""Reserved actor names: they denote the ledger itself in its history, and no caller may use them."""
 
 import re
 import unicodedata
@@ -7,15 +7,15 @@ from typing import Final
 __all__ = ["LEDGER", "MIGRATION", "RAW_SQL", "is_reserved"]
 
 LEDGER: Final = "ledger"
-"""Who acts where no worker and no person does: what has expired or depends on what failed."""
+"""The actor of changes by the ledger: expired proposals, and dependents of failed ones."""
 
 MIGRATION: Final = "migration"
-"""Who wrote the events of rows that were adopted."""
+"""The actor of the events of adopted rows."""
 
 RAW_SQL: Final = "raw SQL"
-"""What the history calls writers who don't say who they are."""
+"""The actor of changes by SQL that names no actor."""
 
-# What is in no font, beside the categories of controls and formats: fillers, joiners and variation
+# Invisible characters outside the categories of controls and formats: fillers, joiners and variation
 # selectors (Unicode Standard Annex 44, Default_Ignorable_Code_Point).
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
@@ -23,7 +23,7 @@ _INVISIBLE: Final = re.compile(
 
 
 def _normalised(name: str) -> str:
-    """As people see it: NFKC, without case, invisible letters and blanks that tell nothing apart."""
+    """The name as people see it: NFKC, case folded, without invisible characters or redundant whitespace."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     seen = "".join(
         " " if each.isspace() else each
@@ -37,5 +37,5 @@ _RESERVED: Final = frozenset(_normalised(name) for name in (LEDGER, MIGRATION, R
 
 
 def is_reserved(name: str) -> bool:
-    """Whether `name` is, or looks like, one of the names that stand for the ledger itself."""
+    """Whether `name` is, or looks like, a reserved name."""
     return _normalised(name) in _RESERVED

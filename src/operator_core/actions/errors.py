@@ -4,36 +4,36 @@
 
     ActionError
     ├── NotFound (LookupError)        no row with that id
-    ├── InvalidTransition (ValueError) the lifecycle has no such step, or not now
-    │   ├── NotDue                    it is scheduled for later
-    │   ├── Expired                   it was not started before it expired
-    │   └── DependencyPending         something that it depends on is not completed
-    ├── InvalidValue (ValueError)     a value that the ledger can't keep
+    ├── InvalidTransition (ValueError) the lifecycle has no such move, or not at present
+    │   ├── NotDue                    it is scheduled for a later time
+    │   ├── Expired                   it did not start before it expired
+    │   └── DependencyPending         a proposal that it depends on is not completed
+    ├── InvalidValue (ValueError)     a value that the ledger can't store
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
-    ├── LeaseLost                     the execution is no longer the caller's; the error says why
-    ├── ConstraintViolation           the database refused a change that breaks a promise
-    ├── Busy                          a lock or a connection was not to be had; nothing happened
-    ├── CommitOutcomeUnknown                the connection was lost while a change was being committed
-    ├── NotOpen                       the ledger is not open, or closed already
-    ├── WrongProcess                  a ledger opened before fork(), used after it
-    ├── WrongLoop                     a ledger on a server, used from another event loop
-    ├── CorruptRow                    a stored row that is no longer readable
+    ├── LeaseLost                     the execution no longer belongs to the caller; the error says why
+    ├── ConstraintViolation           the database refused a change that violates a constraint or a trigger
+    ├── Busy                          a lock or a connection was not available; nothing was changed
+    ├── CommitOutcomeUnknown          the connection was lost during a commit
+    ├── NotOpen                       the ledger is not open, or already closed
+    ├── WrongProcess                  a ledger that was opened before fork() and is used after it
+    ├── WrongLoop                     a ledger on a server that is used from another event loop
+    ├── CorruptRow                    a stored row that can't be read
     ├── StorageError
-    │   ├── StorageFull               no room; nothing of the unit was kept
+    │   ├── StorageFull               no space; nothing of the unit of work was kept
     │   ├── StorageReadOnly           the file or its folder can't be written
-    │   ├── StorageCorrupt            not a database, or a damaged one
-    │   ├── StorageUnavailable        can't be opened or reached, or an I/O error
-    │   └── PermissionDenied          the database's role may not do it
+    │   ├── StorageCorrupt            not a database, or a damaged database
+    │   ├── StorageUnavailable        can't be opened or reached, or has an I/O error
+    │   └── PermissionDenied          the database role lacks a privilege
     └── SchemaError
         ├── ForeignTransactions       restored from another server's dump: docs/postgresql.md
         ├── SchemaOutdated            older than this code: run ``operator-core db upgrade``
         ├── SchemaTooNew              written by a newer release of operator-core
-        ├── UnmanagedSchema           tables that no release of operator-core made
+        ├── UnmanagedSchema           tables that no release of operator-core created
         └── WouldLoseData             a downgrade that would delete rows or history
 
-The facts stand in attributes. Messages carry names, ids and paths, and never the values of parameters; they
-have at most `MAX_MESSAGE` characters. Every error can be pickled and copied, with its attributes.
+Each error has its facts as attributes. A message contains names, ids and paths, and never the values of
+parameters. It has at most `MAX_MESSAGE` characters. Every error can be pickled and copied, with its attributes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -75,11 +75,11 @@ __all__ = [
 
 
 MAX_MESSAGE: Final = 2000
-"""Characters of the longest message: some name what others wrote, and a log line has its limits."""
+"""Limit of a message, in characters: it may quote names of any length, and log lines are limited."""
 
 
 class ActionError(Exception):
-    """Base of everything that the ledger raises."""
+    """Base of all errors that the ledger raises."""
 
     def __init__(self, message: str = "") -> None:
         if len(message) > MAX_MESSAGE:
@@ -87,7 +87,7 @@ class ActionError(Exception):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls the class with the message alone, which most of these do not take.
+        # Exception.__reduce__ calls the class with the message alone; most subclasses take other arguments.
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -107,7 +107,7 @@ class NotFound(ActionError, LookupError):
 
 
 class InvalidTransition(ActionError, ValueError):
-    """A proposal can't go from `from_status` to `to_status`; `allowed` says where it can go."""
+    """A proposal can't move from `from_status` to `to_status`; `allowed` holds the statuses that it can move to."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Expired(InvalidTransition):
 
 
 class DependencyPending(InvalidTransition):
-    """A proposal can't start before the proposals `pending`, on which it depends, are completed."""
+    """A proposal can't start before its dependencies `pending`, ids of proposals, are completed."""
 
     def __init__(
         self, id: int, from_status: str, allowed: Iterable[str], pending: Sequence[int]
@@ -162,9 +162,9 @@ class DependencyPending(InvalidTransition):
 
 
 class InvalidValue(ActionError, ValueError):
-    """The value at `path` can't be kept in the ledger, and `problem` says why.
+    """The ledger can't store the value at `path`; `problem` says why.
 
-    `problems` holds all that were found, each a pair of path and problem.
+    `problems` holds every problem that was found, each as a pair of path and problem.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class InvalidValue(ActionError, ValueError):
 
 
 class Conflict(ActionError):
-    """Another caller was first: the row `id` of `kind` already is `state`."""
+    """Another caller was first: row `id` of `kind` is already `state`."""
 
     def __init__(self, kind: str, id: int, state: str) -> None:
         super().__init__(f"{kind} {id} is already {state}")
@@ -187,7 +187,7 @@ class Conflict(ActionError):
 
 
 class VersionConflict(Conflict):
-    """Proposal `id` was expected in version `expected` and is in version `found`; nothing was changed."""
+    """Proposal `id` is at version `found`, not at version `expected`; nothing was changed."""
 
     def __init__(self, id: int, expected: int, found: int) -> None:
         super().__init__("proposal", id, f"at version {found}, not {expected}")
@@ -196,13 +196,18 @@ class VersionConflict(Conflict):
 
 
 class LeaseLost(ActionError):
-    """Record `record_id` is no longer the caller's to keep or to end; nothing was changed.
+    """The caller may no longer extend or end the execution of record `record_id`; nothing was changed.
 
-    `cause` says what has happened: ``"ended"`` (by complete, fail or update_record), ``"recovered"`` (as
-    its lease had expired), ``"cancelled"`` (its proposal was), ``"moved"`` (its proposal is not executing it
-    any more) or ``"unreachable"`` (no heartbeat has reached the ledger for the time of the lease). `by` is who
-    did it, where the history says so. The proposal may be another worker's by now: whoever gets
-    this stops what it does.
+    `cause` is one of:
+
+    - ``"ended"``: the record was ended by complete, fail or update_record.
+    - ``"recovered"``: the lease expired and the execution was recovered.
+    - ``"cancelled"``: the proposal was cancelled.
+    - ``"moved"``: the proposal is no longer executing this record.
+    - ``"unreachable"``: no heartbeat reached the ledger for the time of the lease.
+
+    `by` is the actor, if the history names one. Another worker may own the proposal, so the caller must stop
+    the action.
     """
 
     def __init__(self, record_id: int, cause: str = "ended", by: str | None = None) -> None:
@@ -215,22 +220,22 @@ class LeaseLost(ActionError):
 
 _CAUSES: Final = {
     "ended": "the execution was ended",
-    "recovered": "it expired, and the execution was ended as unknown",
+    "recovered": "it expired, and the execution was ended with an unknown outcome",
     "cancelled": "the proposal was cancelled",
-    "moved": "the proposal is not executing it any more",
+    "moved": "the proposal is no longer executing it",
     "unreachable": "it expired, and no heartbeat has reached the ledger",
 }
 
 
 class ConstraintViolation(ActionError):
-    """The database itself refused a change: a CHECK, a foreign key or a trigger, named in the message."""
+    """The database refused a change; the message names the CHECK, foreign key or trigger."""
 
 
 class Busy(ActionError):
-    """What the call needed, `timeout` seconds did not bring; nothing happened, and trying again is safe.
+    """A lock or a connection was not available within `timeout` seconds; nothing was changed.
 
-    On SQLite the write lock. On a server a connection of the pool, a lock that a statement waited
-    for, or an end to conflicts with other transactions; `what` says which.
+    It is safe to repeat the call. `what` names the cause. On SQLite it is the write lock. On a server it is a
+    connection of the pool, a lock that a statement needed, or repeated conflicts with other transactions.
     """
 
     def __init__(self, timeout: float | None = None, what: str = "another writer's lock") -> None:
@@ -241,18 +246,18 @@ class Busy(ActionError):
 
 
 class CommitOutcomeUnknown(ActionError):
-    """The connection was lost while a change was committed: it is whole or absent, and which is not known.
+    """The connection was lost during a commit: the change is complete or absent, and the ledger can't tell which.
 
-    Look, then decide. What the ledger was asked to do is never done by halves.
+    The caller must read the ledger to find out. A unit of work is never done in part.
     """
 
 
 class NotOpen(ActionError):
-    """The ledger is not open: it was closed, or ``async with`` / ``open()`` is missing."""
+    """The ledger is not open: it is closed, or ``async with`` / ``open()`` is missing."""
 
 
 class WrongProcess(ActionError):
-    """The ledger was opened in process `opened_in`, and a fork of it, `used_in`, can't share it."""
+    """The ledger was opened in process `opened_in`; its fork, process `used_in`, can't use it."""
 
     def __init__(self, opened_in: int, used_in: int) -> None:
         super().__init__(
@@ -263,11 +268,11 @@ class WrongProcess(ActionError):
 
 
 class WrongLoop(ActionError):
-    """The ledger's connections to its server belong to the event loop that it was opened in."""
+    """A ledger on a server is used outside the event loop in which it was opened, which owns its connections."""
 
 
 class CorruptRow(ActionError):
-    """Row `id` of `table` can't be read: `column` holds something that the ledger never writes."""
+    """Row `id` of `table` can't be read: `column` holds a value that the ledger never writes."""
 
     def __init__(self, table: str, id: int, column: str, problem: str) -> None:
         super().__init__(f"{table} row {id} can't be read: {column} {problem}")
@@ -278,19 +283,19 @@ class CorruptRow(ActionError):
 
 
 class StorageError(ActionError):
-    """The place where the ledger is stored failed."""
+    """The file or server that stores the ledger failed."""
 
 
 class StorageFull(StorageError):
-    """No room is left; nothing of the unit of work was kept."""
+    """No space is left; nothing of the unit of work was kept."""
 
 
 class StorageReadOnly(StorageError):
-    """The ledger's file, or the folder it is in, can't be written."""
+    """The ledger's file or its folder can't be written."""
 
 
 class StorageCorrupt(StorageError):
-    """The file is not a database, or a damaged one; nothing was written to it."""
+    """The file is not a database, or is a damaged one; nothing was written to it."""
 
 
 class StorageUnavailable(StorageError):
@@ -298,27 +303,27 @@ class StorageUnavailable(StorageError):
 
 
 class PermissionDenied(StorageError):
-    """The role that the service uses lacks a right that the call needs."""
+    """The database role of the service lacks a privilege that the call needs."""
 
 
 class SchemaError(ActionError):
-    """The database's schema is not the one that this code works with."""
+    """The database's schema is not the one that this code needs."""
 
 
 class SchemaOutdated(SchemaError):
-    """The schema, at revision `found`, is behind `wanted`."""
+    """The schema is at revision `found`, older than the revision `wanted` that this code needs."""
 
     def __init__(self, found: str | None, wanted: str) -> None:
         super().__init__(
             f"the ledger's schema is at {found or 'no revision'}, this code needs {wanted}: "
-            "run `operator-core db upgrade` (in a deploy `alembic upgrade head` at the root of a checkout does the same)"
+            "run `operator-core db upgrade` (`alembic upgrade head` at the root of a checkout does the same)"
         )
         self.found = found
         self.wanted = wanted
 
 
 class SchemaTooNew(SchemaError):
-    """The schema, at revision `found`, is unknown to this code, whose newest is `known`."""
+    """The schema is at revision `found`, which this code does not know; its newest revision is `known`."""
 
     def __init__(self, found: str, known: str) -> None:
         super().__init__(
@@ -330,36 +335,36 @@ class SchemaTooNew(SchemaError):
 
 
 class UnmanagedSchema(SchemaError):
-    """The database has tables that no release of operator-core made; `differences` names them."""
+    """The database has tables that no release of operator-core created; `differences` names them."""
 
     def __init__(self, differences: Iterable[str]) -> None:
         self.differences = tuple(differences)
         super().__init__(
-            "not a ledger that operator-core knows, nothing was changed: "
+            "no release of operator-core created this schema; nothing was changed: "
             + "; ".join(self.differences)
         )
 
 
 class ForeignTransactions(SchemaError):
-    """Events from a dump carry the transaction ids of the server that it was made on, which are no order here.
+    """Restored events carry the transaction ids of another server, which don't order events on this one.
 
-    docs/postgresql.md, "Restoring a dump", has the statement that mends it. Nobody can follow until then.
+    No program can follow events until the statement in docs/postgresql.md, "Restoring a dump", has repaired them.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            "the events were restored from another server, whose transaction ids are ahead of this one's: "
+            "the events were restored from another server, and their transaction ids are ahead of this server's: "
             "see docs/postgresql.md, Restoring a dump"
         )
 
 
 class WouldLoseData(SchemaError):
-    """A downgrade would delete what `table` holds; Alembic's option ``-x option=yes`` allows it."""
+    """A downgrade would delete rows of `table`; Alembic's option ``-x {option}=yes`` allows it."""
 
     def __init__(self, table: str, option: str) -> None:
         super().__init__(
             f"{table} has rows that this downgrade would delete; nothing was changed "
-            f"(say `-x {option}=yes` if that is what you want)"
+            f"(pass `-x {option}=yes` to delete them)"
         )
         self.table = table
         self.option = option

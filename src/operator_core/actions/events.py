@@ -1,4 +1,4 @@
-"""The history."""
+"""The model of an event."""
 
 from pydantic import Field
 
@@ -10,30 +10,33 @@ __all__ = ["ActionEvent"]
 
 
 class ActionEvent(Model):
-    """One line of the history, written by the database itself and never changed."""
+    """One row of the history; the database writes it and never changes it."""
 
-    id: Identifier = Field(description="Grows with each event. A gap is no sign of tampering.")
-    proposal_id: Identifier = Field(description="The proposal that the event is about.")
-    record_id: Identifier | None = Field(
-        default=None, description="The execution record, where the event is about one."
+    id: Identifier = Field(
+        description="Grows with each event. Gaps are normal and no sign of tampering."
     )
-    event_type: EventType = Field(description="What happened.")
+    proposal_id: Identifier = Field(description="The proposal that the event belongs to.")
+    record_id: Identifier | None = Field(
+        default=None, description="The record, if the event belongs to an execution."
+    )
+    event_type: EventType = Field(description="The kind of change.")
     from_status: ActionStatus | None = Field(
-        default=None, description="The proposal's status before; None where it had none."
+        default=None, description="The proposal's status before the event; None if it had none."
     )
     to_status: ActionStatus | None = Field(
-        default=None, description="The proposal's status after; None for events of a record."
+        default=None,
+        description="The proposal's status after the event; None for events of a record.",
     )
     success: bool | None = Field(
-        default=None, description="The outcome, where a record was finished."
+        default=None, description="The outcome, if the event ends a record."
     )
     version: Version | None = Field(
         default=None,
-        description="The proposal's version after it; None for events of a record, which change no proposal.",
+        description="The proposal's version after the event; None for events of a record, which change no proposal.",
     )
-    actor: str = Field(description="Who did it. 'raw SQL' where the writer did not say.")
+    actor: str = Field(description="The actor; 'raw SQL' if the writer named none.")
     worker: str | None = Field(
-        default=None, description="Whose execution it is, where the event is about a claimed one."
+        default=None, description="The worker, if the event belongs to a claimed execution."
     )
-    reason: str | None = Field(default=None, description="Why, in the words of the actor.")
-    occurred_at: UtcDatetime = Field(description="When, by the database's clock.")
+    reason: str | None = Field(default=None, description="The reason, as the actor stated it.")
+    occurred_at: UtcDatetime = Field(description="The time of the event, by the database's clock.")

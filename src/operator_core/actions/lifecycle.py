@@ -1,4 +1,4 @@
-"""The lifecycle of a proposal: one table, and what follows from it."""
+"""The lifecycle of a proposal: the table of moves, and constants and functions derived from it."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -26,17 +26,17 @@ TRANSITIONS: Final[Mapping[ActionStatus, frozenset[ActionStatus]]] = MappingProx
         _S.CANCELLED: frozenset(),
     }
 )
-"""From each status, the statuses that may follow. Staying where one is, is not a move."""
+"""The statuses that may follow each status. Keeping the status is not a move."""
 
 FINAL_STATUSES: Final = frozenset(status for status, after in TRANSITIONS.items() if not after)
-"""Statuses that nothing follows."""
+"""Statuses without a move to another one."""
 
 PENDING_STATUSES: Final = frozenset(
     status
     for status, after in TRANSITIONS.items()
     if _S.CANCELLED in after and status is not _S.EXECUTING
 )
-"""Statuses in which nothing has been started, so that a kill switch can simply cancel."""
+"""Statuses of a proposal that has not started, so that `cancel_all_pending` can cancel it."""
 
 _SOURCES: Final = MappingProxyType(
     {
@@ -47,7 +47,7 @@ _SOURCES: Final = MappingProxyType(
 
 
 def can_move(from_status: ActionStatus, to_status: ActionStatus) -> bool:
-    """Whether the lifecycle has a step from `from_status` to `to_status`."""
+    """Whether the lifecycle has a move from `from_status` to `to_status`."""
     return to_status in TRANSITIONS[from_status]
 
 

@@ -1,4 +1,4 @@
-"""What all models of the ledger have in common."""
+"""The base class of the ledger's models."""
 
 from typing import Any, Final, Self
 
@@ -11,11 +11,11 @@ from operator_core.actions.values import format_path, join_paths
 __all__ = ["KEPT", "Model", "to_invalid_value"]
 
 KEPT: Final = "kept by the ledger"
-"""Marks a field that the ledger gives, and nobody else."""
+"""Marks a field that only the ledger sets."""
 
 
 class Model(BaseModel):
-    """Frozen and strict; whatever can't be kept in the ledger is an `InvalidValue` with its path."""
+    """A frozen, strict model; a value that the ledger can't store raises `InvalidValue` with its path."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -31,13 +31,13 @@ class Model(BaseModel):
         except ValidationError as error:
             raise to_invalid_value(error) from None
 
-    # Tells pydantic that its own, faster way to make an instance may be taken inside another
-    # model's validation (FastAPI's, say), where a ValidationError is what everybody expects.
+    # Allows pydantic its own, faster way to create an instance inside the validation of another model, such as
+    # FastAPI's, where callers expect a ValidationError.
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """As pydantic's, but raises `InvalidValue`."""
+        """Same as pydantic's method, but raises `InvalidValue`."""
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -45,7 +45,7 @@ class Model(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """As pydantic's, but raises `InvalidValue`."""
+        """Same as pydantic's method, but raises `InvalidValue`."""
         try:
             return super().model_validate_json(json_data, **options)
         except ValidationError as error:
@@ -53,11 +53,11 @@ class Model(BaseModel):
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> Self:
-        """An instance of `values` that were checked when they were written: every field, in its type.
+        """Returns an instance without validation; `values` must hold every field, in its type.
 
-        The limits of new values do not apply to what the ledger already holds, and a validation
-        of each field of each row would cost more than reading the row: this does what pydantic's
-        ``model_construct`` does for a model whose fields are all given, at a fifth of the time.
+        The limits for input do not apply to stored values, and validating each field of each row would cost
+        more than reading the row. The effect is that of pydantic's ``model_construct`` with all fields set, in a
+        fifth of the time.
         """
         model = cls.__new__(cls)
         put = object.__setattr__
@@ -69,7 +69,7 @@ class Model(BaseModel):
 
 
 def to_invalid_value(error: ValidationError, at: str = "") -> InvalidValue:
-    """Pydantic's `error`, found in the value at the path `at`, as the ledger's own, without values."""
+    """Converts pydantic's `error` about the value at the path `at`; the result contains no values."""
     problems = [_problem(details) for details in error.errors(include_url=False)]
     problems = [(join_paths(at, path), problem) for path, problem in problems]
     path, problem = problems[0]

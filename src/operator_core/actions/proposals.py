@@ -1,4 +1,4 @@
-"""Proposals: what a caller asks for, what is proposed, and what is in the ledger."""
+"""The models of a proposal: the request, the proposal and the stored proposal."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,58 +35,60 @@ def _now() -> datetime:
 
 
 class ProposalRequest(Model):
-    """What a caller may say of a tool call that it proposes: the model for the body of an API's request.
+    """The fields of a proposal that a caller may set: the model for the body of an API's request.
 
-    Who proposes it, its status and its times are not the caller's to say: `create_proposal` takes
-    `proposed_by`, and the ledger gives the rest.
+    The proposer, the status and the times are not among them: `create_proposal` takes `proposed_by`, and the
+    ledger sets the rest.
     """
 
     ticket_id: Identifier | None = Field(
-        default=None, description="The ticket that this action is meant to help with, if any."
+        default=None, description="The ticket that this action is for, if any."
     )
-    action_name: Name = Field(description="What is to be done, such as transfer_leader.")
+    action_name: Name = Field(description="The name of the action, such as transfer_leader.")
     action_type: ActionType = Field(
-        default=ActionType.SUBJECT, description="What kind of thing carries the action out."
+        default=ActionType.SUBJECT, description="The kind of component that performs the action."
     )
     parameters: JsonObject = Field(
         default_factory=dict,
-        description="The arguments of the call: a JSON object, or a Pydantic model that becomes one.",
+        description="The arguments of the call: a JSON object, or a Pydantic model that is converted to one.",
     )
-    reason: Reason = Field(description="Why this is proposed, for the person who reads it later.")
+    reason: Reason = Field(description="The reason for the proposal, for people who read it later.")
     priority: Priority = Field(
-        default=0, description="The higher, the earlier it is claimed; -32768 to 32767."
+        default=0, description="Higher values are claimed earlier; -32768 to 32767."
     )
     scheduled_at: UtcDatetime | None = Field(
-        default=None, description="Not to be started before; None: as soon as it is validated."
+        default=None,
+        description="It does not start before this time; None: it may start as soon as it is validated.",
     )
     expires_at: UtcDatetime | None = Field(
-        default=None, description="If it is not started by then, it is cancelled."
+        default=None, description="If it has not started by this time, it is cancelled."
     )
     max_retries: Retries = Field(
         default=0,
-        description="How often it may be run again by itself after a failure or an unknown outcome: "
-        "0, the default, is never. More says that it is safe to repeat.",
+        description="How often the ledger may retry it after a failure or an unknown outcome. "
+        "0, the default, means never. A higher value declares that the action is safe to repeat.",
     )
     retry_delay: Seconds = Field(
         default=1.0,
-        description="Seconds that the first retry waits at the most; each further one twice as long.",
+        description="Upper limit of the delay before the first retry, in seconds; it doubles with each retry.",
     )
     max_retry_delay: Seconds = Field(
-        default=300.0, description="Seconds that any retry waits at the most."
+        default=300.0, description="Upper limit of the delay before any retry, in seconds."
     )
     depends_on: Dependencies = Field(
-        default=(), description="The proposals that must be completed before it may start, by id."
+        default=(),
+        description="The ids of the proposals that must be completed before it may start.",
     )
     wait_on_failure: bool = Field(
         default=False,
         strict=True,
-        description="If one of them fails or is cancelled: False, and it is cancelled too; True, and it "
-        "waits, for somebody to retry what failed.",
+        description="The effect of a dependency that fails or is cancelled. False: this proposal is cancelled too. "
+        "True: it waits until somebody retries the dependency.",
     )
 
     if TYPE_CHECKING:
-        # What the validators above take is more than what the fields hold; type checkers see only
-        # the fields. A test compares the names.
+        # The validators accept more types than the fields hold, and type checkers see only the fields.
+        # A test compares the names.
         def __init__(
             self,
             *,
@@ -106,32 +108,32 @@ class ProposalRequest(Model):
         ) -> None: ...
 
     def parameters_as(self, model: type[ModelT]) -> ModelT:
-        """The parameters as an instance of the caller's own `model`.
+        """Returns the parameters as an instance of the caller's `model`.
 
-        Raises pydantic's `ValidationError`, the model's own, if they don't fit it.
+        Raises pydantic's `ValidationError` if they don't match the model.
         """
-        # As JSON, so that a strict model takes the text of a date, as it does from an API.
+        # From JSON, so that a strict model accepts a date as text, as it does from an API.
         return model.model_validate_json(json.dumps(self.parameters))
 
 
 class ActionProposal(ProposalRequest):
-    """A tool call that an agent or a person proposes, and what became of it."""
+    """A tool call that an agent or a person proposes, with its status, times and retries."""
 
     id: Annotated[Identifier | None, KEPT] = Field(
-        default=None, description="Given by the ledger; None until the proposal is in it."
+        default=None, description="Set by the ledger; None until the proposal is stored."
     )
     status: ActionStatus = Field(
-        default=ActionStatus.PROPOSED, description="Where the proposal stands in its lifecycle."
+        default=ActionStatus.PROPOSED, description="The status in the lifecycle."
     )
     proposed_at: UtcDatetime = Field(
         default_factory=_now, description="When it was proposed. A naive time is local time."
     )
-    proposed_by: Name = Field(default="agent", description="Who proposes it.")
+    proposed_by: Name = Field(default="agent", description="The agent or person that proposes it.")
     validated_at: UtcDatetime | None = Field(
-        default=None, description="When it was last validated. Kept by the ledger."
+        default=None, description="When it was last validated. Set by the ledger."
     )
     cancelled_at: UtcDatetime | None = Field(
-        default=None, description="When it was cancelled. Kept by the ledger."
+        default=None, description="When it was cancelled. Set by the ledger."
     )
     created_at: Annotated[UtcDatetime | None, KEPT] = Field(
         default=None, description="When the row was written, by the database's clock."
@@ -140,34 +142,34 @@ class ActionProposal(ProposalRequest):
         default=None, description="When the row last changed, by the database's clock."
     )
     retry_count: Annotated[Retries, KEPT] = Field(
-        default=0, description="How often it was run again by itself. Kept by the ledger."
+        default=0, description="How often the ledger has retried it. Set by the ledger."
     )
     next_retry_at: Annotated[UtcDatetime | None, KEPT] = Field(
         default=None,
-        description="When a failed one is run again, if it is. Kept by the ledger.",
+        description="The earliest time of the next retry; None if none is scheduled. Set by the ledger.",
     )
     last_error: Annotated[LongText | None, KEPT] = Field(
-        default=None, description="What went wrong the last time. Kept by the ledger."
+        default=None, description="The latest error message. Set by the ledger."
     )
     workflow_id: Annotated[Identifier | None, KEPT] = Field(
-        default=None, description="The workflow that it is part of. Given by `create_workflow`."
+        default=None, description="The workflow that it belongs to. Set by `create_workflow`."
     )
     version: Annotated[Version | None, KEPT] = Field(
-        default=None, description="Counts the changes of the row from 1 on. Kept by the database."
+        default=None, description="Counts the changes of the row, from 1. Set by the database."
     )
 
     @property
     def replayed(self) -> bool:
-        """Whether `create_proposal` found it under its idempotency key, and did not write it now."""
+        """Whether `create_proposal` found it under its idempotency key and wrote nothing."""
         return bool(self.__dict__.get(_REPLAYED))
 
     def as_replayed(self) -> Self:
-        """The same proposal, found and not written; equal to itself."""
-        # Beside the fields, as cached properties are: no part of what is compared or dumped.
+        """Returns an equal proposal whose `replayed` is true."""
+        # Stored beside the fields, as cached properties are: comparisons and dumps ignore it.
         return self.from_stored({**self.__dict__, _REPLAYED: True})
 
     if TYPE_CHECKING:
-        # As in ProposalRequest, without what the ledger keeps.
+        # As in ProposalRequest, without the fields that the ledger sets.
         def __init__(
             self,
             *,
@@ -193,10 +195,10 @@ class ActionProposal(ProposalRequest):
 
 
 class StoredProposal(ActionProposal):
-    """A proposal that is in the ledger, as it stood when it was read."""
+    """A proposal in the ledger, as it was when it was read."""
 
-    # Frozen, so that a narrower type is safe, which type checkers can't tell from the configuration.
-    id: Annotated[Identifier, KEPT] = Field(description="Given by the ledger.")  # pyright: ignore
+    # The model is frozen, so a narrower type is safe. Type checkers can't see that in the configuration.
+    id: Annotated[Identifier, KEPT] = Field(description="Set by the ledger.")  # pyright: ignore
     created_at: Annotated[UtcDatetime, KEPT] = Field(  # pyright: ignore
         description="When the row was written, by the database's clock."
     )
@@ -204,5 +206,5 @@ class StoredProposal(ActionProposal):
         description="When the row last changed, by the database's clock."
     )
     version: Annotated[Version, KEPT] = Field(  # pyright: ignore
-        description="Counts the changes of the row from 1 on."
+        description="Counts the changes of the row, from 1."
     )

@@ -1,4 +1,4 @@
-"""Execution records, and the claim that holds one."""
+"""The models of a record and of a claim."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -17,11 +17,11 @@ class ActionRecord(Model):
     """One execution of a proposal, from its start to its outcome."""
 
     id: Annotated[Identifier | None, KEPT] = Field(
-        default=None, description="Given by the ledger; None until the record is in it."
+        default=None, description="Set by the ledger; None until the record is stored."
     )
     proposal_id: Identifier = Field(description="The proposal that is executed.")
     started_at: UtcDatetime | None = Field(
-        default=None, description="When the execution started; the time of writing if not given."
+        default=None, description="When the execution started; the time of writing by default."
     )
     completed_at: UtcDatetime | None = Field(
         default=None, description="When it ended; None while executing."
@@ -29,24 +29,27 @@ class ActionRecord(Model):
     success: bool | None = Field(
         default=None, description="Whether it succeeded; None while executing."
     )
-    error_message: LongText | None = Field(default=None, description="What went wrong, if it did.")
+    error_message: LongText | None = Field(
+        default=None, description="The error message, if there is one."
+    )
     result_data: JsonObject | None = Field(
-        default=None, description="What the execution gave back: a JSON object."
+        default=None, description="The result of the execution: a JSON object."
     )
     worker: Name | None = Field(
         default=None, description="The worker that claimed the proposal for this execution."
     )
     lease_expires_at: UtcDatetime | None = Field(
         default=None,
-        description="Until when the worker is believed to be alive. Given by `claim` and `heartbeat`.",
+        description="The time until which the worker owns the execution. Set by `claim` and `heartbeat`.",
     )
     outcome_unknown: bool = Field(
         default=False,
-        description="The worker fell silent: whether it did it is not known, and success stays None.",
+        description="True if it is unknown whether the action was done, for example because the worker "
+        "stopped responding; success is then None.",
     )
 
     if TYPE_CHECKING:
-        # As in ActionProposal; and the id of a proposal that was created needs no assertion.
+        # As in ActionProposal. None is accepted so that the id of a created proposal needs no assertion.
         def __init__(
             self,
             *,
@@ -63,23 +66,23 @@ class ActionRecord(Model):
 
 
 class StoredRecord(ActionRecord):
-    """A record that is in the ledger, as it stood when it was read."""
+    """A record in the ledger, as it was when it was read."""
 
     # As in StoredProposal.
-    id: Annotated[Identifier, KEPT] = Field(description="Given by the ledger.")  # pyright: ignore
+    id: Annotated[Identifier, KEPT] = Field(description="Set by the ledger.")  # pyright: ignore
 
 
 class Claim(NamedTuple):
-    """A proposal that a worker has taken, and the record of its execution, whose id is the fencing token."""
+    """A claimed proposal and the record of its execution; the record's id is the fencing token."""
 
     proposal: StoredProposal
     record: StoredRecord
 
     @property
     def lease(self) -> timedelta | None:
-        """How long the lease is that it was claimed with, to the millisecond; None of a record that has none."""
+        """The length of the lease at the claim, to the millisecond; None if the record has no lease."""
         begun, ends = self.record.started_at, self.record.lease_expires_at
         if begun is None or ends is None:
             return None
-        # The database's clock goes on between the two times.
+        # The database's clock advances between the two times.
         return timedelta(milliseconds=round((ends - begun) / timedelta(milliseconds=1)))

@@ -1,4 +1,4 @@
-"""What an action gave back, as the ledger can keep it: an action that was done never fails for its result."""
+"""Converts results and exceptions to values that the ledger can store: no result fails a finished action."""
 
 import json
 from collections.abc import Mapping, Sized
@@ -12,22 +12,22 @@ from operator_core.actions.values import MAX_TEXT, to_json_object
 __all__ = ["NOT_KEPT", "Kept", "describe", "keep"]
 
 NOT_KEPT: Final = "result_not_kept"
-"""The key under which the note stands that replaces a result."""
+"""The key of the note that replaces a result."""
 
 
 class Kept(NamedTuple):
-    """A result as a JSON object, or None; `problem` says why it is a note about another one."""
+    """A result as a JSON object, or None; `problem` says why it was replaced by a note."""
 
     result: dict[str, Any] | None
     problem: str | None = None
 
 
 def keep(result: object, max_json_bytes: int) -> Kept:
-    """`result` as the ledger keeps it; never raises.
+    """Converts `result` to the value that the ledger stores; never raises.
 
-    A JSON object, a mapping or a Pydantic model is kept as it is, any other JSON value (a tuple counts as a
-    list) as ``{"result": ...}``. What JSON or the ledger can't hold is replaced by a note of its type, its size and
-    what is wrong with it: ``{"result_not_kept": {"type": ..., "size": ..., "why": ...}}``.
+    A JSON object, a mapping or a Pydantic model is stored unchanged. Any other JSON value is stored as
+    ``{"result": ...}``; a tuple counts as a list. If JSON or the ledger can't hold the result, a note with its type,
+    size and problem replaces it: ``{"result_not_kept": {"type": ..., "size": ..., "why": ...}}``.
     """
     if result is None:
         return Kept(None)
@@ -40,7 +40,7 @@ def keep(result: object, max_json_bytes: int) -> Kept:
     except InvalidValue as error:
         size, problem = _size(result), str(error)
     except Exception as error:
-        # A mapping or a model of the handler's own may raise anything.
+        # A mapping or model that the handler defines may raise anything.
         size, problem = _size(result), f"can't be read: {type(error).__name__}"
     kind = type(result)
     note: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"[:255], "why": problem}
@@ -55,7 +55,7 @@ def _as_object(result: object) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON's own types, also inside one another: models, mappings, tuples, enums of text and numbers."""
+    """Converts `value` to the types of JSON at every level: models, mappings, tuples, enums of text and numbers."""
     if isinstance(value, BaseModel):
         return to_json_object(value)
     if isinstance(value, Mapping):
@@ -63,7 +63,7 @@ def _plain(value: object) -> object:
         return {_plain(key): _plain(item) for key, item in items}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in cast(list[object] | tuple[object, ...], value)]
-    # As it is, whatever a class of somebody's own makes of its text.
+    # The value itself: a subclass may override the conversions.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -79,12 +79,12 @@ def _size(result: object) -> int | None:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as an error message that the ledger can keep; never raises."""
+    """Converts an exception to an error message that the ledger can store; never raises."""
     name = type(error).__name__
     try:
-        said = str(error)
+        message = str(error)
     except Exception:
-        said = "its text can't be read"
-    text = f"{name}: {said}" if said else name
+        message = "its text can't be read"
+    text = f"{name}: {message}" if message else name
     kept = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
     return kept[:MAX_TEXT]

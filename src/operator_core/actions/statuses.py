@@ -1,4 +1,4 @@
-"""Where a proposal or a workflow stands, and of what kind an action or an event is."""
+"""The enums of statuses, action types and event types."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ __all__ = ["ActionStatus", "ActionType", "EventType", "WorkflowStatus"]
 
 
 class ActionStatus(StrEnum):
-    """Where a proposal stands; `operator_core.actions.lifecycle.TRANSITIONS` says what may follow."""
+    """The status of a proposal; `operator_core.actions.lifecycle.TRANSITIONS` defines the moves."""
 
     PROPOSED = "proposed"
     VALIDATED = "validated"
@@ -17,10 +17,10 @@ class ActionStatus(StrEnum):
 
 
 class ActionType(StrEnum):
-    """What kind of thing an action is carried out by."""
+    """The kind of component that performs an action."""
 
     SUBJECT = "subject"
-    """A method of the system that is operated, such as ``transfer_leader``."""
+    """A method of the operated system, such as ``transfer_leader``."""
     TOOL = "tool"
     """A general tool of the agent."""
     WORKFLOW = "workflow"
@@ -28,26 +28,26 @@ class ActionType(StrEnum):
 
 
 class EventType(StrEnum):
-    """What an event in the history reports."""
+    """The kind of change that an event describes."""
 
     PROPOSAL_CREATED = "proposal_created"
     STATUS_CHANGED = "status_changed"
     RETRY_SCHEDULED = "retry_scheduled"
-    """The time of a failed proposal's next retry was changed, and its status was not."""
+    """The time of a failed proposal's next retry changed; its status did not."""
     RETRY_CANCELLED = "retry_cancelled"
-    """A failed proposal is not run again by itself any more."""
+    """The scheduled retry of a failed proposal was cancelled."""
     RECORD_STARTED = "record_started"
     RECORD_FINISHED = "record_finished"
 
 
 class WorkflowStatus(StrEnum):
-    """How far a workflow is, as its actions tell."""
+    """The status of a workflow, derived from its proposals."""
 
     PENDING = "pending"
-    """Nothing of it has started."""
+    """None of its proposals has started."""
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     FAILED = "failed"
-    """Everything of it has ended, and something has failed for good."""
+    """All its proposals have ended, and at least one has failed and has no scheduled retry."""
     CANCELLED = "cancelled"
-    """Everything of it has ended, nothing has failed, and something was cancelled."""
+    """All its proposals have ended; none has failed, and at least one was cancelled."""

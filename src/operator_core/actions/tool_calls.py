@@ -1,7 +1,7 @@
-"""Tool calls as the model providers write them, read without I/O and without any provider's package.
+"""Parses tool calls in the formats of the model providers, without I/O and without a provider's package.
 
-`parse_calls` reads one message, response or log line and returns the calls that it asks for; `parse_results`
-returns the results that it reports. The formats and the documents that define them:
+`parse_calls` reads one message, response or log line and returns the calls that it requests. `parse_results`
+returns the results that it contains. The formats and the documents that define them:
 
 - Anthropic Messages API, content blocks ``tool_use`` (``id``, ``name``, ``input``) and ``tool_result``:
   "Tool use with Claude" and "Create a Message" in the API reference.
@@ -12,11 +12,11 @@ returns the results that it reports. The formats and the documents that define t
 - LangChain, ``ToolCall`` (``name``, ``args``, ``id``), ``AIMessage.tool_calls`` and ``ToolMessage``: the
   reference of ``langchain_core.messages``.
 - A flat log line: ``name``, one of ``arguments``, ``args`` and ``input``, and optionally ``call_id`` or ``id``,
-  ``reason`` and ``result``. Only here the arguments may be absent, if no other unknown key is present.
+  ``reason`` and ``result``. Only in this format the arguments may be absent, if no unknown key is present.
 
-Calls that the provider itself executes (``server_tool_use``, ``mcp_call``, ``web_search_call`` and others) are
-no calls for the caller to execute, and are not returned. Nothing is guessed: an unknown kind of call, an absent
-or misspelt key and arguments that are no JSON object raise `InvalidValue` with the path of what is wrong.
+Calls that the provider executes itself (``server_tool_use``, ``mcp_call``, ``web_search_call`` and others) are
+not returned. The parser does not guess: an unknown kind of call, an absent or misspelt key, and arguments that
+are not a JSON object raise `InvalidValue` with the path of the problem.
 """
 
 import json
@@ -34,40 +34,40 @@ __all__ = ["ToolCall", "ToolResult", "parse_calls", "parse_object", "parse_resul
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that a model asked for."""
+    """A call that a model requests."""
 
     name: str
     arguments: dict[str, Any]
-    """The message's own object where it holds one, no copy of it."""
+    """The arguments; the same object as in the message, not a copy, if the message holds an object."""
     call_id: str | None = None
     """The provider's id of the call. Providers repeat ids between runs."""
     reason: str | None = None
-    """Why, where a log line says so."""
+    """The reason, if the line has one."""
     server_label: str | None = None
-    """The MCP server that an ``mcp_approval_request`` asks for."""
+    """The MCP server that an ``mcp_approval_request`` names."""
     result: Any = None
-    """What the call returned, if the same message or line reports it; None if it does not."""
+    """The result of the call, if the same message or line contains it; otherwise None."""
     is_error: bool | None = None
-    """Whether `result` reports a failure; None where the format does not say."""
+    """Whether `result` is a failure; None if the format does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The result of a call, reported apart from it."""
+    """The result of a call in an earlier message."""
 
     call_id: str
     content: Any
     """Text, a list of content blocks or another JSON value; never None."""
     is_error: bool | None = None
-    """Whether the call failed; None where the format does not say."""
+    """Whether the call failed; None if the format does not tell."""
 
 
 def parse_calls(message: Mapping[str, Any] | BaseModel) -> list[ToolCall]:
-    """The calls that `message` asks for, in order; none for a message that only talks.
+    """Returns the calls that `message` requests, in order; an empty list for a message without calls.
 
-    `message` is a call, a message, a whole response, or a conversation (an object with ``messages``), as an
-    object of JSON or as a model of the provider's package. A result that `message` reports for one of its
-    own calls is the call's `result`. Raises `InvalidValue`.
+    `message` is a call, a message, a whole response, or a conversation (an object with ``messages``). It may be a
+    JSON object or a model of the provider's package. If `message` contains the result of one of its own calls,
+    that is the call's `result`. Raises `InvalidValue`.
     """
     calls: list[ToolCall] = []
     for part in _parts(_mapping(message, ""), ""):
@@ -82,7 +82,7 @@ def parse_calls(message: Mapping[str, Any] | BaseModel) -> list[ToolCall]:
 
 
 def parse_results(message: Mapping[str, Any] | BaseModel) -> list[ToolResult]:
-    """The results that `message` reports of calls in earlier messages, in order. Raises `InvalidValue`."""
+    """Returns the results in `message` of calls in earlier messages, in order. Raises `InvalidValue`."""
     results: list[ToolResult] = []
     own: set[str | None] = set()
     for part in _parts(_mapping(message, ""), ""):
@@ -94,26 +94,26 @@ def parse_results(message: Mapping[str, Any] | BaseModel) -> list[ToolResult]:
 
 
 def parse_object(text: str, path: str = "") -> dict[str, Any]:
-    """The JSON object that `text` holds; raises `InvalidValue` with `path`."""
+    """Parses `text` as a JSON object; raises `InvalidValue` with `path`."""
     return _object(_json(text, path), path)
 
 
 _ARGUMENTS: Final = ("arguments", "args", "input")
-"""How the formats spell the key of a call's arguments."""
+"""The keys that the formats use for a call's arguments."""
 
 _TYPED: Final = {
     "tool_use": ("id", "input"),
     "function_call": ("call_id", "arguments"),
     "mcp_approval_request": ("id", "arguments"),
 }
-"""Calls that say what they are: the keys of their id and their arguments."""
+"""The types of calls, each with the keys of the call's id and arguments."""
 
 _RESULTS: Final = {
     "tool_result": ("tool_use_id", "content"),
     "function_call_output": ("call_id", "output"),
     "tool": ("tool_call_id", "content"),
 }
-"""Results: the keys of their call's id and their content."""
+"""The types of results, each with the keys of the call's id and the content."""
 
 _PROVIDERS_OWN: Final = frozenset(
     {
@@ -130,21 +130,21 @@ _PROVIDERS_OWN: Final = frozenset(
 )
 """Calls that the provider executes itself."""
 
-_SILENT: Final = ("reasoning", "mcp_list_tools")
-"""Items of a response that are neither a call, a result nor a message."""
+_IGNORED: Final = ("reasoning", "mcp_list_tools")
+"""Items of a response that are neither calls, results nor messages."""
 
 _MESSAGES: Final = ("message", "ai", "AIMessageChunk", "human", "system", "chat")
-"""Messages that say what they are, Anthropic's, OpenAI's and LangChain's."""
+"""The types of messages, as Anthropic, OpenAI and LangChain name them."""
 
 _FLAT: Final = frozenset({"name", "type", "call_id", "id", "reason", "result", *_ARGUMENTS})
 
-_NO_KIND: Final = "is no kind of call that has JSON arguments"
+_NO_KIND: Final = "is not a kind of call with JSON arguments"
 
 _Part: TypeAlias = ToolCall | ToolResult
 
 
 def _parts(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
-    """The calls and results of an object of any known shape."""
+    """Yields the calls and results of an object in any known format."""
     if _is_call(value):
         yield from _item(value, path)
     elif value.get("choices") is not None:
@@ -161,7 +161,7 @@ def _parts(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
 
 
 def _item(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
-    """The parts of a call, a result or a message."""
+    """Yields the parts of a call, a result or a message."""
     kind = value.get("type")
     if _is_part(value):
         yield from _part(value, path)
@@ -169,12 +169,12 @@ def _item(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
         yield from _message(value, path)
     elif "function" in value and "name" not in value:
         yield _chat_call(value, path)
-    elif kind not in _SILENT:
+    elif kind not in _IGNORED:
         yield _flat(value, path)
 
 
 def _is_call(value: Mapping[str, Any]) -> bool:
-    """Whether it is a call, whatever stands beside its name and its arguments."""
+    """Whether it has a name and arguments; other keys don't matter."""
     return value.get("name") is not None and any(key in value for key in _ARGUMENTS)
 
 
@@ -183,12 +183,12 @@ def _is_message(value: Mapping[str, Any]) -> bool:
         return True
     if "content" not in value or any(key in value for key in _ARGUMENTS):
         return False
-    # What has a name may be a call whose arguments are misspelt.
+    # An object with a name may be a call whose key of the arguments is misspelt.
     return value.get("name") is None or "role" in value or value.get("type") in _MESSAGES
 
 
 def _is_part(value: Mapping[str, Any]) -> bool:
-    """Whether it says itself that it is a call or a result."""
+    """Whether its type or role marks it as a call or a result."""
     return _is_result(value) or _is_typed(value.get("type"))
 
 
@@ -215,7 +215,7 @@ def _typed(value: Mapping[str, Any], kind: str, path: str) -> Iterator[ToolCall]
     if kind in _PROVIDERS_OWN:
         return
     if kind == "tool_call":
-        # LangChain's, and what many logs call a call.
+        # The type that LangChain and many logs use.
         yield _flat(value, path)
     elif kind in _TYPED:
         id_key, key = _TYPED[kind]
@@ -232,24 +232,24 @@ def _typed(value: Mapping[str, Any], kind: str, path: str) -> Iterator[ToolCall]
 
 
 def _message(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
-    """The parts of a message: its content blocks, and its lists of calls beside them."""
+    """Yields the parts of a message: its content blocks, and the lists of calls beside them."""
     if value.get("invalid_tool_calls"):
         at = join_paths(path, "invalid_tool_calls[0]")
         raise InvalidValue(at, "is a call whose arguments could not be read")
     if value.get("role") == "function":
         at = join_paths(path, "role")
-        raise InvalidValue(
-            at, "must not be function: such a result does not say which call it is of"
-        )
+        raise InvalidValue(at, "must not be function: such a result does not name its call")
     listed = [
         _chat_call(each, at) if each.get("function") is not None else _listed(each, at)
         for each, at in _items(value, "tool_calls", path)
     ]
     if "tool_call" in value:
-        raise InvalidValue(join_paths(path, "tool_call"), "is no known key: is it tool_calls?")
+        raise InvalidValue(
+            join_paths(path, "tool_call"), "is not a known key; did you mean tool_calls?"
+        )
     extra = value.get("additional_kwargs")
     if not listed and isinstance(extra, Mapping):
-        # LangChain's copy of OpenAI's own calls, from which it makes its list.
+        # LangChain keeps OpenAI's calls here and derives its list from them.
         beside, at = cast(Mapping[str, Any], extra), join_paths(path, "additional_kwargs")
         listed = [_chat_call(each, where) for each, where in _items(beside, "tool_calls", at)]
     if value.get("function_call") is not None:
@@ -257,7 +257,7 @@ def _message(value: Mapping[str, Any], path: str) -> Iterator[_Part]:
         listed.append(ToolCall(_name(call, at), _arguments(call, "arguments", at)))
     content = value.get("content")
     blocks = [] if isinstance(content, str) else list(_blocks(value, "content", path))
-    # LangChain lists the calls of Anthropic's content blocks a second time.
+    # LangChain repeats the calls of Anthropic's content blocks in its list.
     known = {call.call_id for call in listed}
     for block, at in blocks:
         if not isinstance(block, ToolCall) or not listed:
@@ -276,17 +276,17 @@ def _listed(value: Mapping[str, Any], path: str) -> ToolCall:
 
 
 def _blocks(value: Mapping[str, Any], key: str, path: str) -> Iterator[tuple[_Part, str]]:
-    """The calls and results among the content blocks or items under `key`, with their paths."""
+    """Yields the calls and results among the content blocks or items under `key`, with their paths."""
     for block, at in _items(value, key, path):
         if _is_part(block):
             for part in _part(block, at):
                 yield part, at
         elif "name" in block and any(each in block for each in _ARGUMENTS):
-            raise InvalidValue(join_paths(at, "type"), "is no known kind of call")
+            raise InvalidValue(join_paths(at, "type"), "is not a known kind of call")
 
 
 def _chat_call(value: Mapping[str, Any], path: str) -> ToolCall:
-    """A call as Chat Completions wrap it; what a log line adds stands beside ``function``."""
+    """Parses a call of Chat Completions; a log line's own keys stand beside ``function``."""
     function, at = _member(value, "function", path), join_paths(path, "function")
     return ToolCall(
         name=_name(function, at),
@@ -304,11 +304,11 @@ def _flat(value: Mapping[str, Any], path: str) -> ToolCall:
         arguments = _arguments(value, present[0], path)
     else:
         arguments = {}
-        # The arguments may stand under any of these.
+        # An unknown key may be a misspelt key of the arguments.
         for key in value:
             if key not in _FLAT:
                 raise InvalidValue(
-                    join_paths(path, "arguments"), f"is missing, and {key!a} is no known key"
+                    join_paths(path, "arguments"), f"is missing, and {key!a} is not a known key"
                 )
     return ToolCall(
         name=name,
@@ -344,7 +344,7 @@ def _name(value: Mapping[str, Any], path: str) -> str:
 
 
 def _arguments(value: Mapping[str, Any], key: str, path: str) -> dict[str, Any]:
-    """An object as it is or as JSON text, which is blank where a call has no arguments."""
+    """Returns the arguments from an object or from JSON text; blank text means no arguments."""
     for other in _ARGUMENTS:
         if other != key and other in value and key in value:
             raise InvalidValue(join_paths(path, other), f"must not stand beside {key}")
@@ -378,14 +378,14 @@ def _optional_text(value: Mapping[str, Any], key: str, path: str) -> str | None:
 def _items(
     value: Mapping[str, Any], key: str, path: str
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The objects of the list under `key`, with their paths; a list that is absent has none."""
+    """Yields the objects of the list under `key`, with their paths; nothing if the list is absent."""
     items, at = value.get(key), join_paths(path, key)
     if items is None:
         return
     if not isinstance(items, list | tuple):
         raise InvalidValue(at, f"must be a list, not {_kind(items)}")
     for index, item in enumerate(cast(Sequence[object], items)):
-        # LangChain's content may mix text with blocks.
+        # LangChain's content may mix text and blocks.
         if not (key == "content" and isinstance(item, str)):
             yield _mapping(item, f"{at}[{index}]"), f"{at}[{index}]"
 

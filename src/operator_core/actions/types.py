@@ -1,4 +1,4 @@
-"""The models of the ledger: frozen, strict, and the same whether made by a caller or read from a row."""
+"""The models of the ledger: frozen, strict, and the same for input and for stored rows."""
 
 from operator_core.actions.events import ActionEvent
 from operator_core.actions.proposals import ActionProposal, ProposalRequest, StoredProposal

@@ -1,4 +1,4 @@
-"""What a value in the ledger may be: JSON objects, text, times and ids, the same on every backend."""
+"""The types and limits of values in the ledger, the same on every backend: JSON, text, times and ids."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -46,13 +46,13 @@ __all__ = [
 ]
 
 MAX_JSON_DEPTH: Final = 64
-"""How many objects and lists may stand inside one another, the outermost counted."""
+"""Limit of the nesting of objects and lists; the outermost counts as one."""
 
 MAX_JSON_BYTES: Final = 1 << 20
 """Default limit of an encoded JSON object, in bytes of UTF-8 (1 MiB)."""
 
 MAX_NAME: Final = 255
-"""Limit of names and of who acts, in characters."""
+"""Limit of a name or an actor, in characters."""
 
 MAX_REASON: Final = 1 << 16
 """Limit of a reason, in characters."""
@@ -61,10 +61,10 @@ MAX_TEXT: Final = 1 << 20
 """Limit of an error message, in characters."""
 
 MAX_ID: Final = (1 << 63) - 1
-"""Largest id: what a signed 64-bit column holds."""
+"""The largest id: the limit of a signed 64-bit column."""
 
 MAX_DEPENDENCIES: Final = 1000
-"""How many other proposals one may depend on."""
+"""Limit of a proposal's dependencies."""
 
 MAX_RETRIES: Final = 1000
 """Limit of `max_retries`."""
@@ -72,16 +72,16 @@ MAX_RETRIES: Final = 1000
 MAX_DELAY: Final = 604_800
 """Limit of a retry's delay and of a lease, in seconds (seven days)."""
 
-# int's decimal form is limited (sys.set_int_max_str_digits, 4300 by default): a longer one could
-# be written by this process and not be read by another.
+# Python limits the decimal digits of an int (sys.set_int_max_str_digits, 4300 by default). Another process
+# might not be able to read a longer one.
 _MAX_INT_BITS: Final = 14_000
 
 _Trail: TypeAlias = "tuple[_Trail, str | int] | None"
-"""Where the walk through a JSON value is: a linked list, so that the good case pays for no path."""
+"""The position in a JSON value, as a linked list: a path is built only if there is a problem."""
 
 
 def format_path(keys: tuple[str | int, ...]) -> str:
-    """A path as one writes it: ``parameters.stores[2]["odd key"]``."""
+    """Formats a path, for example ``parameters.stores[2]["odd key"]``."""
     text = ""
     for key in keys:
         if isinstance(key, int):
@@ -94,7 +94,7 @@ def format_path(keys: tuple[str | int, ...]) -> str:
 
 
 def join_paths(path: str, inner: str) -> str:
-    """Where `inner`, a path within the value at `path`, is from the outside."""
+    """Returns the full path of `inner`, a path inside the value at `path`."""
     separator = "." if path and inner and not inner.startswith("[") else ""
     return path + separator + inner
 
@@ -118,7 +118,7 @@ def _check_text(text: str, trail: _Trail) -> None:
 
 
 def _copy(value: object, trail: _Trail, depth: int) -> object:
-    """A copy of `value`, so that the caller's later changes to it change nothing that was proposed."""
+    """Copies `value`, so that later changes by the caller don't affect the proposal."""
     kind = type(value)
     if kind is str:
         _check_text(cast(str, value), trail)
@@ -150,17 +150,17 @@ def _copy(value: object, trail: _Trail, depth: int) -> object:
 
 
 def _refuse_masked(value: object, dumped: Any, trail: _Trail) -> None:
-    """Refuses what is a secret in `value` and stands as something else, its mask, where it is `dumped`."""
+    """Refuses every secret in `value` that appears in `dumped` as its mask."""
     if isinstance(value, SecretStr | SecretBytes | Secret):
         secret = cast(object, value.get_secret_value())
         if isinstance(secret, bytes):
             secret = secret.decode(errors="replace")
         if dumped != secret:
-            _refuse(trail, "must not be a secret: it would be kept as its mask")
+            _refuse(trail, "must not be a secret: only its mask would be stored")
     elif isinstance(value, Mapping) and isinstance(dumped, Mapping):
-        # In the same order; only the keys may be of other types.
-        given = cast("Mapping[Any, Any]", value)
-        pairs = zip(given.values(), cast("Mapping[Any, Any]", dumped).items(), strict=False)
+        # Both have the same order; only the types of the keys may differ.
+        values = cast("Mapping[Any, Any]", value)
+        pairs = zip(values.values(), cast("Mapping[Any, Any]", dumped).items(), strict=False)
         for item, (key, text) in pairs:
             _refuse_masked(item, text, (trail, str(key)))
     elif isinstance(value, list | tuple | set | frozenset) and isinstance(dumped, list):
@@ -170,11 +170,11 @@ def _refuse_masked(value: object, dumped: Any, trail: _Trail) -> None:
 
 
 def to_json_object(value: Any) -> dict[str, Any]:
-    """A copy of `value`, a JSON object or a Pydantic model, that shares nothing with it.
+    """Returns a deep copy of `value`, a JSON object or a Pydantic model, as a dict.
 
-    Raises `InvalidValue` with the path of what JSON, or a database's text, can't hold: other types,
-    keys that are no strings, numbers that aren't finite, NUL, lone surrogates, more than
-    `MAX_JSON_DEPTH` levels. A secret of Pydantic's is refused too: asterisks would stand in its place.
+    Raises `InvalidValue` with the path of a value that JSON or a database's text can't hold: other types, keys that
+    are not strings, numbers that are not finite, NUL, lone surrogates, more than `MAX_JSON_DEPTH` levels. It also
+    refuses a Pydantic secret, because asterisks would replace it.
     """
     if isinstance(value, BaseModel):
         dumped = value.model_dump(mode="json", by_alias=True)
@@ -186,10 +186,10 @@ def to_json_object(value: Any) -> dict[str, Any]:
 
 
 def to_utc(value: datetime) -> datetime:
-    """`value` in UTC; a naive one means local time, as everywhere in Python (its `fold` counts).
+    """Converts `value` to UTC; a naive time is local time, as elsewhere in Python, and its `fold` counts.
 
-    Raises `InvalidValue` outside the years 1970 to 9998, so that no time zone can carry it past
-    what the databases hold.
+    Raises `InvalidValue` outside the years 1970 to 9998, so that the time fits into the databases in every time
+    zone.
     """
     try:
         utc = value if value.tzinfo is UTC else value.astimezone(UTC)
@@ -206,8 +206,8 @@ def _once(ids: tuple[int, ...]) -> tuple[int, ...]:
     return ids
 
 
-# No lone surrogates either: pydantic refuses what is not Unicode. The pattern says the rest,
-# in a form that JSON Schema readers understand too.
+# Pydantic itself refuses lone surrogates. The pattern contains the other rules, in a form that readers of
+# JSON Schema also understand.
 _NOT_BLANK: Final = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
 _NO_NUL: Final = r"^[^\u0000]*$"
 

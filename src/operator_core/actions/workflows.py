@@ -1,4 +1,4 @@
-"""Workflows: actions that belong together."""
+"""The models of a workflow."""
 
 from pydantic import Field
 
@@ -9,18 +9,20 @@ __all__ = ["Workflow", "WorkflowProposal"]
 
 
 class WorkflowProposal(Model):
-    """Actions that belong together, as somebody proposes them."""
+    """A workflow that a caller proposes: a named group of proposals."""
 
-    name: Name = Field(description="What it is for, in a few words.")
-    description: Reason | None = Field(default=None, description="What it is for, at length.")
+    name: Name = Field(description="The purpose, in a few words.")
+    description: Reason | None = Field(default=None, description="The purpose, in detail.")
     ticket_id: Identifier | None = Field(
-        default=None, description="The ticket that it is meant to help with, if any."
+        default=None, description="The ticket that it is for, if any."
     )
 
 
 class Workflow(WorkflowProposal):
-    """A workflow that is in the ledger."""
+    """A workflow in the ledger."""
 
-    id: Identifier = Field(description="Given by the ledger.")
-    created_at: UtcDatetime = Field(description="When it was written, by the database's clock.")
-    updated_at: UtcDatetime = Field(description="When its row last changed.")
+    id: Identifier = Field(description="Set by the ledger.")
+    created_at: UtcDatetime = Field(
+        description="When the row was written, by the database's clock."
+    )
+    updated_at: UtcDatetime = Field(description="When the row last changed.")

@@ -1,4 +1,4 @@
-"""The command line, ``operator-core``. What it needs comes with the extra ``cli``."""
+"""The command line, ``operator-core``. The extra ``cli`` installs its dependencies."""
 
 import sys
 
@@ -8,7 +8,7 @@ _EXTRA = ("typer", "rich")
 
 
 def main() -> None:
-    """Runs the command line; without its extra it says so and exits with 1."""
+    """Runs the command line; without its extra, prints how to install it and exits with status 1."""
     try:
         from operator_core.cli.app import run  # noqa: PLC0415 - typer and rich are optional
     except ModuleNotFoundError as error:

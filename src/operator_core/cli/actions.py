@@ -1,4 +1,4 @@
-"""``operator-core actions``: replay tool calls into a ledger, list proposals, show one."""
+"""``operator-core actions``: the commands ``replay``, ``list`` and ``show``."""
 
 import os
 import shlex
@@ -40,14 +40,14 @@ from operator_core.db.sql.rows import Listing
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Proposals: replay, list, show; carry them out; watch.", no_args_is_help=True
+    help="Work with proposals: replay, list, show, execute, cancel, watch.", no_args_is_help=True
 )
 
 _LONG: Final = 200
-"""Lines after which a replay shows how far it is."""
+"""Lines after which a replay shows its progress."""
 
 _IN_MEMORY: Final = 1 << 20
-"""Bytes of standard input that are kept in memory; more go to a temporary file."""
+"""Bytes of standard input that are held in memory; a longer input goes to a temporary file."""
 
 Entries = Iterator[Entry]
 
@@ -59,21 +59,23 @@ def replay_command(
     *,
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="JSON lines of tool calls; - is standard input."),
+        typer.Argument(
+            metavar="FILE", help="A file of tool calls as JSON lines; - is standard input."
+        ),
     ],
     db_path: DbPath = None,
     url: Url = None,
     actor: Actor = None,
 ) -> None:
-    """Take recorded tool calls through the ledger, their results as outcomes.
+    """Import recorded tool calls into the ledger, with their results as outcomes.
 
-    A line is a tool call, a message or a response with calls as Anthropic, OpenAI or LangChain write them,
-    or an object with name, arguments (an object, or its JSON text) and, if known, id or call_id, reason and
-    result. A result that is text and begins with Error is a failure. A call without a result stays proposed.
-    Lines that are broken are reported and left out, and the exit status is 1.
+    A line is a tool call, or a message or response with calls, in the format of Anthropic, OpenAI or LangChain.
+    It may also be an object with name, arguments (an object, or its JSON text) and optionally id or call_id,
+    reason and result. A result that is text and begins with Error is a failure. A call without a result stays
+    proposed. Broken lines are reported and left out, and the exit status is 1.
 
-    A file is written once, however often it is replayed, and a replay that was interrupted can be repeated: a
-    call is known by the SHA-256 of the whole file and its line. So standard input is read to its end first.
+    Replaying a file again writes nothing twice, so an interrupted replay can be repeated. The SHA-256 of the
+    whole file and the line identify a call. For this reason, standard input is read to its end first.
     """
     place = choose(db_path, url)
     place.require_folder()
@@ -103,7 +105,7 @@ def replay_command(
 
 @contextmanager
 def _opened(file: Path) -> Generator[BinaryIO]:
-    """What `file` holds, as a stream that can be read twice."""
+    """Opens `file` as a stream that can be read twice."""
     if str(file) == "-":
         with _kept(sys.stdin.buffer) as kept:
             yield kept
@@ -123,7 +125,7 @@ def _opened(file: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def _kept(stream: BinaryIO) -> Generator[BinaryIO]:
-    """A copy of a stream that can be read once."""
+    """Copies a stream that can be read only once."""
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
@@ -132,7 +134,7 @@ def _kept(stream: BinaryIO) -> Generator[BinaryIO]:
 
 @contextmanager
 def _progress(console: Console, stream: BinaryIO) -> Generator[Callable[[Entries], Entries]]:
-    """In the block, a bar for a long file and a person who watches; by bytes, to read it only once."""
+    """Shows a progress bar for a long file on a terminal; it counts bytes, so the file is read only once."""
     if not console.is_interactive:
         yield lambda lines: lines
         return
@@ -195,15 +197,21 @@ def list_command(
     url: Url = None,
     status: Annotated[
         list[ActionStatus] | None,
-        typer.Option(help="Only proposals in this status; may be given several times."),
+        typer.Option(help="Only proposals with this status; can be repeated."),
     ] = None,
-    action_name: Annotated[str | None, typer.Option(help="Only proposals of this action.")] = None,
+    action_name: Annotated[
+        str | None, typer.Option(help="Only proposals with this action name.")
+    ] = None,
     ticket_id: Annotated[
-        int | None, typer.Option(min=1, help="Only those for this ticket.")
+        int | None, typer.Option(min=1, help="Only proposals for this ticket.")
     ] = None,
-    proposed_by: Annotated[str | None, typer.Option(help="Only those of this proposer.")] = None,
-    before: Annotated[int | None, typer.Option(min=1, help="Only ids below this one.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at the most.")] = 50,
+    proposed_by: Annotated[
+        str | None, typer.Option(help="Only proposals by this proposer.")
+    ] = None,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Only proposals with a lower id.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The largest number of proposals.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List proposals, newest first."""
@@ -269,7 +277,7 @@ def show_command(
 
 
 def _exit_over(corrupt: Iterable[CorruptRow]) -> None:
-    """Reports rows that could not be read; then the exit status is 1."""
+    """Reports unreadable rows and exits with status 1 if there are any."""
     problems = [str(error) for error in corrupt]
     for problem in problems:
         complain(problem)

@@ -1,4 +1,4 @@
-"""The program: its groups of commands, ``--version``, and the streams that it writes to."""
+"""The program: its groups of commands, ``--version`` and its output streams."""
 
 import sys
 from typing import Annotated
@@ -13,13 +13,12 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="operator-core",
-    help="The action ledger: what an agent proposed, what became of it, and the database it is in.",
+    help="Work with an action ledger: its proposals, their executions, and its database.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # A bug shows as Python's plain traceback: a pretty one would print variables, and with them
-    # the parameters of proposals.
+    # A bug shows Python's plain traceback: a pretty one prints variables, which may hold parameters of proposals.
     pretty_exceptions_enable=False,
 )
 actions.app.add_typer(work_commands.app)
@@ -29,8 +28,8 @@ app.add_typer(actions.app, name="actions")
 app.add_typer(db.app, name="db")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"operator-core {__version__}")
         raise typer.Exit
 
@@ -48,7 +47,7 @@ def _options(
 
 
 def run() -> None:
-    """Runs the program on the arguments of this process."""
+    """Runs the program with the arguments of this process."""
     shield_streams()
     try:
         app()

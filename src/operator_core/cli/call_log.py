@@ -1,4 +1,4 @@
-"""Lines of a log of tool calls, read one at a time and checked whole before any becomes a proposal."""
+"""Reads a log of tool calls line by line; a line is checked completely before any of its calls is written."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from operator_core.db.sql.base import encode_json
 __all__ = ["BrokenLine", "Entry", "LoggedCall", "LoggedResult", "Outcome", "Source", "read_log"]
 
 MAX_LINE: Final = 16 << 20
-"""Bytes of the longest line that is read: parameters and a result at their limits, all escaped."""
+"""Limit of a line, in bytes: enough for parameters and a result at their limits, all escaped."""
 
 _CHUNK: Final = 1 << 20
 
 
 class Source(NamedTuple):
-    """A log as a whole: its name for people, and the SHA-256 of its content in hexadecimal."""
+    """A log: its name for people, and the SHA-256 of its content in hexadecimal."""
 
     name: str
     digest: str
 
     @classmethod
     def of(cls, stream: BinaryIO, name: str) -> "Source":
-        """Reads all of `stream` for its digest, and rewinds it."""
+        """Reads all of `stream` to compute the digest, and rewinds it."""
         digest = hashlib.sha256()
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a log says of how a call ended."""
+    """The outcome of a call, according to the log."""
 
     success: bool
     error_message: str | None = None
@@ -46,10 +46,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """A call that an agent made: what it asked for, and the outcome that was recorded, if one was.
+    """A call that an agent made: its proposal, and its outcome if the line contains one.
 
-    `key` is the same whenever the same file is read: the file's digest, the line, and which call of the line
-    it is. The provider's `call_id` is none, because ids repeat between runs.
+    `key` consists of the file's digest, the line and the call's position in the line, so it is the same each time
+    the file is read. The provider's `call_id` can't be the key, because ids repeat between runs.
     """
 
     line: int
@@ -70,7 +70,7 @@ class LoggedResult:
 
 @dataclass(frozen=True, slots=True)
 class BrokenLine:
-    """A line that is no tool call, or one that the ledger can't keep."""
+    """A line that is not a tool call, or that the ledger can't store."""
 
     line: int
     problem: str
@@ -80,9 +80,9 @@ Entry: TypeAlias = LoggedCall | LoggedResult | BrokenLine
 
 
 def read_log(stream: BinaryIO, source: Source) -> Iterator[Entry]:
-    """The calls and results of the lines of `stream`; blank lines are passed over.
+    """Yields the calls and results of the lines of `stream`; blank lines are skipped.
 
-    A line of which any part is broken is left out whole.
+    If any part of a line is broken, the whole line is one `BrokenLine`.
     """
     for number, line in _lines(stream):
         if line is None:
@@ -97,7 +97,7 @@ def read_log(stream: BinaryIO, source: Source) -> Iterator[Entry]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Each line with its number; None for one that is too long to be held."""
+    """Yields each line with its number; None for a line that exceeds the limit."""
     number = 0
     while line := stream.readline(MAX_LINE):
         number += 1
@@ -127,7 +127,7 @@ def _entries(data: dict[str, Any], number: int, source: Source) -> list[Entry]:
         LoggedResult(number, each.call_id, _checked(_outcome(each.content, each.is_error)))
         for each in parse_results(data)
     ]
-    # A result of another message's call comes first: nothing else can stand between them.
+    # A result of an earlier message's call comes before the calls of this message.
     return [*results, *calls]
 
 
@@ -146,7 +146,7 @@ def _logged(call: ToolCall, number: int, position: int, source: Source) -> Logge
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """`outcome` as the ledger can keep it, so that no call is refused when half of it is written."""
+    """Validates `outcome` as the ledger does, so that the ledger does not refuse it after it has written the call."""
     record = ActionRecord(
         proposal_id=1,
         success=outcome.success,
@@ -159,7 +159,7 @@ def _checked(outcome: Outcome) -> Outcome:
 
 
 def _outcome(result: object, is_error: bool | None) -> Outcome:
-    """What a result tells; where the format does not say, text that begins with Error is a failure."""
+    """The outcome of a result; if the format does not tell, text that begins with Error is a failure."""
     if is_error is None:
         is_error = isinstance(result, str) and result.startswith("Error")
     if is_error:
@@ -171,7 +171,7 @@ def _outcome(result: object, is_error: bool | None) -> Outcome:
 
 
 def _text(result: object) -> str:
-    """A result as text: of content blocks the text in them."""
+    """Returns a result as text; for content blocks, the text in them."""
     if isinstance(result, str):
         return result
     if isinstance(result, list):

@@ -1,6 +1,6 @@
-"""A ledger's SQLite file looked over: is it whole, is it current, and what runs it.
+"""Checks a ledger's SQLite file: its integrity, its schema, its rows and the SQLite library.
 
-Only reads, and changes no byte of the file.
+It only reads, and changes no byte of the file.
 """
 
 import sqlite3
@@ -31,7 +31,7 @@ __all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 
 
 def revision_of(connection: sqlite3.Connection) -> str | None:
-    """The schema's revision, or None in a database that has none."""
+    """The schema's revision; None if the database has none."""
     known = connection.execute(
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (migrate.VERSION_TABLE,)
     ).fetchone()
@@ -42,9 +42,9 @@ def revision_of(connection: sqlite3.Connection) -> str | None:
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Whether this SQLite can damage a database in WAL mode in the way its release notes tell.
+    """Whether this version of SQLite can damage a database in WAL mode, according to SQLite's release notes.
 
-    In 3.7.0 to 3.51.2, but for 3.50.7 and 3.44.6 and what follows them in their series.
+    These are 3.7.0 to 3.51.2, except 3.50.7, 3.44.6 and later versions in their series.
     """
     if version[:2] in ((3, 50), (3, 44)):
         return version[2] < {50: 7, 44: 6}[version[1]]
@@ -52,9 +52,9 @@ def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
 
 
 def check_up(path: Path) -> Iterator[Finding]:
-    """Everything that is to be known about the file, finding by finding; raises `sqlite3.Error`.
+    """Yields the findings about the file; raises `sqlite3.Error`.
 
-    Reads all of it, which takes a while for a large one.
+    It reads the whole file, which takes a while if the file is large.
     """
     with open_read_only(path) as connection:
         revision = revision_of(connection)
@@ -73,7 +73,7 @@ def check_up(path: Path) -> Iterator[Finding]:
                 )
             )
             yield _next_ids(connection)
-            # Last, as closing it closes what it is over.
+            # Last, because closing `conn` also closes `connection`.
             with over(connection) as conn:
                 yield from ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS))
 
@@ -83,12 +83,12 @@ def _without_revision(connection: sqlite3.Connection, tables: set[str]) -> Findi
         return Finding("revision", Verdict.BROKEN, "none: this is not a ledger")
     if problem := _why_not_adoptable(connection):
         return Finding("revision", Verdict.BROKEN, f"none: {problem}")
-    text = "none: a ledger from before revisions; `operator-core db upgrade` adopts it"
+    text = "none: a predecessor's ledger; `operator-core db upgrade` adopts it"
     return Finding("revision", Verdict.WARNING, text)
 
 
 def _why_not_adoptable(connection: sqlite3.Connection) -> str | None:
-    """What adopting the file would say of its tables, tried on empty ones like them."""
+    """The reason why the file can't be adopted, from a trial with empty copies of its tables; None if it can be."""
     conn = over(connect(MEMORY, busy_timeout=0))
     try:
         for sql in _catalogue(connection).values():
@@ -108,9 +108,9 @@ def _library(version: tuple[int, int, int, *tuple[Any, ...]]) -> Finding:
     return Finding(
         "SQLite library",
         Verdict.WARNING,
-        f"{text} has the WAL-reset bug of SQLite 3.7.0 to 3.51.2: it can, rarely, corrupt a database "
-        "in WAL mode when two connections write or checkpoint at the same moment. Upgrade the "
-        "SQLite library that Python uses to 3.51.3 or later (or 3.50.7, or 3.44.6), and keep backups.",
+        f"{text} has the WAL-reset bug of SQLite 3.7.0 to 3.51.2. In rare cases, two connections that "
+        "write or checkpoint at the same moment corrupt a database in WAL mode. Upgrade the SQLite "
+        "library that Python uses to 3.51.3 or later (or 3.50.7, or 3.44.6), and keep backups.",
     )
 
 
@@ -118,7 +118,7 @@ def _journal_mode(connection: sqlite3.Connection) -> Finding:
     mode = str(_column(connection, "PRAGMA journal_mode")[0])
     if mode == "wal":
         return Finding("journal mode", Verdict.OK, mode)
-    text = f"{mode}: readers and writers wait for each other; the ledger sets wal when it upgrades"
+    text = f"{mode}: readers and writers wait for each other; an upgrade sets wal"
     return Finding("journal mode", Verdict.WARNING, text)
 
 
@@ -128,12 +128,12 @@ def _integrity(connection: sqlite3.Connection) -> Finding:
     except sqlite3.DatabaseError as error:
         found = [error]
     if found == ["ok"]:
-        return Finding("integrity", Verdict.OK, "every page and index is sound")
+        return Finding("integrity", Verdict.OK, "all pages and indexes are intact")
     return Finding("integrity", Verdict.BROKEN, "\n".join(str(each) for each in found))
 
 
 def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
-    """As the tables of any revision declare them; at head `ROW_CHECKS` ask for more."""
+    """The dangling references of a schema at any revision; at head, `ROW_CHECKS` checks more."""
 
     def dangling() -> Iterator[str]:
         for ours in TABLES:
@@ -143,37 +143,37 @@ def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
                 ):
                     yield f"{table} row {rowid} refers to a row of {parent} that isn't there"
 
-    return told("foreign keys", dangling(), "every reference has its row")
+    return told("foreign keys", dangling(), "every referenced row exists")
 
 
 def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
-    """The triggers keep promises: what another tool dropped, changed or added must not go unseen."""
+    """Compares the schema with a fresh one, because other tools may have dropped, changed or added triggers."""
     fresh = sqlite3.connect(":memory:", isolation_level=None)
     try:
         fresh.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
-        wanted = _objects(fresh)
+        expected = _objects(fresh)
     finally:
         fresh.close()
     try:
-        there = _objects(connection)
+        actual = _objects(connection)
     except sqlite3.DatabaseError as error:
         yield Finding("schema", Verdict.BROKEN, str(error))
         return
 
     def harmless(name: str) -> bool:
-        table, sql = there[name]
-        # Tickets are another service's, and an index that is not unique refuses nothing.
+        table, sql = actual[name]
+        # Another service owns tickets, and an index that is not unique refuses no row.
         return table == "tickets" or sql.upper().startswith("CREATE INDEX")
 
-    yield from compared(wanted, there, harmless)
+    yield from compared(expected, actual, harmless)
 
 
 def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
-    """What stands in the ledger's tables, whoever put it there: by kind and name, its table and text."""
+    """The objects of the ledger's tables, by kind and name, with their table and SQL text."""
     ours = {*TABLES, migrate.VERSION_TABLE}
     return {
         f"{kind} {name}": (table, sql)
-        # SQLite keeps the name of a trigger's table in the letters that its maker used.
+        # SQLite stores the table name of a trigger in the letter case of its CREATE statement.
         for kind, name, table, sql in connection.execute(
             "SELECT type, name, lower(tbl_name), sql FROM sqlite_master WHERE sql IS NOT NULL"
         )
@@ -182,7 +182,7 @@ def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
 
 
 def _next_ids(connection: sqlite3.Connection) -> Finding:
-    """SQLite itself never counts back, and stops at the end of its numbers for ever."""
+    """Checks the next ids: SQLite never lowers them, and inserts no rows after the largest possible one."""
 
     def wrong() -> Iterator[str]:
         for table in NUMBERED:
@@ -191,9 +191,9 @@ def _next_ids(connection: sqlite3.Connection) -> Finding:
                 f"BETWEEN coalesce(max(id), 0) AND {LAST_ID - 1} FROM {table}"
             ).fetchone()
             if not sound:
-                yield f"the next id of {table} was given already, or is out of range"
+                yield f"the next id of {table} was already used, or is out of range"
 
-    return told("next ids", wrong(), "each is free")
+    return told("next ids", wrong(), "all are unused")
 
 
 def _catalogue(connection: sqlite3.Connection) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``operator-core db``: the schema of a ledger's database, and its health."""
+"""``operator-core db``: the commands for the schema of a ledger's database, and its check."""
 
 from collections.abc import Iterator
 from typing import Annotated, Final
@@ -25,7 +25,9 @@ from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The database: upgrade, current, check, grants, sql.", no_args_is_help=True)
+app = typer.Typer(
+    help="Work with the database: upgrade, current, check, grants, sql.", no_args_is_help=True
+)
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BROKEN: "bold red"}
 
@@ -41,13 +43,13 @@ def upgrade(
         typer.Option(
             metavar="TZ",
             help="The zone of a predecessor's naive times, such as Europe/Berlin; "
-            "this machine's if not given.",
+            "the default is this machine's zone.",
         ),
     ] = None,
 ) -> None:
-    """Upgrade the schema; makes a new ledger where there is none.
+    """Upgrade the schema, or create it in a new database.
 
-    Needs no checkout, as the revisions are in the package. In a checkout, `alembic upgrade head` does the same.
+    The revisions are in the package, so no checkout is needed. In a checkout, `alembic upgrade head` does the same.
     """
     known = ("head", *migrate.REVISIONS)
     if revision not in known:
@@ -67,13 +69,13 @@ def _check_zone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        problem = plain(f"is not a time zone that this machine knows: {name}")
+        problem = plain(f"this machine does not know the time zone {name}")
         raise typer.BadParameter(problem, param_hint="--legacy-timezone") from None
 
 
 @app.command()
 def current(db_path: DbPath = None, url: Url = None) -> None:
-    """Print the revision that the database is at."""
+    """Print the revision of the database."""
     place = choose(db_path, url)
     with reported(place):
         typer.echo(plain(f"{place.name}: {_standing(_revision_at(place))}"))
@@ -98,7 +100,7 @@ def _standing(revision: str | None) -> str:
 
 @app.command()
 def check(db_path: DbPath = None, url: Url = None) -> None:
-    """Look the database over, every row of it; exit status 1 if something is broken."""
+    """Check the database, including every row; the exit status is 1 if something is broken."""
     place = choose(db_path, url)
     path = None if place.on_server else place.existing_file()
     errors = Console(stderr=True)
@@ -111,7 +113,7 @@ def check(db_path: DbPath = None, url: Url = None) -> None:
     if out.is_terminal:
         out.print(Padding(_as_table(findings), (0, 1), expand=False))
     else:
-        # For grep: a line each.
+        # One line for each finding, for grep.
         print_lines(_as_lines(findings))
     out.print()
     if any(finding.verdict is Verdict.BROKEN for finding in findings):
@@ -142,7 +144,7 @@ def sql(
         bool, typer.Option("--postgresql", help="For PostgreSQL instead of SQLite.")
     ] = False,
 ) -> None:
-    """Print the schema at head as a script, for a new database."""
+    """Print the schema at head as an SQL script for a new database."""
     if postgresql:
         typer.echo(migrate.postgresql_script(), nl=False)
     else:
@@ -155,12 +157,12 @@ def grants(
     role: Annotated[str, typer.Argument(metavar="ROLE", help="The role that the service uses.")],
     url: Url = None,
 ) -> None:
-    """Print the GRANTs that a service needs on PostgreSQL: no DDL, no change to the history."""
+    """Print the GRANTs for a service on PostgreSQL; they allow no DDL and no change to the history."""
     if not role:
         raise typer.BadParameter("must not be empty", param_hint="ROLE")
     place = choose(None, url)
     if not place.on_server:
-        fail(f"{place.name}: is SQLite, where nobody is granted anything")
+        fail(f"{place.name}: SQLite has no roles and no GRANTs")
     with reported(place):
         schema = migrate.look(place.url, _schema_of)
     typer.echo(postgresql.grants(schema, role, migrate.VERSION_TABLE))
@@ -168,7 +170,7 @@ def grants(
 
 def _schema_of(conn: Connection) -> str:
     if migrate.current_revision(conn) is None:
-        raise UnmanagedSchema(["there is no ledger in the database's search_path"])
-    # What is not there yet can't be granted.
+        raise UnmanagedSchema(["the database's search_path contains no ledger"])
+    # A schema behind head may lack objects that the GRANTs name.
     migrate.check_current(conn)
     return str(conn.exec_driver_sql("SELECT current_schema()").scalar())

@@ -1,4 +1,4 @@
-"""What a check-up finds, and what it finds alike on every database."""
+"""The findings of a check of the database, and the checks that all databases share."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SHOWN: Final = 10
-"""How many of one kind of damage are told one by one."""
+"""How many objects a finding names; it counts the rest."""
 
 _ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
     ("workflows", Workflow, to_workflow),
@@ -42,7 +42,7 @@ _ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
 
 
 class Verdict(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -51,7 +51,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one `subject`."""
+    """The result of checking one `subject`."""
 
     subject: str
     verdict: Verdict
@@ -60,9 +60,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A SELECT of all that is wrong with one subject, and the line that each of its rows becomes.
+    """A SELECT of the problems of one subject, and the format of the line for each of its rows.
 
-    One statement, so that it sees one moment of a ledger in use; the database sorts, in bounded memory.
+    It is one statement, so that it sees a single moment of a ledger in use. The database sorts the rows, in
+    bounded memory.
     """
 
     subject: str
@@ -73,21 +74,21 @@ class Check:
 
 
 def check_revision(revision: str | None, without: Callable[[], Finding]) -> Finding:
-    """What it means that the schema is at `revision`; `without` is asked where there is none."""
+    """Judges the schema's `revision`; calls `without` if there is none."""
     head = migrate.HEAD
     if revision is None:
         return without()
     if revision == head:
         return Finding("revision", Verdict.OK, f"{head} (head)")
     if revision in migrate.REVISIONS:
-        text = f"{revision}, behind {head}; `operator-core db upgrade` brings it up"
+        text = f"{revision}, behind {head}; run `operator-core db upgrade`"
         return Finding("revision", Verdict.WARNING, text)
-    text = f"{revision}, unknown to this release, whose newest is {head}; upgrade operator-core"
+    text = f"{revision}, unknown to this release (its newest is {head}); upgrade operator-core"
     return Finding("revision", Verdict.BROKEN, text)
 
 
 def check_rows(read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]) -> Finding:
-    """Whether every row can be read; `read` gives a table's rows, with the columns that are named."""
+    """Checks that every row can be read; `read` takes a table and columns, and returns the rows."""
     counts: dict[str, int] = {}
 
     def unreadable() -> Iterator[str]:
@@ -108,32 +109,32 @@ def check_rows(read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]) ->
 
 
 def compared(
-    wanted: Mapping[str, object], there: Mapping[str, object], harmless: Callable[[str], bool]
+    expected: Mapping[str, object], actual: Mapping[str, object], harmless: Callable[[str], bool]
 ) -> Iterator[Finding]:
-    """Whether what is there is what the revision makes, no less and no more.
+    """Compares the actual objects with those that the revision creates.
 
-    Promises are kept by what is easily dropped, and undone by what is easily added. What is added
-    is a warning only where `harmless` says so of its name.
+    Another tool can drop an object that enforces a rule, or add one that breaks it. An added object is broken,
+    or a warning if `harmless` returns true for its name.
     """
     changed = (
-        f"{name} is {'changed' if name in there else 'missing'}"
-        for name, definition in wanted.items()
-        if there.get(name) != definition
+        f"{name} is {'changed' if name in actual else 'missing'}"
+        for name, definition in expected.items()
+        if actual.get(name) != definition
     )
-    added = [name for name in there if name not in wanted]
+    added = [name for name in actual if name not in expected]
     problems = chain(changed, (f"{name} is added" for name in added if not harmless(name)))
-    yield told("schema", problems, "tables, indexes and triggers are as the revision made them")
-    if mere := [f"{name} is added" for name in added if harmless(name)]:
-        yield counted("additions", mere[:SHOWN], len(mere), "", Verdict.WARNING)
+    yield told("schema", problems, "tables, indexes and triggers match the revision")
+    if warnings := [f"{name} is added" for name in added if harmless(name)]:
+        yield counted("additions", warnings[:SHOWN], len(warnings), "", Verdict.WARNING)
 
 
 def ask(conn: Connection, checks: Iterable[Check]) -> Iterator[Finding]:
-    """The findings of `checks`; an error of the database is a problem of that one."""
+    """Runs `checks` and yields their findings; a database error breaks only the check that it occurs in."""
     for check in checks:
         rows = check.rows(conn)
         query = rows.add_columns(func.count().over()).order_by(*rows.selected_columns).limit(SHOWN)
         try:
-            # A statement that fails would end a server's transaction.
+            # On a server, a failed statement would end the whole transaction.
             with conn.begin_nested() if not is_sqlite(conn) else nullcontext():
                 found = conn.execute(query).all()
         except DBAPIError as error:
@@ -146,13 +147,13 @@ def ask(conn: Connection, checks: Iterable[Check]) -> Iterator[Finding]:
 
 
 def _short(value: object) -> str:
-    # What another tool wrote can be of any length.
+    # Another tool may have written text of any length.
     text = str(value)
     return text if len(text) <= 100 else text[:100] + "…"
 
 
 def told(subject: str, problems: Iterable[str], sound: str) -> Finding:
-    """The first few of `problems` and how many more there are, or that all is `sound`."""
+    """A finding with the first of `problems` and the number of the others, or the text `sound` if there are none."""
     some: list[str] = []
     total = 0
     try:
@@ -161,7 +162,7 @@ def told(subject: str, problems: Iterable[str], sound: str) -> Finding:
             if total <= SHOWN:
                 some.append(problem)
     except (sqlite3.DatabaseError, DBAPIError) as error:
-        some.append(f"can't be read to the end: {getattr(error, 'orig', error)}")
+        some.append(f"reading stopped with an error: {getattr(error, 'orig', error)}")
         total += 1
     return counted(subject, some, total, sound)
 
@@ -169,7 +170,7 @@ def told(subject: str, problems: Iterable[str], sound: str) -> Finding:
 def counted(
     subject: str, lines: Sequence[str], total: int, sound: str, verdict: Verdict = Verdict.BROKEN
 ) -> Finding:
-    """A finding of `total` problems, of which `lines` are told; where there is none, it is `sound`."""
+    """A finding of `total` problems that lists `lines`, or the text `sound` if there are none."""
     if not total:
         return Finding(subject, Verdict.OK, sound)
     more = [f"and {total - len(lines):,} more"] if total > len(lines) else []

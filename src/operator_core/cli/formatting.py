@@ -1,4 +1,4 @@
-"""Text of agents made fit for a terminal: nothing in it may move the cursor or hide a word."""
+"""Formats values for a terminal; text of agents can neither move the cursor nor hide words."""
 
 import json
 import re
@@ -25,12 +25,12 @@ _ODD: Final = re.compile(r"[^ -~]")
 
 
 def _is_unseen(letter: str) -> bool:
-    """Whether a terminal obeys it instead of showing it: controls, formats, surrogates, separators."""
+    """Whether a terminal interprets the character instead of showing it: controls, formats, surrogates, separators."""
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def plain(text: str) -> str:
-    """`text` with control characters, and the marks that reorder a line, written as escapes."""
+    """Returns `text` with escapes for control characters and for marks that reorder a line."""
 
     def escaped(match: re.Match[str]) -> str:
         letter = match.group()
@@ -42,12 +42,12 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` fit for a terminal, its line breaks and runs of blanks as one blank."""
+    """Returns `text` safe for a terminal; line breaks and runs of whitespace become one space."""
     return plain(" ".join(text.split()))
 
 
 def compact(parameters: dict[str, Any], limit: int | None = 200) -> str:
-    """Parameters as one writes the arguments of a call, cut after `limit` characters."""
+    """Formats parameters like the arguments of a call, cut after `limit` characters."""
     text = ""
     for key, value in parameters.items():
         text += ", " if text else ""
@@ -58,9 +58,9 @@ def compact(parameters: dict[str, Any], limit: int | None = 200) -> str:
 
 
 def json_line(value: BaseModel | dict[str, Any]) -> str:
-    """`value` as one line of JSON for programs, the models in it as they are.
+    """Returns `value`, which may contain models, as one line of JSON for programs.
 
-    What `plain` would escape is written as ``\\u`` escapes, which mean the same in JSON.
+    Characters that `plain` would escape become ``\\u`` escapes, which mean the same in JSON.
     """
     if isinstance(value, BaseModel):
         return json_text(value.model_dump_json())
@@ -68,7 +68,7 @@ def json_line(value: BaseModel | dict[str, Any]) -> str:
 
 
 def json_text(text: str) -> str:
-    """JSON `text`, outside of whose strings there is ASCII only, fit for a terminal."""
+    """Returns JSON `text` safe for a terminal; outside its strings it must be ASCII."""
 
     def escaped(match: re.Match[str]) -> str:
         letter = match.group()
@@ -84,20 +84,20 @@ def _dumped(model: BaseModel) -> Any:
 
 
 def when(moment: datetime, *, exact: bool = False) -> str:
-    """`moment` in the machine's own zone, which it names; with milliseconds if `exact`."""
+    """Formats `moment` in the machine's time zone, with the zone's name; with milliseconds if `exact`."""
     local = moment.astimezone()
     seconds = local.isoformat(" ", "milliseconds" if exact else "seconds")[: 23 if exact else 19]
     return f"{seconds} {local.tzname()}"
 
 
 def clock(moment: datetime, now: datetime) -> str:
-    """`moment` in as few letters as tell it to somebody who reads it at `now`."""
+    """Formats `moment` in short form: only the time of day if it is on the same day as `now`."""
     local, today = moment.astimezone(), now.astimezone().date()
     return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
 
 
 def span(time: timedelta) -> str:
-    """A length of time by its two largest units, such as 4m57s; nothing is shorter than none."""
+    """Formats a duration in its two largest units, such as 4m57s; a negative one is 0s."""
     seconds = max(int(time.total_seconds()), 0)
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if days:

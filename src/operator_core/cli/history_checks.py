@@ -1,6 +1,6 @@
-"""Whether a ledger's history is one that its triggers write, and ends where its rows are.
+"""Checks that a ledger's history is one that its triggers write, and that it matches the rows.
 
-Events of adopted rows carry no version, and are sound without one.
+Events of adopted rows have no version; that is not a problem.
 """
 
 from typing import Any, Final
@@ -39,21 +39,23 @@ def _bad_statuses(_: Connection) -> Any:
         .group_by(EVENTS.c.proposal_id)
         .subquery()
     )
-    status, said = PROPOSALS.c.status, EVENTS.c.to_status
-    problem = case((EVENTS.c.id.is_(None), "no event"), else_=func.coalesce(said, "no status"))
+    status, last_status = PROPOSALS.c.status, EVENTS.c.to_status
+    problem = case(
+        (EVENTS.c.id.is_(None), "no event"), else_=func.coalesce(last_status, "no status")
+    )
     return (
         select(PROPOSALS.c.id, status, problem)
         .outerjoin_from(PROPOSALS, last, last.c.proposal_id == PROPOSALS.c.id)
         .outerjoin(EVENTS, EVENTS.c.id == last.c.id)
-        .where(or_(EVENTS.c.id.is_(None), said.is_distinct_from(status)))
+        .where(or_(EVENTS.c.id.is_(None), last_status.is_distinct_from(status)))
     )
 
 
 def _impossible_events(_: Connection) -> Any:
-    """Folds the events of each proposal: every event goes on from where the one before it ended."""
+    """Compares each event of a proposal with the event before it: it must continue from that event's status."""
     event = EVENTS.c
     window: dict[str, Any] = {"partition_by": event.proposal_id, "order_by": event.id}
-    told = (
+    events = (
         select(
             *(
                 event[name]
@@ -77,47 +79,53 @@ def _impossible_events(_: Connection) -> Any:
         .subquery()
         .c
     )
-    created = told.event_type == EventType.PROPOSAL_CREATED.value
-    step = told.from_status + ">" + told.to_status
+    created = events.event_type == EventType.PROPOSAL_CREATED.value
+    step = events.from_status + ">" + events.to_status
     problem = case(
-        (and_(told.place == 1, ~created), "comes before its proposal was created"),
-        (and_(told.place > 1, created), "creates its proposal a second time"),
+        (and_(events.place == 1, ~created), "comes before its proposal was created"),
+        (and_(events.place > 1, created), "creates its proposal a second time"),
         (
-            told.from_status.is_distinct_from(told.status),
+            events.from_status.is_distinct_from(events.status),
             "does not go on from the status before it",
         ),
         (
             and_(
-                told.event_type == EventType.STATUS_CHANGED.value,
+                events.event_type == EventType.STATUS_CHANGED.value,
                 func.coalesce(step, "").not_in(_STEPS),
             ),
-            "is no step of the lifecycle",
+            "is not a move of the lifecycle",
         ),
         (
             and_(
-                told.event_type.in_(_OF_RETRIES),
-                told.from_status.is_distinct_from(told.to_status),
+                events.event_type.in_(_OF_RETRIES),
+                events.from_status.is_distinct_from(events.to_status),
             ),
             "is about a retry and changes the status",
         ),
-        (and_(created, told.version != 1), "creates its proposal with another version than 1"),
+        (and_(created, events.version != 1), "creates its proposal with a version other than 1"),
         (
             and_(
-                told.last_version.is_not(None),
-                func.coalesce(told.version, 0) <= told.last_version,
+                events.last_version.is_not(None),
+                func.coalesce(events.version, 0) <= events.last_version,
             ),
             "has no version above that of the event before it",
         ),
         (
-            or_(told.record_id.is_not(None), told.success.is_not(None), told.worker.is_not(None)),
+            or_(
+                events.record_id.is_not(None),
+                events.success.is_not(None),
+                events.worker.is_not(None),
+            ),
             "is about a proposal and names an execution",
         ),
     )
-    judged = select(told.id, told.proposal_id, problem.label("problem")).subquery().c
+    judged = select(events.id, events.proposal_id, problem.label("problem")).subquery().c
     of_records = select(
         event.id,
         event.proposal_id,
-        literal("is about an execution and names none, or a status or version").label("problem"),
+        literal("is about an execution, but names none, or names a status or a version").label(
+            "problem"
+        ),
     ).where(
         event.event_type.in_(_OF_RECORDS),
         or_(
@@ -145,7 +153,7 @@ def _bad_executions(_: Connection) -> Any:
     def when(condition: ColumnElement[bool], value: Any) -> ColumnElement[Any]:
         return case((condition, value))
 
-    told = (
+    events = (
         select(
             event.record_id,
             func.count(when(is_start, 1)).label("starts"),
@@ -162,7 +170,7 @@ def _bad_executions(_: Connection) -> Any:
         .group_by(event.record_id)
         .subquery()
     )
-    of = told.c
+    of = events.c
     starts, ends = func.coalesce(of.starts, 0), func.coalesce(of.ends, 0)
     ended = record.completed_at.is_not(None)
     problem = case(
@@ -194,16 +202,16 @@ def _bad_executions(_: Connection) -> Any:
     )
     judged = (
         select(record.id, record.proposal_id, problem.label("problem"))
-        .outerjoin_from(RECORDS, told, of.record_id == record.id)
+        .outerjoin_from(RECORDS, events, of.record_id == record.id)
         .subquery()
         .c
     )
     return select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
 
 
-def _untold_versions(_: Connection) -> Any:
+def _missing_events(_: Connection) -> Any:
     event = EVENTS.c
-    told = (
+    versions = (
         select(
             event.proposal_id,
             func.min(event.version).label("first"),
@@ -213,11 +221,11 @@ def _untold_versions(_: Connection) -> Any:
         .group_by(event.proposal_id)
         .subquery()
     )
-    untold = PROPOSALS.c.version - told.c.first + 1 - told.c.count
+    missing = PROPOSALS.c.version - versions.c.first + 1 - versions.c.count
     return (
-        select(PROPOSALS.c.id, untold)
-        .join(told, told.c.proposal_id == PROPOSALS.c.id)
-        .where(untold > 0)
+        select(PROPOSALS.c.id, missing)
+        .join(versions, versions.c.proposal_id == PROPOSALS.c.id)
+        .where(missing > 0)
     )
 
 
@@ -226,26 +234,26 @@ HISTORY_CHECKS: Final = (
         "statuses",
         "proposal {0} is {1}; its last event: {2}",
         _bad_statuses,
-        "each is what the history ends with",
+        "all match the end of the history",
     ),
     Check(
         "history",
         "event {0} of proposal {1} {2}",
         _impossible_events,
-        "every event goes on from the one before it, along the lifecycle",
+        "every event continues from the one before it, as the lifecycle allows",
     ),
     Check(
         "executions",
         "record {0} of proposal {1} {2}",
         _bad_executions,
-        "each has the events of its start and its end",
+        "all have the events of their start and end",
     ),
     Check(
         "versions",
-        "proposal {0}: {1} changes have no event: an UPDATE of another tool that moved nothing, or a lost event",
-        _untold_versions,
+        "proposal {0}: {1} changes have no event: an event is lost, or another tool made an UPDATE without a move",
+        _missing_events,
         "every change has its event",
         Verdict.WARNING,
     ),
 )
-"""What the history says of the rows, and what it says of itself."""
+"""The checks of the history against the rows, and of the history itself."""

@@ -1,4 +1,4 @@
-"""Which ledger a command works on, and how whatever goes wrong with it is told."""
+"""The options that select a ledger, and the report of its errors."""
 
 import asyncio
 import getpass
@@ -52,25 +52,25 @@ Url = Annotated[
         "--url",
         metavar="URL",
         help="The ledger's database URL. "
-        f"Without either: {migrate.URL_VARIABLE}, or else ./ledger.db.",
+        f"Without --db-path and --url: {migrate.URL_VARIABLE} if set, else ./ledger.db.",
         show_default=False,
     ),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON lines for programs: one object a line.")
+    bool, typer.Option("--json", help="Print JSON lines for programs: one object per line.")
 ]
 Actor = Annotated[
     str | None,
     typer.Option(
         "--actor",
         metavar="NAME",
-        help="Whom the history names as acting; your login name if not given.",
+        help="The actor in the history; the default is your login name.",
         show_default=False,
     ),
 ]
 Reason = Annotated[
     str | None,
-    typer.Option("--reason", metavar="TEXT", help="Why, for the history.", show_default=False),
+    typer.Option("--reason", metavar="TEXT", help="The reason in the history.", show_default=False),
 ]
 
 
@@ -82,7 +82,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a ledger is: `url` for programs, `name` for people."""
+    """The location of a ledger: `url` for programs, `name` for people."""
 
     url: URL
     name: str
@@ -97,14 +97,14 @@ class Place:
 
     @property
     def on_server(self) -> bool:
-        """Whether it is a database on a server, where there is no file to look at."""
+        """Whether the ledger is on a server and so has no file."""
         return self.url.get_backend_name() == "postgresql"
 
     def existing_file(self) -> Path:
-        """The SQLite file, which must be there already: looking at a ledger makes none."""
+        """Returns the SQLite file, which must exist; a command that only reads never creates it."""
         path = self.path
         if path is None:
-            fail(f"{self.name}: there is no file to look at")
+            fail(f"{self.name}: the ledger has no file")
         if path.is_dir():
             fail(f"{self.name}: is a folder, not a ledger")
         if not path.exists():
@@ -112,12 +112,12 @@ class Place:
         return path
 
     def require_existing(self) -> None:
-        """As `existing_file`, for what works with a ledger on a server too."""
+        """Same as `existing_file`, for commands that also work on a server, where it checks nothing."""
         if not self.on_server:
             self.existing_file()
 
     def require_folder(self) -> None:
-        """A new ledger's file may be made, but not the folder that it is to be in."""
+        """Requires the folder of the ledger's file; a command may create the file, but never its folder."""
         path = self.path
         if path is None:
             return
@@ -130,10 +130,10 @@ class Place:
     def opened(
         self, actor: str | None = None, *, new: bool = False
     ) -> Generator[tuple[Run, OverviewDB]]:
-        """The ledger, open, and what runs its coroutines; only where it may be `new` is one made or upgraded.
+        """Opens the ledger and yields a function that runs its coroutines, and the ledger.
 
-        Between them no event loop runs, so what the block does itself, such as to wait for input,
-        blocks none, and Ctrl-C ends it at once.
+        Only with `new` is a ledger created or upgraded. The event loop runs only during a coroutine, so the block
+        may wait for input, and Ctrl-C ends it at once.
         """
         settings: dict[str, Any] = {"upgrade": new}
         if actor is not None:
@@ -148,25 +148,27 @@ class Place:
 
 
 def who(actor: str | None) -> str:
-    """Who acts: the `actor` that is named, or else who is at the keyboard."""
+    """Returns `actor`, or by default the login name."""
     if actor is not None:
         return actor
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name
         return "operator-core"
-    # Some machines have a user of the ledger's own names, which stand for the ledger itself.
+    # A login name may be one of the reserved actor names.
     return f"user {name}" if is_reserved(name) else name
 
 
 def choose(db_path: Path | None, url: str | None) -> Place:
-    """The place that the options, the environment or the default name."""
+    """Returns the place from the options, the environment or the default."""
     if db_path is not None and url is not None:
-        raise typer.BadParameter("--db-path and --url can't be given together")
+        raise typer.BadParameter("--db-path and --url can't be used together")
     if db_path is not None:
         return _named(lambda: check_path(db_path, "--db-path"), "--db-path")
     if url is not None and "://" not in url:
-        raise typer.BadParameter("must be a database URL; a path is --db-path", param_hint="--url")
+        raise typer.BadParameter(
+            "must be a database URL; use --db-path for a path", param_hint="--url"
+        )
     origin = "--url" if url is not None else migrate.URL_VARIABLE
     text = url or os.environ.get(migrate.URL_VARIABLE) or migrate.DEFAULT_URL
     return _named(lambda: target_from_text(text, origin), origin)
@@ -189,20 +191,20 @@ def _named(read: Callable[[], str | URL], origin: str) -> Place:
 
 
 def complain(message: str, *, mark: str = "error:", console: Console | None = None) -> None:
-    """One line on stderr."""
+    """Prints one line to stderr."""
     line = Text.assemble((mark, "bold red"), " ", one_line(message))
     (console or Console(stderr=True)).print(line, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, and exit status 1."""
+    """Prints one line to stderr and exits with status 1."""
     complain(message)
     raise typer.Exit(1)
 
 
 @contextmanager
 def reported(place: Place) -> Generator[None]:
-    """What the ledger refuses, in the block, becomes one line on stderr and exit status 1."""
+    """Prints an error of the ledger in the block as one line to stderr, and exits with status 1."""
     try:
         yield
     except (ActionError, sqlite3.Error, SQLAlchemyError) as error:

@@ -1,4 +1,4 @@
-"""Standard output and standard error: how wide, in which colours, and what happens when nobody reads."""
+"""Standard output and standard error: width, colours, and readers that have gone."""
 
 import io
 import sys
@@ -25,15 +25,15 @@ __all__ = [
 
 
 class _Shielded(io.RawIOBase):
-    """A stream whose reader may leave, such as `head`, or whose disk may be full: the rest is dropped.
+    """A stream that drops its output after an error: its reader has exited, as `head` does, or its disk is full.
 
-    So a command does what it was asked to do and prints no traceback.
+    So a command still does its work, and prints no traceback.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
         self.error: OSError | None = None
-        """Why the rest is dropped."""
+        """The error after which output is dropped."""
 
     def write(self, data: Any, /) -> int | None:
         if self.error is None:
@@ -57,16 +57,16 @@ _shields: Final[dict[str, _Shielded]] = {}
 
 
 def shield_streams() -> None:
-    """Makes standard output and standard error survive a reader that leaves, and a full disk, also at exit.
+    """Lets the program continue if a reader of its output exits or a disk is full, also at exit.
 
-    What agents write may be any text: a letter that the stream's encoding lacks is written as an escape.
+    Agents may write any text: a character that the stream's encoding lacks is written as an escape.
     """
     for name in ("stdout", "stderr"):
         stream: object = getattr(sys, name)
-        # None where the descriptor is closed.
+        # None if the descriptor is closed.
         if isinstance(stream, io.TextIOWrapper):
             stream.flush()
-            # Where Python is told to buffer nothing, there is no buffer around the raw stream.
+            # In unbuffered mode (python -u), the buffer is the raw stream.
             buffer = cast(Any, stream).buffer
             _shields[name] = _Shielded(getattr(buffer, "raw", buffer))
             shielded = io.TextIOWrapper(
@@ -80,37 +80,37 @@ def shield_streams() -> None:
 
 
 def reader_left() -> bool:
-    """Whether nobody reads standard output any more, as far as the last write could tell."""
+    """Whether the last write found that the reader of standard output has exited."""
     return "stdout" in _shields and isinstance(_shields["stdout"].error, BrokenPipeError)
 
 
 def unwritten() -> str | None:
-    """Why something that somebody may still read is missing from standard output, if it is."""
+    """Returns the reason why output was lost, or None; a reader that has exited does not count."""
     _flush()
     error = _shields["stdout"].error if "stdout" in _shields else None
     return None if error is None or isinstance(error, BrokenPipeError) else error.strerror
 
 
 def write(text: str) -> None:
-    """Writes `text` to standard output as it is: nothing in it is taken for markup."""
+    """Writes `text` to standard output without interpreting markup."""
     if sys.stdout is not None:
         sys.stdout.write(text)
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:
-    """Prints `value` as one line of JSON, at once: what is printed has happened."""
+    """Prints `value` as one line of JSON and flushes it, so that a reader sees each change at once."""
     write(json_line(value) + "\n")
     _flush()
 
 
 def terminal_width() -> int | None:
-    """The columns of the terminal that standard output is; None for a pipe or a file, which have no width."""
+    """The number of columns if standard output is a terminal; None for a pipe or a file."""
     console = Console()
     return console.width if console.is_terminal else None
 
 
 def print_lines(lines: Iterable[Line]) -> None:
-    """Prints lines, in their colours if standard output is a terminal that has any."""
+    """Prints lines, in their colours if standard output is a terminal with colours."""
     console = Console()
     system = None if console.color_system is None else _SYSTEMS[console.color_system]
 

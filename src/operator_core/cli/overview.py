@@ -1,4 +1,4 @@
-"""What is under way in a ledger, read at once: for people who look after it."""
+"""Reads an overview of a ledger for its operators: counts, and running executions."""
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
@@ -18,16 +18,16 @@ from operator_core.db.sql.tables import PROPOSALS, RECORDS
 __all__ = ["MOST", "Execution", "Overview", "OverviewDB"]
 
 MOST: Final = 200
-"""How many executions are read: more than a screen shows."""
+"""Limit of the executions that are read; more than a screen shows."""
 
 _P = PROPOSALS.c
 _R = RECORDS.c
 
 
 class Execution(NamedTuple):
-    """Something that is being carried out, as far as the ledger knows.
+    """An execution that has not ended, according to the ledger.
 
-    Its proposal may have left `executing`, as by a cancellation: then its worker has yet to notice.
+    Its proposal may have left `executing`, for example by a cancellation that its worker has not noticed.
     """
 
     proposal_id: int
@@ -39,7 +39,7 @@ class Execution(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """How a ledger stands at `now`, which is its database's time."""
+    """The state of a ledger at `now`, by the database's clock."""
 
     now: datetime
     counts: dict[ActionStatus, int]
@@ -47,22 +47,22 @@ class Overview(NamedTuple):
 
 
 class OverviewDB(ActionDB):
-    """A ledger, and what is asked of it only by those who look after it."""
+    """A ledger with the queries that only the command line needs."""
 
     async def now(self) -> datetime:
-        """The database's time, which decides about leases; this machine's may be another."""
+        """Returns the database's time, which decides about leases; this machine's clock may differ."""
         return await self._units.read(_now)
 
     async def overview(self) -> Overview:
-        """Counts, and what is under way: of that the first 200 to lose their lease."""
+        """Returns the counts and the running executions: at most 200, those whose lease expires first."""
         return await self._units.read(_overview)
 
     async def action_names(self, proposal_ids: Collection[int]) -> dict[int, str]:
-        """What is to be done by the proposals with these ids."""
+        """Returns the action names of the proposals with these ids."""
         return await self._units.read(lambda conn: _action_names(conn, proposal_ids))
 
     async def last_records(self, proposal_ids: Collection[int]) -> Listing[StoredRecord]:
-        """Of each of these proposals the last execution, if it has one that can be read."""
+        """Returns the last record of each of these proposals; `corrupt` holds those that can't be read."""
         return await self._units.read(lambda conn: _last_records(conn, proposal_ids))
 
 
@@ -72,7 +72,7 @@ def _now(conn: Connection) -> datetime:
 
 def _action_names(conn: Connection, proposal_ids: Collection[int]) -> dict[int, str]:
     query = select(_P.id, _P.action_name).where(_P.id.in_(proposal_ids))
-    # What another tool made of a name is no reason to show nothing.
+    # A name that another tool damaged must not hide the others.
     return {known: name if isinstance(name, str) else "?" for known, name in conn.execute(query)}
 
 
@@ -85,7 +85,7 @@ def _last_records(conn: Connection, proposal_ids: Collection[int]) -> Listing[St
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """As many at a time as a statement takes, in any build of SQLite."""
+    """Splits `ids` into chunks that every build of SQLite accepts as parameters of one statement."""
     return (ids[start : start + 500] for start in range(0, len(ids), 500))
 
 
@@ -99,7 +99,7 @@ _COLUMNS: Final = (
 )
 _OPEN: Final = and_(_R.proposal_id == _P.id, _R.completed_at.is_(None))
 
-# Two, so that each reads an index: one of open leases, one of statuses.
+# Two queries, so that each uses an index: one of open leases, one of statuses.
 _LEASED: Final = (
     select(*_COLUMNS)
     .join_from(RECORDS, PROPOSALS, _R.proposal_id == _P.id)

@@ -1,4 +1,4 @@
-"""Recorded tool calls taken through the lifecycle: proposed, validated, executed, their outcome kept."""
+"""Writes recorded tool calls as proposals, with their moves through the lifecycle and their outcomes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ from operator_core.db.verbs.ledger import ActionLedger
 __all__ = ["Outcomes", "Tally", "replay"]
 
 _AT_ONCE: Final = 64
-"""Calls and results that share a transaction."""
+"""Number of calls and results in one transaction."""
 
 
 @dataclass
 class Outcomes:
-    """How the calls of one action ended."""
+    """The outcomes of the calls of one action."""
 
     completed: int = 0
     failed: int = 0
     waiting: int = 0
 
     def count(self, outcome: Outcome | None, number: int = 1) -> None:
-        """Counts a call that ended so, or that has not ended."""
+        """Counts calls with this outcome; None counts calls that have not ended."""
         if outcome is None:
             self.waiting += number
         elif outcome.success:
@@ -36,7 +36,7 @@ class Outcomes:
 
 @dataclass
 class Tally:
-    """What a replay has written so far; a replay that ends early still has it."""
+    """The counts of a replay so far; they are valid even if the replay ends early."""
 
     actions: dict[str, Outcomes] = field(default_factory=dict[str, Outcomes])
     already: int = 0
@@ -73,7 +73,7 @@ class Tally:
 
 
 class _Open(NamedTuple):
-    """A call without an outcome so far, and whether this replay has written it."""
+    """A call without an outcome so far; `is_new` tells whether this replay wrote it."""
 
     proposal_id: int
     action_name: str
@@ -88,11 +88,11 @@ def replay(
     tally: Tally,
     report: Callable[[BrokenLine], None],
 ) -> None:
-    """Writes the calls of `entries` as they come, in order, and counts them in `tally`.
+    """Writes the calls of `entries` in order and counts them in `tally`.
 
-    Each call is written once, under its key, and with its outcome in one transaction: no worker can claim a
-    call that is being imported, and a replay that was killed can be repeated. A call without an outcome stays
-    proposed. Each broken line is handed to `report`, as is a result that belongs to no call.
+    Each call is written once, under its key, in one transaction with its outcome. So no worker can claim a call
+    during the import, and a replay that was killed can be repeated. A call without an outcome stays proposed.
+    `report` is called with each broken line, and with each result that belongs to no call.
     """
     replaying = _Replay(db, tally, report)
     group: list[LoggedCall | LoggedResult] = []
@@ -117,7 +117,7 @@ class _Replay:
         self._open: dict[str, _Open] = {}
 
     async def write(self, group: Iterable[LoggedCall | LoggedResult]) -> None:
-        """Writes a group in one transaction, and counts it when that is committed."""
+        """Writes a group in one transaction, and counts it after the commit."""
         counts = Tally()
         async with self._db.transaction() as tx:
             for entry in group:
@@ -143,7 +143,7 @@ class _Replay:
         call = self._open.pop(result.call_id, None)
         if call is None:
             counts.broken += 1
-            problem = f"is a result, and no call before it waits for one as {result.call_id}"
+            problem = f"is a result, but no earlier call with the id {result.call_id} waits for one"
             self._report(BrokenLine(result.line, problem))
             return
         if call.status is ActionStatus.PROPOSED:

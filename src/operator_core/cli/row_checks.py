@@ -1,4 +1,4 @@
-"""Whether a ledger's rows refer to rows that are there, by ids that there can be."""
+"""Checks the references, ids and dependencies of a ledger's rows."""
 
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ from operator_core.db.sql.tables import (
 __all__ = ["LAST_ID", "ROW_CHECKS"]
 
 LAST_ID: Final = 2**62 - 1
-"""The largest id that the schema takes: above it there is room enough for the numbering to go on."""
+"""The largest id that the schema accepts; the numbering itself can go further."""
 
 
 _REFERENCES: Final = (
@@ -53,8 +53,8 @@ def _dangling(_: Connection) -> Any:
     def one(column: ColumnElement[Any], parent: FromClause) -> Any:
         child: Any = column.table  # pyright: ignore
         row = child.c.id if "id" in child.c else child.c.proposal_id
-        # The same table twice, where proposals refer to proposals.
-        there = parent.alias("parent")
+        # An alias, in case a table refers to itself.
+        target = parent.alias("parent")
         return (
             select(
                 literal(child.name).label("child"),
@@ -62,8 +62,8 @@ def _dangling(_: Connection) -> Any:
                 literal(parent.name).label("parent"),  # pyright: ignore
                 column.label("target"),
             )
-            .outerjoin_from(child, there, there.c.id == column)
-            .where(column.is_not(None), there.c.id.is_(None))
+            .outerjoin_from(child, target, target.c.id == column)
+            .where(column.is_not(None), target.c.id.is_(None))
         )
 
     wrong = union_all(*(one(column, parent) for column, parent in _REFERENCES)).subquery()
@@ -89,18 +89,18 @@ def _bad_ids(_: Connection) -> Any:
 
 
 def _bad_edges(conn: Connection) -> Any:
-    """What ``depends_on`` names and what the edges say, side by side: each must be there twice."""
+    """Compares ``depends_on`` with the rows of the edges: each dependency must be in both."""
     named: Any
     listed = PROPOSALS.c.depends_on
     if is_sqlite(conn):
-        # What is no array of JSON is found where the rows are read.
+        # The check of rows reports a value that is not a JSON array.
         is_array = and_(func.json_valid(listed) == 1, func.json_type(listed) == "array")
         named = func.json_each(case((is_array, listed), else_="[]")).table_valued("value")
     else:
         is_array = func.json_typeof(listed) == "array"
-        given = case((is_array, listed), else_=cast("[]", listed.type))
-        named = func.json_array_elements_text(given).table_valued("value")
-    wanted = (
+        array = case((is_array, listed), else_=cast("[]", listed.type))
+        named = func.json_array_elements_text(array).table_valued("value")
+    expected = (
         select(
             PROPOSALS.c.id.label("id"),
             cast(named.c.value, Text).label("other"),
@@ -111,7 +111,7 @@ def _bad_edges(conn: Connection) -> Any:
         .distinct()
     )
     edges = select(DEPENDENCIES.c.proposal_id, cast(DEPENDENCIES.c.depends_on_id, Text), literal(2))
-    both = union_all(wanted, edges).subquery()
+    both = union_all(expected, edges).subquery()
     sides = func.sum(both.c.side)
     problem = case((sides == 1, "has no edge for it"), else_="does not name it, and has an edge")
     return (
@@ -126,14 +126,14 @@ ROW_CHECKS: Final = (
         "foreign keys",
         "{0} row {1} refers to a row of {2} that isn't there: {3}",
         _dangling,
-        "every reference has its row",
+        "every referenced row exists",
     ),
-    Check("ids", "{0}: the id {1} {2}", _bad_ids, "each is there once, in range"),
+    Check("ids", "{0}: the id {1} {2}", _bad_ids, "all are unique and in range"),
     Check(
         "dependencies",
         "proposal {0}, which depends on {1}: depends_on {2}",
         _bad_edges,
-        "the edges are those that depends_on names",
+        "the edges match depends_on",
     ),
 )
-"""Of references, ids and dependencies."""
+"""The checks of references, ids and dependencies."""

@@ -1,4 +1,4 @@
-"""What `watch` shows: how many stand where, what is being executed, and what happened last."""
+"""The screen of `watch`: counts by status, running executions and the latest events."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -16,14 +16,14 @@ from operator_core.cli.views import what_happened, who
 __all__ = ["EVENTS", "Events", "event_line", "screen"]
 
 EVENTS: Final = 50
-"""How many of the latest events are kept: more than a screen shows."""
+"""Limit of the latest events in memory; more than a screen shows."""
 
 _ALWAYS: Final = 12
 """Lines of a screen that are neither executions nor events."""
 
 
 class Events(NamedTuple):
-    """The latest events, oldest first, and what the proposals that they are about are to do."""
+    """The latest events, oldest first, and the action names of their proposals by id."""
 
     events: Sequence[ActionEvent]
     names: Mapping[int, str]
@@ -39,15 +39,15 @@ def screen(
     height: int | None = None,
     notice: str = "",
 ) -> Iterator[Line]:
-    """All of it for a terminal of this size; without a height, as a page of its own.
+    """Yields the lines of the screen for a terminal of this size; without a height, the lines of a page.
 
-    Without a width, as for a pipe, nothing is cut. A `notice`, of what is in the way, stands under the title.
+    Without a width, as for a pipe, nothing is cut. A `notice` about a problem appears under the title.
     """
     executions, events = overview.executions, latest.events[-10:]
     if height is not None:
         room = max(height - _ALWAYS, 2)
         executions = executions[: _share(len(executions), room)]
-        # The heading of executions, a line that counts the others, or one that says there are none.
+        # Besides the executions: a line that counts those not shown, or one that says there are none.
         used = max(len(executions), 1) + (len(executions) < len(overview.executions))
         events = latest.events[-max(room - used, 1) :]
     yield _title(one_line(place), when(now), width)
@@ -71,16 +71,16 @@ def _title(place: str, time: str, width: int | None) -> Line:
     return [(set_cell_size(place, max(room, 0)), "bold"), ("  ", ""), (time, "dim")]
 
 
-def _share(wanted: int, room: int) -> int:
-    """How many executions are shown where `room` lines are for them and the events."""
+def _share(count: int, room: int) -> int:
+    """Returns how many of `count` executions to show, if they and the events share `room` lines."""
     most = max(room - 5, room * 2 // 3, 1)
-    return wanted if wanted <= most else most - 1
+    return count if count <= most else most - 1
 
 
 def _counts(counts: Mapping[ActionStatus, int], width: int | None) -> Iterator[Line]:
     columns = [Column(status.value, right=True) for status in ActionStatus]
     numbers = [[(f"{count:,}", "bold" if count else "dim")] for count in counts.values()]
-    # Below 64 columns they have just enough room.
+    # Below 64 columns the numbers fit only with a smaller gap.
     return laid_out(columns, [numbers], width, gap=1 if width is not None and width < 64 else 2)
 
 
@@ -109,7 +109,7 @@ def _executing(
 def _execution(each: Execution, now: datetime) -> Sequence[Line]:
     name: Line = [(one_line(each.action_name), "")]
     if each.status is not ActionStatus.EXECUTING:
-        # First, as it must not be cut off: the worker goes on with something that was called off.
+        # First, so that it is never cut: the worker still runs an action that was cancelled.
         name = [("(", ""), *status_line(each.status), (") ", ""), *name]
     return [
         [(str(each.proposal_id), "")],
@@ -121,11 +121,11 @@ def _execution(each: Execution, now: datetime) -> Sequence[Line]:
 
 
 def event_line(event: ActionEvent, names: Mapping[int, str], time: str) -> Line:
-    """An event on one line."""
+    """Formats an event as one line."""
     name = one_line(names.get(event.proposal_id, "?"))
     line = [(time, "dim"), (f"  {event.proposal_id} ", ""), *what_happened(event)]
     line += [("  ", ""), (name, "bold"), (f" by {who(event)}", "dim")]
-    # An execution's error stands on the proposal's own line too.
+    # The line of the proposal's event shows an execution's error too.
     if event.reason and event.record_id is None:
         line.append((f": {one_line(event.reason)}", "dim"))
     return line

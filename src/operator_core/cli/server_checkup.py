@@ -1,6 +1,6 @@
-"""A ledger on a PostgreSQL server looked over: is it current, as it was made, and readable.
+"""Checks a ledger on a PostgreSQL server: its revision, the server, its schema and its rows.
 
-Keeps nothing of what it does: all happens in one transaction that is rolled back.
+The check changes nothing: it runs in one transaction that is rolled back.
 """
 
 import secrets
@@ -35,9 +35,9 @@ _PAGE: Final = 1000
 
 
 def check_up_server(url: URL) -> list[Finding]:
-    """Everything that is to be known about the ledger, finding by finding.
+    """Returns the findings about the ledger.
 
-    Reads all rows, which takes a while for many. Raises `StorageError` where the server can't be used.
+    It reads all rows, which takes a while if there are many. Raises `StorageError` if the server can't be used.
     """
     return migrate.look(url, _check_up)
 
@@ -51,10 +51,10 @@ def _check_up(conn: Connection) -> list[Finding]:
         _settings(conn),
     ]
     if revision == migrate.HEAD:
-        # No table, function or operator of another schema answers for the ledger's.
+        # No object of another schema may hide one of the ledger's.
         conn.exec_driver_sql(
             "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true), "
-            # Where rows are hidden, an error says so.
+            # If row level security hides rows, the queries fail instead of returning fewer rows.
             "set_config('row_security', 'off', true)"
         )
         findings += [
@@ -67,7 +67,7 @@ def _check_up(conn: Connection) -> list[Finding]:
 
 
 def _no_revision() -> Finding:
-    text = "none: no ledger in the database's search_path; `alembic upgrade head` makes one"
+    text = "none: no ledger in the database's search_path; `alembic upgrade head` creates one"
     return Finding("revision", Verdict.BROKEN, text)
 
 
@@ -79,9 +79,9 @@ def _server(conn: Connection) -> Finding:
     version = _setting(conn, "server_version")
     major = int(_setting(conn, "server_version_num")) // 10_000
     if major < 15:
-        return Finding("server", Verdict.WARNING, f"PostgreSQL {version}; tested from 15 on")
+        return Finding("server", Verdict.WARNING, f"PostgreSQL {version}; tested with 15 and later")
     standby = conn.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
-    role = ", a standby: it takes no writes, and may be behind" if standby else ""
+    role = ", a standby: it accepts no writes, and may be behind the primary" if standby else ""
     return Finding(
         "server", Verdict.WARNING if standby else Verdict.OK, f"PostgreSQL {version}{role}"
     )
@@ -94,39 +94,39 @@ def _durability(conn: Connection) -> Iterable[Finding]:
         if _setting(conn, name) == "off"
     ]
     if off:
-        said = f"{', '.join(off)} off: an answered write may be lost with the machine"
-        yield Finding("durability", Verdict.WARNING, said)
+        problem = f"{', '.join(off)} off: a committed change may be lost if the machine crashes"
+        yield Finding("durability", Verdict.WARNING, problem)
     else:
-        said = f"synchronous_commit is {_setting(conn, 'synchronous_commit')}"
-        yield Finding("durability", Verdict.OK, said)
+        value = f"synchronous_commit is {_setting(conn, 'synchronous_commit')}"
+        yield Finding("durability", Verdict.OK, value)
 
 
 def _settings(conn: Connection) -> Finding:
-    # The one that puts triggers to sleep is a finding of its own, and worse.
+    # session_replication_role disables triggers; it is a finding of its own, and broken.
     wrong = [
         f"{name} is {value}: {why}"
         for name, value, why in unpinned_settings(conn)
         if name != "session_replication_role"
     ]
-    sound = "none that changes what the ledger's statements mean"
+    sound = "none changes the meaning of the ledger's statements"
     return counted("settings", wrong[:SHOWN], len(wrong), sound, Verdict.WARNING)
 
 
 def _schema(conn: Connection) -> Iterable[Finding]:
-    """Compared with what the revisions make on this very server, beside it, and undone again."""
-    there = postgresql.catalogue(conn) | details(conn)
-    # A name that nobody can have taken.
+    """Compares the schema with a fresh one that the revisions create on the same server and that is rolled back."""
+    actual = postgresql.catalogue(conn) | details(conn)
+    # A random name, so that it is free.
     scratch = f"operator_core_check_{secrets.token_hex(8)}"
     undo = conn.begin_nested()
     try:
         conn.exec_driver_sql(f"CREATE SCHEMA {scratch}")
         conn.exec_driver_sql(f"SET LOCAL search_path = {scratch}, pg_temp")
         migrate.upgrade_on(conn)
-        wanted = postgresql.catalogue(conn) | details(conn)
+        expected = postgresql.catalogue(conn) | details(conn)
     except DBAPIError:
-        # A standby makes nothing, and a service's role may not.
-        said = "not compared: that takes a role which may CREATE a schema in this database"
-        return [Finding("schema", Verdict.WARNING, said)]
+        # A standby can't create a schema, and the role of a service is not allowed to.
+        problem = "not compared: this needs a role with CREATE on this database"
+        return [Finding("schema", Verdict.WARNING, problem)]
     finally:
         undo.rollback()
     of_tickets = set(
@@ -134,27 +134,27 @@ def _schema(conn: Connection) -> Iterable[Finding]:
             "SELECT 'index ' || indexrelid::regclass FROM pg_index WHERE indrelid = 'tickets'::regclass"
         ).scalars()
     )
-    functions = {name.partition("(")[0] for name in wanted if name.startswith("function ")}
+    functions = {name.partition("(")[0] for name in expected if name.startswith("function ")}
 
     def harmless(name: str) -> bool:
         kind, _, what = name.partition(" ")
         if kind == "index":
-            # One that is not unique refuses nothing.
-            return name in of_tickets or not there[name].startswith("CREATE UNIQUE")
+            # An index that is not unique refuses no row.
+            return name in of_tickets or not actual[name].startswith("CREATE UNIQUE")
         if kind == "function":
-            # Nothing calls it, unless a trigger does or its name is one that the ledger calls.
+            # Only a trigger could call it, or the ledger if the name is one that it calls.
             return name.partition("(")[0] not in functions
-        # Tickets are another service's.
+        # Another service owns tickets.
         return what.startswith("tickets.")
 
-    return list(compared(wanted, there, harmless))
+    return list(compared(expected, actual, harmless))
 
 
 def _rows(conn: Connection, name: str, columns: Sequence[str]) -> Iterable[Sequence[Any]]:
     known = Base.metadata.tables[name].c
     query = select(*(known[each] for each in columns)).order_by(known.id).limit(_PAGE)
     after = 0
-    # A statement that fails would end the transaction.
+    # A failed statement would end the transaction.
     with conn.begin_nested():
         while page := conn.execute(query.where(known.id > after)).all():
             yield from page

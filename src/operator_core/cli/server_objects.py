@@ -1,7 +1,7 @@
-"""Who may do what to a ledger's tables on PostgreSQL, and what stands in the way of their promises.
+"""Checks the rights on a ledger's tables on PostgreSQL, and objects that break the rules of its schema.
 
-`operator_core.db.migrate.postgresql.catalogue` says what a revision makes; here is what a revision
-never makes, and what it leaves to whoever owns the schema: rules, row level security, owners, privileges, settings.
+`operator_core.db.migrate.postgresql.catalogue` covers the objects that a revision creates. This module checks what
+a revision never creates or leaves to the schema's owner: rules, row level security, owners, privileges, settings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from operator_core.db.sql.tables import NUMBERED, TABLES
 
 __all__ = ["check_objects", "details"]
 
-# Every query reads these. The names are constants of ours.
+# Every query reads these. The names are constants, so the f-string is safe.
 _OURS: Final = f"""
 WITH ours AS MATERIALIZED (
     SELECT * FROM pg_class
@@ -48,7 +48,7 @@ class _Check:
 
 
 def check_objects(conn: Connection) -> Iterable[Finding]:
-    """Finding by finding; whatever the revision, and whoever asks."""
+    """Yields the findings; works with every revision and every role."""
     for check in _CHECKS:
         try:
             with conn.begin_nested():
@@ -60,12 +60,12 @@ def check_objects(conn: Connection) -> Iterable[Finding]:
 
 
 def details(conn: Connection) -> dict[str, str]:
-    """What a revision makes and `catalogue` does not tell, in the first schema of the search_path."""
+    """Returns what a revision creates and `catalogue` lacks, from the first schema of the search_path."""
     rows: Sequence[Any] = conn.execute(text(_OURS + _DETAILS)).all()
     return {str(name): str(definition) for name, definition in rows}
 
 
-# The schema's own name is another one in a copy.
+# Without the schema's name, which differs in a copy.
 _DETAILS: Final = r"""
 SELECT 'collation of ' || relname || '.' || attname, concat_ws(' ', attcollation::regcollation, attgenerated)
 FROM ours JOIN pg_attribute ON attrelid = ours.oid WHERE attnum > 0 AND NOT attisdropped AND relname != 'tickets'
@@ -75,14 +75,14 @@ SELECT 'sequence of ' || of_table || '.' || attname, concat_ws(' ', seqtypid::re
 FROM sequences JOIN pg_sequence ON seqrelid = sequences.oid
 """
 
-# What `db grants` gives, and what the owner of the tickets may give to whoever writes them.
+# The privileges of `db grants`, and those that the owner of tickets may grant to their writers.
 _ALLOWED: Final = """(
     privilege_type = 'SELECT'
     OR relname IN ('action_proposals', 'action_records', 'workflows') AND privilege_type IN ('INSERT', 'UPDATE')
     OR relname = 'tickets' AND privilege_type NOT IN ('TRIGGER', 'TRUNCATE'))"""
 
 _TABLES: Final = """
-SELECT 'rule ' || rulename || ' on ' || relname || ' rewrites what is asked of it'
+SELECT 'rule ' || rulename || ' on ' || relname || ' rewrites its statements'
 FROM ours JOIN pg_rewrite ON ev_class = ours.oid WHERE rulename != '_RETURN'
 UNION ALL
 SELECT 'row level security of ' || relname || ' hides rows'
@@ -92,10 +92,10 @@ SELECT 'policy ' || polname || ' on ' || relname || ' hides rows when row level 
 FROM ours JOIN pg_policy ON polrelid = ours.oid
 UNION ALL
 SELECT CASE WHEN inhrelid = ours.oid THEN relname || ' inherits from ' || inhparent::regclass
-    ELSE inhrelid::regclass || ' inherits from ' || relname || ', and shows its rows there' END
+    ELSE inhrelid::regclass || ' inherits from ' || relname || ', so its rows appear there' END
 FROM ours JOIN pg_inherits ON ours.oid IN (inhrelid, inhparent)
 UNION ALL
-SELECT relname || ' is no plain table' FROM ours WHERE relkind != 'r'
+SELECT relname || ' is not a plain table' FROM ours WHERE relkind != 'r'
 UNION ALL
 SELECT relname || ' is unlogged: a crash of the server empties it' FROM ours WHERE relpersistence = 'u'
 UNION ALL
@@ -106,7 +106,7 @@ UNION ALL
 SELECT 'foreign key ' || conname || ' of ' || relname || ' is not enforced'
 FROM ours JOIN pg_constraint k ON conrelid = ours.oid
 WHERE contype = 'f' AND (NOT convalidated
-    -- Of each there are four triggers: for rows that refer, and rows that are referred to.
+    -- Each foreign key has four triggers: two on the referring table, two on the referenced one.
     OR 4 != (SELECT count(*) FROM pg_trigger WHERE tgconstraint = k.oid AND tgenabled = 'O'))
 ORDER BY 1
 """
@@ -150,14 +150,14 @@ ORDER BY 1
 _CREATE: Final = """
 SELECT 'CREATE on schema ' || nspname || ' is granted to '
     || CASE grantee WHEN 0 THEN 'everybody' ELSE grantee::regrole::text END
-    || ', who can put functions and tables beside the ledger''s; `db grants` says how to revoke it'
+    || ', who can create functions and tables beside the ledger''s; `db grants` prints how to revoke it'
 FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
 WHERE nspname = current_schema() AND privilege_type = 'CREATE' AND grantee != nspowner
     AND grantee NOT IN (SELECT relowner FROM ours)
 ORDER BY 1
 """
 
-# Only a superuser sets it, and no service can set it back.
+# Only a superuser can set it, so a service can't reset it.
 _REPLICA: Final = """
 SELECT 'session_replication_role is replica for ' || coalesce('the role ' || rolname, 'every role')
     || coalesce(' in the database ' || datname, '') || ': no trigger and no foreign key works'
@@ -172,7 +172,7 @@ ORDER BY 1
 """
 
 _SUBSCRIPTIONS: Final = """
-SELECT 'the subscription ' || subname || ' writes to ' || relname || ', past its triggers'
+SELECT 'the subscription ' || subname || ' writes to ' || relname || ' without its triggers'
 FROM ours JOIN pg_subscription_rel ON srrelid = ours.oid JOIN pg_subscription s ON s.oid = srsubid
 ORDER BY 1
 """
@@ -180,7 +180,7 @@ ORDER BY 1
 _NEXT_IDS: Final = f"""
 , newest (name, id) AS (
     {" UNION ALL ".join(f"SELECT '{name}', max(id) FROM {name}" for name in NUMBERED)})
-SELECT 'the next id of ' || name || ' was given already, or is out of range'
+SELECT 'the next id of ' || name || ' was already used, or is out of range'
 FROM newest JOIN sequences ON of_table = name
     JOIN pg_sequences ON schemaname = current_schema() AND sequencename = relname
 WHERE has_sequence_privilege(sequences.oid, 'SELECT')
@@ -195,10 +195,10 @@ _CHECKS: Final = (
         "no rule, no policy, no inheritance, nothing disabled",
         _TABLES,
     ),
-    _Check("privileges", Verdict.BROKEN, "nobody may more than `db grants` gives", _PRIVILEGES),
-    _Check("owners", Verdict.WARNING, "all belongs to one role", _OWNERS),
-    _Check("CREATE", Verdict.WARNING, "granted to nobody but the owner", _CREATE),
-    _Check("triggers", Verdict.BROKEN, "work for every role of the database", _REPLICA),
-    _Check("next ids", Verdict.BROKEN, "each is free", _NEXT_IDS),
-    _Check("subscriptions", Verdict.WARNING, "none writes past the triggers", _SUBSCRIPTIONS),
+    _Check("privileges", Verdict.BROKEN, "no role has more than `db grants` grants", _PRIVILEGES),
+    _Check("owners", Verdict.WARNING, "one role owns all objects", _OWNERS),
+    _Check("CREATE", Verdict.WARNING, "granted only to the owner", _CREATE),
+    _Check("triggers", Verdict.BROKEN, "they work for every role of the database", _REPLICA),
+    _Check("next ids", Verdict.BROKEN, "all are unused", _NEXT_IDS),
+    _Check("subscriptions", Verdict.WARNING, "none writes without the triggers", _SUBSCRIPTIONS),
 )

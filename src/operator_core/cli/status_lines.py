@@ -1,4 +1,4 @@
-"""How a proposal and its executions stand, in a few words: above all what a status does not say."""
+"""Short texts about a proposal and its executions, with facts that the status does not show."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -25,38 +25,41 @@ _UNKNOWN: Final = "bold magenta"
 
 
 def status_line(status: ActionStatus, last: StoredRecord | None = None) -> Line:
-    """A status in its colour, a word a span; after a `last` execution of unknown outcome it says so."""
+    """Formats a status in its colour, one span per word; a `last` execution with an unknown outcome adds a word."""
     if status is ActionStatus.FAILED and last is not None and last.outcome_unknown:
         return [(status.value, _UNKNOWN), ("(unknown)", _UNKNOWN)]
     return [(status.value, _STYLES[status])]
 
 
 def outcome_span(record: StoredRecord) -> Span:
-    """What came of an execution."""
+    """Formats the outcome of an execution."""
     if record.outcome_unknown:
-        return f"unknown: {plain(record.error_message or 'its worker fell silent')}", _UNKNOWN
+        return (
+            f"unknown: {plain(record.error_message or 'its worker stopped responding')}",
+            _UNKNOWN,
+        )
     if record.success is None:
         return "none yet", "yellow"
     return ("succeeded", "green") if record.success else ("failed", "bold red")
 
 
 def lease_span(until: datetime | None, now: datetime) -> Span:
-    """What is left of a lease; without one nobody is missed."""
+    """Formats the remaining time of a lease, or the time since it expired."""
     if until is None:
         return "none", "dim"
     if until > now:
         return span(until - now), ""
-    return f"ran out {span(now - until)} ago", "bold red"
+    return f"expired {span(now - until)} ago", "bold red"
 
 
 def with_records(proposals: Iterable[StoredProposal]) -> list[int]:
-    """Of which proposals `remarks` need the last record."""
-    asked = (ActionStatus.EXECUTING, ActionStatus.FAILED)
-    return [each.id for each in proposals if each.status in asked]
+    """Returns the ids of the proposals for which `remarks` needs the last record."""
+    statuses = (ActionStatus.EXECUTING, ActionStatus.FAILED)
+    return [each.id for each in proposals if each.status in statuses]
 
 
 def remarks(proposal: StoredProposal, last: StoredRecord | None, now: datetime) -> Iterator[Line]:
-    """What there is to say besides the status, a line each: who is at it, what went wrong, what comes."""
+    """Yields lines about the worker and its lease, the last error, and what happens next."""
     executing = proposal.status is ActionStatus.EXECUTING
     if executing and last is not None and last.completed_at is None and last.worker is not None:
         since = "" if last.started_at is None else f" for {span(now - last.started_at)}"
@@ -72,7 +75,7 @@ def remarks(proposal: StoredProposal, last: StoredRecord | None, now: datetime) 
     if proposal.last_error is not None and proposal.status is not ActionStatus.COMPLETED:
         if last is not None and last.outcome_unknown:
             worker = one_line(last.worker or "worker")
-            yield [(f"outcome unknown, {worker} fell silent", _UNKNOWN)]
+            yield [(f"outcome unknown, {worker} stopped responding", _UNKNOWN)]
         else:
             yield [(f"last error: {one_line(proposal.last_error)}", "red")]
     if proposal.next_retry_at is not None:

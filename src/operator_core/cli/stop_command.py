@@ -1,4 +1,4 @@
-"""``operator-core actions cancel`` and ``stop``: for an engineer on call, who has no other way."""
+"""``operator-core actions cancel`` and ``stop``, for an engineer on call."""
 
 from typing import Annotated
 
@@ -25,9 +25,9 @@ def cancel_command(
     actor: Actor = None,
     reason: Reason = None,
 ) -> None:
-    """Cancel proposals, in whatever status that is not final, and print how many.
+    """Cancel proposed, validated or executing proposals, and print the number.
 
-    A worker that is executing one notices at its next heartbeat. Those that can't be cancelled are reported,
+    A worker that executes one notices at its next heartbeat. Proposals that can't be cancelled are reported,
     and the exit status is 1.
     """
     place = choose(db_path, url)
@@ -52,10 +52,10 @@ def cancel_command(
 def stop_command(
     *, db_path: DbPath = None, url: Url = None, actor: Actor = None, reason: Reason = None
 ) -> None:
-    """Cancel everything that nobody has started yet, at once, and print how many.
+    """Cancel all proposals that have not started, at once, and print the number.
 
-    Also what has failed and waits for its next retry is not run again. What is being executed goes on: cancel
-    each of these by its id.
+    Scheduled retries of failed proposals are cancelled too. Running executions continue: cancel each of them by
+    its proposal's id.
     """
     place = choose(db_path, url)
     place.require_existing()
@@ -65,7 +65,7 @@ def stop_command(
         try:
             executing = run(db.count_proposals())[ActionStatus.EXECUTING]
         except ActionError as error:
-            # What was asked for is done; this was only to be told as well.
+            # The cancellation is done; only the number of running executions is missing.
             complain(f"{place.name}: {error}", mark="warning:")
             return
     if executing:

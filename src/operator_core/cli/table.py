@@ -1,4 +1,4 @@
-"""Tables of text, laid out at once: rich's own take a millisecond a row, and lists have thousands."""
+"""Tables of text with a fast layout: rich's tables take a millisecond per row, and lists have thousands of rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from rich.text import Text
 __all__ = ["Column", "Line", "Span", "fitted", "laid_out", "to_text"]
 
 Span: TypeAlias = tuple[str, str]
-"""Text and the style that it is in, which is empty for none."""
+"""A text and its style; an empty style means none."""
 
 Line: TypeAlias = Sequence[Span]
-"""What stands side by side: a cell, or a whole line."""
+"""Spans side by side: a cell, or a whole line."""
 
 _GAP: Final = 2
 """Blanks between two columns."""
@@ -22,7 +22,7 @@ _GAP: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How a column is laid out: as wide as its cells, at most `most`, or with a `share` of what the others leave."""
+    """A column: as wide as its cells, at most `most`; or with a `share` of the width that the others leave."""
 
     title: str
     right: bool = False
@@ -38,10 +38,10 @@ def laid_out(
     gap: int = _GAP,
     footer: Sequence[Line] | None = None,
 ) -> Iterator[Line]:
-    """The lines of a table: its titles, a rule and `rows`, of which each is a line of cells.
+    """Yields the lines of a table: its titles, a rule and `rows`; each row is a sequence of cells.
 
-    For a terminal of `width` columns, cells that have no room end in an ellipsis. Without a width nothing is
-    ever cut: cells of columns with a share are as long as they are.
+    For a terminal of `width` columns, cells that don't fit end in an ellipsis. Without a width nothing is cut, and
+    columns with a share have no fixed width.
     """
     rows = list(rows)
     heads = _heads(columns)
@@ -75,7 +75,7 @@ def _length(cell: Line) -> int:
 def _widths(
     columns: Sequence[Column], rows: Sequence[Sequence[Line]], width: int | None, gap: int
 ) -> list[int | None]:
-    """The columns' widths; None for one whose cells are neither cut nor filled up."""
+    """Returns the columns' widths; None for a column whose cells are neither cut nor padded."""
     widths: list[int | None] = []
     for index, column in enumerate(columns):
         if column.share:
@@ -87,11 +87,11 @@ def _widths(
     if width is None or not shares:
         return widths
     rest = max(width - sum(each or 0 for each in widths) - gap * (len(columns) - 1), shares)
-    given = 0
+    used = 0
     for index, column in enumerate(columns):
         if column.share:
             part = rest * column.share // shares
-            rest, shares, given = rest - part, shares - column.share, given + part
+            rest, shares, used = rest - part, shares - column.share, used + part
             widths[index] = part
     return widths
 
@@ -120,12 +120,12 @@ def _joined(
 
 
 def fitted(line: Line, width: int | None) -> Line:
-    """A line as a terminal of `width` columns has room for it; without a width as it is."""
+    """Cuts a line to `width` columns; without a width returns it unchanged."""
     return line if width is None or _length(line) <= width else list(_cut(line, width))
 
 
 def _cut(cell: Line, room: int) -> Iterator[Span]:
-    """What of a cell has room, and an ellipsis."""
+    """Yields the part of a cell that fits, and an ellipsis."""
     room -= 1
     for text, style in chain(cell, [("", "")]):
         length = cell_len(text)
@@ -137,7 +137,7 @@ def _cut(cell: Line, room: int) -> Iterator[Span]:
 
 
 def to_text(line: Line) -> Text:
-    """A line as rich draws it on a screen; what has no room there ends in an ellipsis."""
+    """Converts a line for rich's screen, where a line that does not fit ends in an ellipsis."""
     text = Text(no_wrap=True, overflow="ellipsis")
     for part, style in line:
         text.append(part, style or None)

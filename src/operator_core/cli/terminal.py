@@ -1,4 +1,4 @@
-"""A terminal that a program takes over for a while, and gives back as it was."""
+"""Control of the terminal for a full-screen program, which restores it at the end."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ __all__ = ["on_signals", "taken"]
 
 @contextmanager
 def on_signals(act: Callable[[], object], *signals: signal.Signals) -> Generator[None]:
-    """In the block, `act` is called in the event loop when one of these signals comes."""
+    """Calls `act` in the event loop for each of these signals while the block runs."""
     loop = asyncio.get_running_loop()
     for each in signals:
         loop.add_signal_handler(each, act)
@@ -32,9 +32,9 @@ def on_signals(act: Callable[[], object], *signals: signal.Signals) -> Generator
 def taken(
     console: Console, draw: Callable[[], RenderableType], on_key: Callable[[str], object]
 ) -> Generator[Callable[[], None]]:
-    """Takes the whole screen and, if it can be had, the keyboard; yields what draws anew.
+    """Takes the whole screen and, if standard input is a terminal, the keyboard; yields a function that redraws.
 
-    After Ctrl-Z they are the shell's, and taken again when the program goes on.
+    Ctrl-Z returns both to the shell, and the program takes them again when it continues.
     """
     live = Live(
         console=console,
@@ -47,14 +47,14 @@ def taken(
     keyboard = _Keyboard(on_key)
 
     def leave() -> None:
-        # What is left there tmux shows on the shell's screen, after a change of size.
+        # After a change of size, tmux would show the remaining content on the shell's screen.
         console.clear()
         live.stop()
 
     def suspend() -> None:
         leave()
         keyboard.give_back()
-        # To this thread, so that it has stopped before it goes on to the next line.
+        # To this thread, so that it stops before it runs the next line.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         keyboard.take()
         live.start(refresh=True)
@@ -70,7 +70,7 @@ def taken(
 
 
 class _Keyboard:
-    """Standard input, if it is a terminal: keys come as they are pressed, and are not shown."""
+    """Standard input, if it is a terminal: each key arrives at once, and is not echoed."""
 
     def __init__(self, on_key: Callable[[str], object]) -> None:
         self._on_key = on_key
@@ -79,12 +79,12 @@ class _Keyboard:
     def take(self) -> None:
         if not sys.stdin.isatty():
             return
-        import termios  # noqa: PLC0415 - there is none on Windows, where the other commands work
+        import termios  # noqa: PLC0415 - Windows has none, but the other commands work there
         import tty  # noqa: PLC0415
 
         self._mode = termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin)
-        # A read waits for nothing: Ctrl-C drops the key before it, for which the loop was about to read.
+        # A read must not block: Ctrl-C discards a key that the loop was about to read.
         mode = termios.tcgetattr(sys.stdin)
         mode[tty.CC][termios.VMIN] = 0
         termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)

@@ -1,4 +1,4 @@
-"""What people see: proposals as a table or a page, and what a replay did."""
+"""Views for people: a table of proposals, the page of a proposal, and the table of a replay."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,14 +26,14 @@ from operator_core.cli.table import Column, Line, Span, laid_out, to_text
 __all__ = ["Page", "framed", "page", "proposal_table", "tally_table", "what_happened", "who"]
 
 _WIDE: Final = 130
-"""Columns from which a proposal's parameters and reason stand side by side, not below each other."""
+"""The width from which a proposal's parameters and reason are side by side."""
 
 _NARROW: Final = 80
-"""Columns below which a time is only as long as it must be."""
+"""The width below which times are in their short form."""
 
 
 def framed(lines: Iterable[Line]) -> Iterator[Line]:
-    """Lines with a blank line before and after them, and a blank at their left."""
+    """Adds a blank line before and after the lines, and a space to the left of each."""
     yield []
     for line in lines:
         yield [(" ", ""), *line]
@@ -46,18 +46,18 @@ def proposal_table(
     now: datetime,
     width: int | None,
 ) -> Iterator[Line]:
-    """Proposals for a terminal of `width` columns: a line each, or two where one has no room.
+    """Yields the table of proposals for a terminal of `width` columns: one line each, or two if the width is small.
 
-    What there is to remark on one follows on lines of its own, for which `records` are its last ones. For a
-    pipe, which has no width, each proposal is one line, and nothing is cut.
+    Remarks on a proposal follow on lines of their own; they need its last record from `records`. Without a width,
+    as for a pipe, each proposal is one line and nothing is cut.
     """
     last = {each.proposal_id: each for each in records}
     rows: list[Sequence[Line]] = []
     for each in proposals:
         record = last.get(each.id)
-        said = list(remarks(each, record, now))
-        rows += _rows(each, status_line(each.status, record), said, now, width)
-    # The frame takes a column at each side.
+        notes = list(remarks(each, record, now))
+        rows += _rows(each, status_line(each.status, record), notes, now, width)
+    # The frame takes one column on each side.
     return framed(laid_out(_columns(width), rows, None if width is None else width - 2))
 
 
@@ -77,7 +77,7 @@ def _columns(width: int | None) -> list[Column]:
 
 
 def _rows(
-    proposal: StoredProposal, status: Line, said: list[Line], now: datetime, width: int | None
+    proposal: StoredProposal, status: Line, notes: list[Line], now: datetime, width: int | None
 ) -> Iterator[Sequence[Line]]:
     id_: Line = [(str(proposal.id), "")]
     name = one_line(proposal.action_name)
@@ -87,24 +87,24 @@ def _rows(
     short = width is not None and width < _NARROW
     at = clock(proposal.proposed_at, now) if short else when(proposal.proposed_at)
     if width is None:
-        more = [span for remark in said for span in (("; ", ""), *remark)]
+        more = [span for remark in notes for span in (("; ", ""), *remark)]
         free: Line = [*parameters, ("  ", ""), (reason, ""), *more]
         yield [id_, list(_words(status)), [(name, "")], [(at, "")], [(by, "")], free]
         return
-    # Where a status is of two words they stand one below the other.
+    # The words of a status are one below the other.
     statuses: list[Line] = [[word] for word in status]
     if width >= _WIDE:
         yield [id_, statuses[0], [(name, "")], parameters, [(reason, "")], [(by, "")], [(at, "")]]
-        for word, remark in zip_longest(statuses[1:], said, fillvalue=()):
+        for word, remark in zip_longest(statuses[1:], notes, fillvalue=()):
             yield [(), word, (), (), remark, (), ()]
     else:
-        lefts: list[Line] = [[(name, "bold"), ("  ", ""), *parameters], [(reason, "dim")], *said]
+        lefts: list[Line] = [[(name, "bold"), ("  ", ""), *parameters], [(reason, "dim")], *notes]
         rights: list[Line] = [[(at, "")], [(by, "dim")]]
         yield from zip_longest([id_], statuses, lefts, rights, fillvalue=())
 
 
 class Page(NamedTuple):
-    """All that is known of one proposal, to be read from top to bottom."""
+    """The page of one proposal: its facts, its executions and its history."""
 
     title: Line
     facts: list[tuple[str, Line]]
@@ -112,7 +112,7 @@ class Page(NamedTuple):
     history: list[tuple[Line, Line, Line]]
 
     def for_terminal(self) -> RenderableType:
-        """The page for a terminal, where what has no room is folded."""
+        """Returns the page for a terminal, with long lines folded."""
         parts: list[RenderableType] = [to_text(self.title), Text(), _folded(self.facts)]
         for title, facts in self.executions:
             parts += [Text(), Text(title, "bold"), _folded(facts)]
@@ -126,7 +126,7 @@ class Page(NamedTuple):
         return Padding(Group(*parts), (1, 1), expand=False)
 
     def for_pipe(self) -> Iterator[Line]:
-        """The page as lines, none of which is cut or folded."""
+        """Yields the page as lines that are neither cut nor folded."""
         yield []
         yield self.title
         yield []
@@ -153,7 +153,7 @@ def _folded(facts: Iterable[tuple[str, Line]]) -> RenderableType:
 
 def _unfolded(facts: Iterable[tuple[str, Line]]) -> Iterator[Line]:
     for name, fact in facts:
-        # A text of several lines stays below its beginning.
+        # The further lines of a text are indented like its first line.
         yield [
             (f"{name:<12}", ""),
             *((text.replace("\n", "\n" + " " * 12), "") for text, _ in fact),
@@ -166,7 +166,7 @@ def page(
     history: Iterable[ActionEvent],
     now: datetime,
 ) -> Page:
-    """The page of a proposal, as it stands at `now`."""
+    """Returns the page of a proposal at the time `now`."""
     last = records[-1] if records else None
     name = one_line(proposal.action_name)
     title: list[Span] = [(f"proposal {proposal.id}", "bold"), (f"  {name}  ", "")]
@@ -238,16 +238,16 @@ _RECORD_EVENTS: Final = {
 
 
 def _happened(event: ActionEvent) -> tuple[Line, Line, Line]:
-    """When, what, and by whom."""
+    """Returns the cells for the time, the change and the actor of an event."""
     by = f"by {who(event)}"
-    # The reasons of the others stand above, as the proposal's and as the error.
+    # The page already shows the other reasons: the proposal's reason and the execution's error.
     if event.reason and event.event_type is not EventType.PROPOSAL_CREATED and not event.record_id:
         by += f": {one_line(event.reason)}"
     return [(when(event.occurred_at, exact=True), "dim")], what_happened(event), [(by, "")]
 
 
 def who(event: ActionEvent) -> str:
-    """Who did it and, where that is somebody else, whose execution it is."""
+    """Formats the actor of an event and, if the execution belongs to another worker, that worker."""
     actor = one_line(event.actor)
     if event.worker is None or event.worker == event.actor:
         return actor
@@ -255,7 +255,7 @@ def who(event: ActionEvent) -> str:
 
 
 def what_happened(event: ActionEvent) -> Line:
-    """An event in a word, or a few."""
+    """Formats the change that an event describes, in a few words."""
     if event.record_id is not None:
         finished = event.event_type is EventType.RECORD_FINISHED
         unknown = ", outcome unknown" if finished else ""
@@ -271,7 +271,7 @@ def what_happened(event: ActionEvent) -> Line:
 
 
 def tally_table(tally: Tally) -> Iterator[Line]:
-    """How the calls of each action ended, and all of them together."""
+    """Yields the table of the outcomes by action, with their total."""
     columns = [Column("action"), Column("completed", right=True), Column("failed", right=True)]
     if tally.waiting:
         columns.append(Column("not executed", right=True))

@@ -1,4 +1,4 @@
-"""``operator-core actions watch``: what happens in a ledger, while it happens."""
+"""``operator-core actions watch``: shows the changes of a ledger as they happen."""
 
 import asyncio
 import signal
@@ -34,19 +34,19 @@ app = typer.Typer()
 T = TypeVar("T")
 
 _TICK: Final = 1.0
-"""Seconds after which it is drawn again though nothing happened: what is left of a lease grows less."""
+"""Seconds between two drawings without a change, because the remaining time of leases shrinks."""
 
 _LOOK_EVERY: Final = 5.0
-"""Seconds after which the ledger is looked at though nothing was heard of it, as behind PgBouncer."""
+"""Seconds after which the ledger is read without a notification, for example behind PgBouncer."""
 
 _PAUSE: Final = 0.1
-"""Seconds between two looks at the least."""
+"""The shortest time between two reads, in seconds."""
 
 _LONGEST_PAUSE: Final = 15.0
-"""Seconds between two looks at the most: a look may have taken long because its server came back only then."""
+"""The longest time between two reads, in seconds; a read may take long because its server was away."""
 
 _LAST: Final = 10
-"""How many events are printed that happened before."""
+"""Number of earlier events that are printed first."""
 
 
 @app.command("watch")
@@ -54,14 +54,14 @@ def watch_command(
     *,
     db_path: DbPath = None,
     url: Url = None,
-    once: Annotated[bool, typer.Option("--once", help="Print it once, and exit.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the screen once and exit.")] = False,
 ) -> None:
-    """Watch counts, what is being executed, and the latest events.
+    """Watch the counts, the running executions and the latest events.
 
-    On a terminal it is shown until q or Ctrl-C, anew whenever something happens. Where standard
-    output is no terminal, the last ten events are printed, a line each, and then each further one
-    as it happens, until Ctrl-C or SIGTERM. The exit status is 0 in any case. If the server goes away
-    it says so, and goes on when it is back.
+    On a terminal, the screen is redrawn after each change, until q or Ctrl-C. If standard output is not a terminal,
+    the command prints the last ten events and then each further event on a line, until Ctrl-C or SIGTERM. The exit
+    status is 0 in both cases. If the connection to the server is lost, the command reports it and continues when
+    the server is back.
     """
     place = choose(db_path, url)
     place.require_existing()
@@ -74,9 +74,9 @@ def watch_command(
             shown = screen(place.name, overview, latest, now=overview.now, width=room)
             print_lines(framed(fitted(line, room) for line in shown))
         elif sys.stdout.isatty() and not console.is_dumb_terminal:
-            run(_until_told(_Watch(db, place.name, console).run()))
+            run(_until_signal(_Watch(db, place.name, console).run()))
         else:
-            run(_until_told(_print_events(db)))
+            run(_until_signal(_print_events(db)))
 
 
 async def _looked_at(db: OverviewDB) -> tuple[Overview, Events]:
@@ -86,9 +86,9 @@ async def _looked_at(db: OverviewDB) -> tuple[Overview, Events]:
 
 
 async def _latest_events(db: OverviewDB) -> tuple[list[ActionEvent], int]:
-    """The latest events, and from where to go on."""
+    """Returns the latest events, and the id of the newest one."""
     newest = await db.newest_event_id()
-    # Ids may have gaps: there may be less of them, which nobody misses.
+    # Ids may have gaps, so there may be fewer events; that is acceptable.
     return list(await db.history(after=max(newest - EVENTS, 0), limit=EVENTS)), newest
 
 
@@ -97,8 +97,8 @@ async def _named(db: OverviewDB, events: Iterable[ActionEvent]) -> Events:
     return Events(events, await db.action_names({event.proposal_id for event in events}))
 
 
-async def _until_told(work: Coroutine[Any, Any, None]) -> None:
-    """Runs what has no end of its own, until Ctrl-C or SIGTERM, or until it is cancelled."""
+async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work`, which does not end by itself, until Ctrl-C, SIGTERM or a cancellation."""
     running = asyncio.create_task(work)
     with on_signals(running.cancel, signal.SIGINT, signal.SIGTERM):
         await asyncio.wait({running})
@@ -107,11 +107,11 @@ async def _until_told(work: Coroutine[Any, Any, None]) -> None:
 
 
 Lost: TypeAlias = Callable[[ActionError], None]
-"""Is told what is in the way, before it is tried again."""
+"""Called with the error before the next attempt."""
 
 
 async def _patiently(call: Callable[[], Coroutine[Any, Any, T]], lost: Lost) -> T:
-    """What a call gives when the server is there, however long that takes."""
+    """Repeats a call until the server is available, without a limit, and returns its result."""
     while True:
         try:
             return await call()
@@ -123,7 +123,7 @@ async def _patiently(call: Callable[[], Coroutine[Any, Any, T]], lost: Lost) -> 
 
 
 def _passes(error: ActionError) -> bool:
-    """Whether it is that the server is away, or all its connections are in use."""
+    """Whether the error is temporary: the server is away, or all its connections are in use."""
     if isinstance(error, Busy):
         return True
     cause = error.__cause__
@@ -144,7 +144,7 @@ async def _new_events(
             async with aclosing(db.events(after=newest, follow=True)) as events:
                 async for event in events:
                     newest = event.id or newest
-                    # On a server, whose order is that of transactions, some may have been read already.
+                    # A server orders events by transaction, so some of these may be known already.
                     if event.id not in shown:
                         yield event
         except ActionError as error:
@@ -155,14 +155,14 @@ async def _new_events(
 
 
 async def _print_events(db: OverviewDB) -> None:
-    """Prints the last few events, and then each further one, while somebody reads them."""
-    told = False
+    """Prints the last events, and then each further one, until the reader of the output exits."""
+    reported_loss = False
 
     def lost(error: ActionError) -> None:
-        nonlocal told
-        if not told:
+        nonlocal reported_loss
+        if not reported_loss:
             complain(f"{error}; waiting for it", mark="warning:")
-        told = True
+        reported_loss = True
 
     known, newest = await _latest_events(db)
     for event in known[-_LAST:]:
@@ -174,7 +174,7 @@ async def _print_events(db: OverviewDB) -> None:
             await _print_event(db, event, lost)
             if reader_left():
                 return
-            told = False
+            reported_loss = False
 
 
 async def _print_event(db: OverviewDB, event: ActionEvent, lost: Lost) -> None:
@@ -188,7 +188,7 @@ def _raise_if_ended(task: asyncio.Task[None]) -> None:
 
 
 class _Watch:
-    """The screen, and what makes it be drawn again."""
+    """The screen, and the tasks that redraw it."""
 
     def __init__(self, db: OverviewDB, place: str, console: Console) -> None:
         self._db = db
@@ -199,7 +199,7 @@ class _Watch:
         self._notice = ""
 
     async def run(self) -> None:
-        """Shows it until it is cancelled, or q is pressed."""
+        """Shows the screen until it is cancelled or q is pressed."""
         known, newest = await _latest_events(self._db)
         self._events.extend(known)
         await self._look()
@@ -233,18 +233,18 @@ class _Watch:
     async def _show(
         self, changed: asyncio.Event, following: asyncio.Task[None], redraw: Callable[[], None]
     ) -> None:
-        """Looks at the ledger if there is a reason, draws, and waits until there is one again."""
+        """Reads the ledger if that is due, draws, and waits for the next change or tick."""
         stale = time.monotonic() - self._looked >= _LOOK_EVERY
-        asked = changed.is_set() or self._news.is_set() or stale
+        due = changed.is_set() or self._news.is_set() or stale
         rest = self._looked + self._rest - time.monotonic()
-        if asked and rest > 0:
-            # What is asked for waits; what is left of a lease grows less all the same.
+        if due and rest > 0:
+            # The read must wait, but the remaining time of leases shrinks meanwhile.
             redraw()
             await asyncio.wait({following}, timeout=min(rest, _TICK))
             _raise_if_ended(following)
             return
-        if asked:
-            # What is committed while it is read is read again.
+        if due:
+            # Cleared before the read, so that a commit during it causes another one.
             changed.clear()
             self._news.clear()
             await self._look_patiently(redraw)
@@ -260,7 +260,7 @@ class _Watch:
         _raise_if_ended(following)
 
     async def _look_patiently(self, redraw: Callable[[], None]) -> None:
-        """Looks; while there is no answer, what was seen last is shown as what it is."""
+        """Reads the ledger; until that succeeds, shows the last state with its age and the problem."""
 
         def lose(error: ActionError) -> None:
             self._lose(error)
@@ -282,11 +282,11 @@ class _Watch:
         self._overview = await self._db.overview()
         self._latest = await _named(self._db, self._events)
         self._looked = time.monotonic()
-        # To count a large ledger takes a while, and it has better things to do all the time.
+        # Counting a large ledger takes a while, and must not load it all the time.
         self._rest = min(max(_PAUSE, 5 * (self._looked - started)), _LONGEST_PAUSE)
 
     def _draw(self) -> RenderableType:
-        """As of this moment, by the database's clock, which was read when it was looked at."""
+        """Draws the screen for the present time by the database's clock, computed from the last read."""
         age = timedelta(seconds=time.monotonic() - self._looked)
         width, height = self._console.size
         shown = screen(
@@ -296,6 +296,6 @@ class _Watch:
             now=self._overview.now + age,
             width=width - 2,
             height=height,
-            notice=self._notice and f"as it was {span(age)} ago: {self._notice}",
+            notice=self._notice and f"state of {span(age)} ago: {self._notice}",
         )
         return Padding(Group(*map(to_text, shown)), (0, 1))

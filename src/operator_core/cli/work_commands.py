@@ -1,4 +1,4 @@
-"""``operator-core actions claim``, ``complete``, ``fail``, ``retry``, ``recover``: work, by hand or in a script."""
+"""``operator-core actions claim``, ``complete``, ``fail``, ``retry`` and ``recover``, by hand or in a script."""
 
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -36,39 +36,47 @@ __all__ = ["app"]
 app = typer.Typer()
 
 RecordId = Annotated[
-    int, typer.Argument(min=1, metavar="RECORD_ID", help="The record's id, as claim printed it.")
+    int, typer.Argument(min=1, metavar="RECORD_ID", help="The record's id, as printed by claim.")
 ]
 Result = Annotated[
     str | None,
-    typer.Option("--result", metavar="JSON", help="What the execution gave back: a JSON object."),
+    typer.Option("--result", metavar="JSON", help="The result of the execution: a JSON object."),
 ]
 
 
 @app.command("claim")
 def claim_command(
     *,
-    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Who will carry it out.")],
+    worker: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKER", help="The name of the worker that executes the proposals."
+        ),
+    ],
     db_path: DbPath = None,
     url: Url = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at the most.")] = 1,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="The largest number of proposals.")
+    ] = 1,
     lease: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="How long it may take before it is given up, to 7 days."
+            metavar="SECONDS",
+            help="The length of the lease, up to 7 days; after it expires, the execution can be recovered.",
         ),
     ] = 300.0,
     action_name: Annotated[
         list[str] | None,
-        typer.Option(help="Only proposals of this action; may be given several times."),
+        typer.Option(help="Only proposals with this action name; can be repeated."),
     ] = None,
     action_type: Annotated[
         list[ActionType] | None,
-        typer.Option(help="Only proposals of this type; may be given several times."),
+        typer.Option(help="Only proposals of this type; can be repeated."),
     ] = None,
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take what is due, for this worker alone, and print it."""
+    """Claim due proposals for a worker and print them."""
     if not 0.001 <= lease <= MAX_DELAY:
         problem = f"must be from 0.001 to {MAX_DELAY:,} seconds"
         raise typer.BadParameter(problem, param_hint="--lease")
@@ -97,7 +105,7 @@ def claim_command(
 
 @contextmanager
 def _opened(place: Place, actor: str | None) -> Generator[tuple[Run, OverviewDB]]:
-    """A ledger that is there already: nobody works on one that is made by a slip of the keyboard."""
+    """Opens an existing ledger; a typing error in the path must not create one."""
     place.require_existing()
     with reported(place), place.opened(who(actor)) as opened:
         yield opened
@@ -111,7 +119,7 @@ def _claim_table(claims: Sequence[Claim]) -> Iterator[Line]:
     ]
     rows: list[Sequence[Line]] = []
     for proposal, record in claims:
-        # Whoever is to carry it out needs all of it.
+        # The person who executes it needs all of it.
         call = f"  {compact(proposal.parameters, None)}"
         ids: list[Line] = [[(str(each), "")] for each in (record.id, proposal.id)]
         rows.append([*ids, [(one_line(proposal.action_name), "bold"), (call, "")]])
@@ -129,7 +137,7 @@ def complete_command(
     result: Result = None,
     actor: Actor = None,
 ) -> None:
-    """End an execution well."""
+    """End an execution as a success."""
     data = _parsed(result)
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.complete(record_id, data))
@@ -140,16 +148,16 @@ def complete_command(
 def fail_command(
     *,
     record_id: RecordId,
-    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="What went wrong.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="The error message.")],
     db_path: DbPath = None,
     url: Url = None,
     result: Result = None,
     unknown: Annotated[
-        bool, typer.Option("--unknown", help="Whether the action was done is not known.")
+        bool, typer.Option("--unknown", help="It is unknown whether the action was done.")
     ] = False,
     actor: Actor = None,
 ) -> None:
-    """End an execution that went wrong."""
+    """End an execution as a failure, or with an unknown outcome."""
     data = _parsed(result)
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.fail(record_id, message, data, outcome_unknown=unknown))
@@ -184,7 +192,7 @@ def retry_command(
     actor: Actor = None,
     reason: Reason = None,
 ) -> None:
-    """Put a failed proposal back among those that are claimed, now."""
+    """Make a failed proposal due again at once."""
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.retry(id, reason=reason))
     print_lines([[(f" proposal {id} is due again", "")]])
@@ -196,7 +204,9 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 def _length(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
     if match is None:
-        raise typer.BadParameter("must be a number of seconds, or one with s, m, h or d behind it")
+        raise typer.BadParameter(
+            "must be a number of seconds, or a number followed by s, m, h or d"
+        )
     return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
@@ -210,21 +220,21 @@ def recover_command(
         typer.Option(
             parser=_length,
             metavar="TIME",
-            help="Also end what has been executing without a lease for longer than this: seconds, or 90s, 15m, 1h, 2d.",
+            help="Also end executions without a lease that are older than this: seconds, or 90s, 15m, 1h, 2d.",
             show_default=False,
         ),
     ] = None,
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """End the executions whose lease ran out.
+    """End the executions whose lease has expired.
 
-    Whether these were done is not known, and their records say so. A claim does it too, by itself. What was
-    started by hand has no lease, and nothing else ends it if it is abandoned: --older-than does.
+    Their outcome is recorded as unknown. Every claim does the same automatically. An execution that was started by
+    hand has no lease; if it is abandoned, only --older-than ends it.
     """
     found = False
     with _opened(choose(db_path, url), actor) as (run, db):
-        # So many at a time; what is printed has happened, also if the next ones can't be had.
+        # One call ends a limited number, and its records are printed even if the next call fails.
         while records := run(db.recover_expired(older_than=older_than, actor=who(actor))):
             found = True
             if as_json:
@@ -235,12 +245,12 @@ def recover_command(
     if as_json:
         return
     if found:
-        hint = " look at each; to do it once more: operator-core actions retry PROPOSAL"
+        hint = " check each one; to run it again: operator-core actions retry PROPOSAL"
         print_lines([[(hint, "dim")]])
     else:
-        nothing = "no lease has run out"
+        nothing = "no lease has expired"
         if older_than is not None:
-            nothing += ", and nothing without one is so old"
+            nothing += ", and no execution without a lease is that old"
         print_lines([[(f" {nothing}", "")]])
 
 

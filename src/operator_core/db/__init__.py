@@ -1,4 +1,4 @@
-"""The ledger's database layer: `ActionDB`, and the types of what it gives back."""
+"""The ledger's database layer: `ActionDB`, and the types that its methods return."""
 
 from operator_core.db.actions import ActionDB
 from operator_core.db.sql.rows import Listing

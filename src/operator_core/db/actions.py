@@ -1,4 +1,4 @@
-"""`ActionDB`, the ledger as services use it."""
+"""`ActionDB`, the facade of the ledger for services."""
 
 import os
 from collections.abc import AsyncGenerator
@@ -44,26 +44,28 @@ POOL_SIZE: Final = 10
 class ActionDB(ActionLedger):
     """An action ledger: proposals, their executions and their history, in one database.
 
-    `db_path` is where the ledger is: a path (or a plain string) is a SQLite file, ``":memory:"`` one that lasts
-    as long as the object; a URL, as text with ``://`` or as `sqlalchemy.URL`; an `AsyncEngine` of
-    the caller's, borrowed; an `AsyncSession`, joined: then everything is part of the caller's
-    transaction.
+    `db_path` names the database:
 
-    Use it as ``async with ActionDB(...) as db:``, or call `open` and `close`. Opening makes the
-    schema in a new SQLite file and upgrades one that is behind. Many may be open on one file.
+    - a `Path` or a plain string: a SQLite file; ``":memory:"`` is a database that lasts as long as this object;
+    - a `sqlalchemy.URL` or a string with ``://``: a database URL;
+    - an `AsyncEngine` of the caller, which is borrowed and never disposed of;
+    - an `AsyncSession` of the caller, which is joined: all changes become part of its transaction.
 
-    With `upgrade` False, opening changes nothing: a SQLite file that is not there is
-    `StorageUnavailable`, one that is behind or empty is `SchemaOutdated`, and one in a folder that can't be
-    written can be read. A server's schema is never changed by opening, nor is a joined session's.
+    Use it as ``async with ActionDB(...) as db:``, or call `open` and `close`. Opening creates the schema in a new
+    SQLite file and upgrades an older schema. It never changes the schema of a server or of a joined session. Many
+    `ActionDB` objects may be open on one file.
 
-    `file_mode` is the permissions of a SQLite file that opening makes, and of those that SQLite puts
-    beside it; it must let the owner read and write. A file that is there keeps its own.
+    With ``upgrade=False``, opening changes nothing. A missing SQLite file raises `StorageUnavailable`, and an empty
+    file or an older schema raises `SchemaOutdated`. A file in a folder without write permission can be read.
 
-    `actor` is who acts where a call does not say: ``agent`` if neither does, but for what ends an execution, which is then
-    the worker's doing. `busy_timeout` is how many seconds (0 to 3,600) a
-    write waits for other processes' writes before it raises `Busy`; on a borrowed engine that is for
-    the engine's owner to set. `max_json_bytes` is the size limit of parameters and of result data as
-    JSON, 2 bytes to 256 MiB.
+    `file_mode` is the mode of a SQLite file that opening creates, and of the files that SQLite creates beside it. It
+    must let the owner read and write. An existing file keeps its mode.
+
+    `actor` is the default actor of calls, unless a method documents another one. If it is None, the default is
+    ``agent``, or the worker for `complete` and `fail`. `busy_timeout` is the number of seconds (0 to 3,600) that a
+    write waits for the writes of other processes before it raises `Busy`; on a borrowed engine, the owner of the
+    engine sets it. `pool_size` (1 to 1,000) is the maximum number of connections to a server. `max_json_bytes` (2
+    bytes to 256 MiB) limits the size of parameters and of result data as JSON.
     """
 
     def __init__(
@@ -87,14 +89,15 @@ class ActionDB(ActionLedger):
         super().__init__(None, actor, max_json_bytes)
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
         self._place = _shown(db_path)
-        # Opening and closing take turns, whoever asks for them.
+        # Calls of `open` and `close` run one at a time, on any thread and event loop.
         self._gate = Turns()
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
-        """The ledger that the environment variable ``OPERATOR_DATABASE_URL`` names.
+        """Returns the ledger that the environment variable ``OPERATOR_DATABASE_URL`` names.
 
-        Raises `InvalidValue` if it is not set, or is a bare word, which is rather a mistake than a path.
+        Raises `InvalidValue` if it is not set. It also raises that for a bare word, unless a file has that name:
+        a bare word is more likely a mistake than a path.
         """
         text = os.environ.get(migrate.URL_VARIABLE, "")
         if not text:
@@ -103,21 +106,21 @@ class ActionDB(ActionLedger):
 
     @property
     def db_path(self) -> Path | None:
-        """The absolute path of the ledger's SQLite file; None if it is in no file that this object opened by its path."""
+        """The absolute path of the SQLite file, or None unless this object was opened by the path or URL of one."""
         return self._database.path if isinstance(self._database, SqliteRunner) else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._place}>"
 
     async def open(self) -> Self:
-        """Opens the ledger; raises `SchemaError` or `StorageError`. Opening an open one does nothing."""
+        """Opens the ledger; does nothing if it is open. Raises `SchemaError` or `StorageError`."""
         async with self._gate.taken():
             await self._database.open()
             self._runner = self._database
         return self
 
     async def close(self) -> None:
-        """Refuses new calls, waits for those under way, and gives everything back.
+        """Closes the ledger: refuses new calls, waits for running ones, and releases all connections.
 
         Raises `WrongLoop` for a ledger on a server that another event loop has opened.
         """
@@ -126,7 +129,7 @@ class ActionDB(ActionLedger):
             try:
                 await self._database.close()
             except WrongLoop:
-                # It is as open as it was, for the loop that it belongs to.
+                # It stays open for the event loop that it belongs to.
                 self._runner = runner
                 raise
 
@@ -143,12 +146,13 @@ class ActionDB(ActionLedger):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[ActionLedger]:
-        """What is called on the object that it yields is one transaction, all or nothing.
+        """Runs all calls on the yielded object in one transaction: it commits all of them or none.
 
-        This is the one place where the write lock is held while the caller thinks: other writers
-        of the process queue behind it, those of other processes wait up to their `busy_timeout`.
-        An exception or a cancellation rolls it back at once. Inside, call the yielded object's
-        methods, not this one's.
+        An exception or a cancellation rolls it back immediately. Inside the block, call the methods of the yielded
+        object, not those of this one.
+
+        On SQLite, this is the only call that holds the write lock while the caller's code runs. Other writers of this
+        process wait until the block ends, and those of other processes wait up to their `busy_timeout`.
         """
         async with self._units.transaction() as units:
             yield ActionLedger(units, self._actor, self._max_json_bytes)
@@ -198,7 +202,7 @@ def _check_file_mode(value: object) -> None:
     if type(value) is not int or value & ~0o777 or value & 0o600 != 0o600:
         raise InvalidValue(
             "file_mode",
-            "must be permissions from 0o600 to 0o777 with which the owner can read and write",
+            "must be permissions from 0o600 to 0o777 that let the owner read and write",
         )
 
 
@@ -215,5 +219,5 @@ def _backend(name: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    # Connections are opened when they are needed, and the program may have gone elsewhere by then.
+    # Connections are opened later, and the working directory may have changed by then.
     return path if path == MEMORY else os.path.abspath(path)

@@ -27,7 +27,7 @@ CLAIM = ("idx_action_proposals_due", "pk_action_proposals", *OVERDUE)
 def claim(
     names: tuple[str, ...] | None = None, types: tuple[str, ...] | None = None, limit: int = 10
 ) -> Unit[Any]:
-    return claims.claim(claims.Wanted("w", limit, 60.0, names, types))
+    return claims.claim(claims.ClaimRequest("w", limit, 60.0, names, types))
 
 
 # Each with every index that it has to use. The proposals 3, 2003, 4003, ... are executing, as are the

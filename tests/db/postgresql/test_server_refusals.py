@@ -84,9 +84,9 @@ REFUSALS: dict[str, tuple[str, type[ActionError]]] = {
     "55P03": ("lock", Busy),
     "57014": ("statement_timeout", Busy),
     "42501": ("db grants", ActionError),
-    "53100": ("room", ActionError),
-    "54000": ("room", ActionError),
-    "22003": ("kept", ActionError),
+    "53100": ("no space", ActionError),
+    "54000": ("no space", ActionError),
+    "22003": ("can't be stored", ActionError),
     "P0001": ("not now", ActionError),
 }
 

@@ -1,1 +1,1 @@
-"""Units of work, one module a subject: plain functions of a connection that never commit."""
+"""Units of work, one module per subject: plain functions of a connection that never commit."""

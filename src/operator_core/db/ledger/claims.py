@@ -1,4 +1,4 @@
-"""Units of work by which workers take what is due, each proposal exactly one worker's."""
+"""Units of work by which workers claim due proposals, each for exactly one worker."""
 
 import logging
 from collections.abc import Sequence
@@ -49,19 +49,19 @@ from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
 
-__all__ = ["Wanted", "claim", "claim_what_can_be"]
+__all__ = ["ClaimRequest", "claim", "claim_in_parts"]
 
 logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
 
-# As the index says it.
+# The expression of the index.
 _DUE = func.coalesce(_P.next_retry_at, _P.scheduled_at, _P.created_at)
 _ORDER = (_P.priority.desc(), _DUE, _P.id)
 
 
-class Wanted(NamedTuple):
-    """What a worker asks for: who it is and who asks for it, how many at the most, for how long, of what kind."""
+class ClaimRequest(NamedTuple):
+    """The parameters of a claim: `limit` is the largest number of proposals, `lease` is in seconds."""
 
     worker: str
     limit: int
@@ -69,32 +69,32 @@ class Wanted(NamedTuple):
     action_names: tuple[str, ...] | None
     action_types: tuple[str, ...] | None
     actor: str | None = None
-    """By default the worker."""
+    """None stands for the worker."""
     reason: str | None = None
 
     @property
     def who(self) -> dict[str, str | None]:
-        """Who works, who acts, and why, by the parameters of the statements."""
+        """The worker, the actor and the reason, as parameters of the statements."""
         return {"who": self.worker, "actor": self.actor or self.worker, "for_reason": self.reason}
 
     @property
     def kinds(self) -> dict[str, list[str]]:
-        """What it asks of the kind, by the parameters of the statements."""
-        asked = {"names": self.action_names, "types": self.action_types}
-        return {name: list(values) for name, values in asked.items() if values is not None}
+        """The filters by action name and type, as parameters of the statements."""
+        filters = {"names": self.action_names, "types": self.action_types}
+        return {name: list(values) for name, values in filters.items() if values is not None}
 
 
 _VALIDATED = any_of([ActionStatus.VALIDATED])
 
 
 def _claimable(*kinds: Any) -> list[Any]:
-    """Of those that are validated."""
+    """The conditions under which a validated proposal can be claimed."""
     return [
-        # Who asked for no time is due whatever the clock says, also after it was set back.
+        # A proposal without a time is due whatever the clock says, also after the clock was set back.
         or_(_P.next_retry_at.is_(None), written_now() >= _P.next_retry_at),
         *may_start(),
         readable(_P.parameters),
-        # One that somebody has set to the last while no guard was there can't move.
+        # A proposal at the last version can't move. Another tool may have set it while the triggers were missing.
         _P.version < literal_column(str(MAX_ID)),
         _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
         *kinds,
@@ -102,21 +102,22 @@ def _claimable(*kinds: Any) -> list[Any]:
 
 
 def _kinds(names: bool, types: bool) -> list[Any]:
-    asked = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
-    return [listed(column, name) for given, column, name in asked if given]
+    filters = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
+    return [listed(column, name) for used, column, name in filters if used]
 
 
 @cache
 def _claim_on_server(names: bool, types: bool) -> Select[Any]:
-    """Takes what is due in one statement, past whatever other workers are taking at the moment.
+    """Claims due proposals in one statement, and skips those that other transactions have locked.
 
-    The answer has a row in any case, which says whether something is overdue; and they come in no order.
+    It always returns at least one row, because each row tells whether the ledger has overdue rows. The rows have no
+    order.
     """
     due = (
         select(_P.id, _P.priority, _DUE.label("due"))
         .where(
             _VALIDATED,
-            # As the index says it.
+            # The predicate of the index.
             few_in(_P.status, ActionStatus.VALIDATED.value),
             nearly_all(*_claimable(*_kinds(names, types))),
         )
@@ -151,7 +152,7 @@ def _start() -> dict[str, Any]:
     )
 
 
-# What the database gives to a record that begins; the rest of it is known.
+# The columns of a new record that the database sets; the others are known.
 _BEGUN = tuple(RECORDS.c[name] for name in ("id", "proposal_id", "started_at", "lease_expires_at"))
 
 
@@ -173,7 +174,7 @@ def _begun(row: Sequence[Any], worker: str) -> StoredRecord:
 
 
 def _record(ids: Select[Any]) -> Any:
-    """The records of executions that start, of the proposals with these ids."""
+    """An INSERT of the records for the start of the proposals with these ids."""
     (id_,) = ids.subquery("these").c
     worker, actor = bindparam("who", type_=Text()), bindparam("actor", type_=Text())
     lease = from_now(bindparam("lease", type_=Double()))
@@ -206,17 +207,17 @@ _START_LISTED = (
     .returning(*PROPOSAL_COLUMNS)
 )
 _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
-# In the order in which they are claimed.
+# Keeps the order of the claim.
 _RECORD_EACH = _record(select(each("ids").c.value))
 
 
-def claim(wanted: Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
-    """Takes what is due for a worker: what it got, and whether something is left for `sweep` to end."""
-    kinds = wanted.kinds
-    said = {
-        **wanted.who,
-        "lease": wanted.lease,
-        "limit": wanted.limit,
+def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
+    """Claims due proposals for a worker; returns the claims, and whether `sweep` has something to do."""
+    kinds = request.kinds
+    parameters = {
+        **request.who,
+        "lease": request.lease,
+        "limit": request.limit,
         **kinds,
     }
     statement = _claim_on_server("names" in kinds, "types" in kinds)
@@ -224,13 +225,13 @@ def claim(wanted: Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
         if is_sqlite(conn):
             sweep(conn)
-            return _claim_by_turns(conn, wanted), False
-        return answer(conn.execute(statement, said).all())
+            return _select_and_start(conn, request), False
+        return answer(conn.execute(statement, parameters).all())
 
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
-        return _claimed(rows, wanted.worker)
+        return _claimed(rows, request.worker)
 
-    return SingleStatement(unit, Shortcut(statement, said, answer))
+    return SingleStatement(unit, Shortcut(statement, parameters, answer))
 
 
 def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
@@ -238,15 +239,15 @@ def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
     if rows[0][_ID] is None:
         return [], left
     taken: list[Claim] = []
-    # Sorted here, where it costs less than in the statement.
+    # Sorting here costs less than in the statement.
     found: list[tuple[Any, ...]] = [tuple(row) for row in rows]
     for values in sorted(found, key=_in_order):
         try:
             proposal = to_proposal(values[1:_DUE_AT])
             taken.append(Claim(proposal, _begun(values[_DUE_AT + 1 :], worker)))
         except CorruptRow as error:
-            # What the server could not tell. The others must reach the worker; this lease runs out.
-            logger.error("claimed and not readable: %s", error)
+            # The server could not detect this one. The others must reach the worker, and this lease expires.
+            logger.error("claimed a row that can't be read, its lease will expire: %s", error)
     return taken, left
 
 
@@ -259,44 +260,44 @@ def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return -row[_PRIORITY], row[_DUE_AT], row[_ID]
 
 
-def claim_what_can_be(conn: Connection, wanted: Wanted) -> tuple[list[Claim], bool]:
-    """As `claim`, for all but the proposals that the database refuses to start, which are logged."""
-    return _claim_by_turns(conn, wanted), False
+def claim_in_parts(conn: Connection, request: ClaimRequest) -> tuple[list[Claim], bool]:
+    """As `claim`, but skips the proposals that the database refuses to start, which are logged."""
+    return _select_and_start(conn, request), False
 
 
-def _claim_by_turns(conn: Connection, wanted: Wanted) -> list[Claim]:
-    """What is due, found and then started: SQLite has no statement for both."""
+def _select_and_start(conn: Connection, request: ClaimRequest) -> list[Claim]:
+    """Selects due proposals and then starts them: SQLite has no single statement for both."""
     taken: list[Claim] = []
     refused = 0
-    while len(taken) < wanted.limit:
-        rest = wanted._replace(limit=wanted.limit - len(taken))
+    while len(taken) < request.limit:
+        rest = request._replace(limit=request.limit - len(taken))
         found = _first_due(conn, rest, refused)
-        started = _start_what_can(conn, wanted, found)
+        started = _start_unrefused(conn, request, found)
         taken += started
         if len(started) == len(found):
             break
-        # What the database refuses stays where it is in the order.
+        # The refused ones keep their places in the order.
         refused += len(found) - len(started)
     return taken
 
 
-def _start_what_can(
-    conn: Connection, wanted: Wanted, found: Sequence[StoredProposal]
+def _start_unrefused(
+    conn: Connection, request: ClaimRequest, found: Sequence[StoredProposal]
 ) -> list[Claim]:
-    """Starts all of these, or those that the database does not refuse."""
+    """Starts all of these proposals, or at least those that the database does not refuse."""
     if not found:
         return []
     try:
         with savepoint(conn):
-            return _start_all(conn, wanted, found)
+            return _start_all(conn, request, found)
     except DBAPIError as error:
         if not is_refusal(error):
             raise
-    # Each statement has a time of its own: some may have expired since they were found. Others may be damaged.
+    # Each statement has its own time, so some may have expired since they were selected. Others may be damaged.
     known = {each.id: each for each in found}
 
     def start(conn: Connection, ids: Sequence[int]) -> list[Claim]:
-        return _start_all(conn, wanted, [known[id_] for id_ in ids])
+        return _start_all(conn, request, [known[id_] for id_ in ids])
 
     started: list[Claim] = []
     try:
@@ -308,33 +309,35 @@ def _start_what_can(
     return started
 
 
-def _first_due(conn: Connection, wanted: Wanted, offset: int) -> list[StoredProposal]:
+def _first_due(conn: Connection, request: ClaimRequest, offset: int) -> list[StoredProposal]:
     found: list[StoredProposal] = []
-    kinds = wanted.kinds
+    kinds = request.kinds
     candidates = _candidates("names" in kinds, "types" in kinds)
-    said: dict[str, Any] = {"offset": offset, **kinds}
-    while len(found) < wanted.limit:
-        said["limit"] = wanted.limit - len(found)
-        rows = conn.execute(candidates, said).all()
+    parameters: dict[str, Any] = {"offset": offset, **kinds}
+    while len(found) < request.limit:
+        parameters["limit"] = request.limit - len(found)
+        rows = conn.execute(candidates, parameters).all()
         if not rows:
             break
-        said["offset"] += len(rows)
+        parameters["offset"] += len(rows)
         for row in rows:
             try:
                 found.append(to_proposal(row))
             except CorruptRow as error:
-                # Never claimed, and in nobody's way.
-                logger.warning("not claimable: %s", error)
+                # It is never claimed, and does not prevent the claim of others.
+                logger.warning("skipped a row that can't be claimed: %s", error)
     return found
 
 
-def _start_all(conn: Connection, wanted: Wanted, found: Sequence[StoredProposal]) -> list[Claim]:
-    begin = {"ids": [proposal.id for proposal in found], **wanted.who}
-    start = {**begin, "lease": wanted.lease}
-    # First, so that the history is as on a server.
+def _start_all(
+    conn: Connection, request: ClaimRequest, found: Sequence[StoredProposal]
+) -> list[Claim]:
+    begin = {"ids": [proposal.id for proposal in found], **request.who}
+    start = {**begin, "lease": request.lease}
+    # The records come first, so that the history is the same as on a server.
     record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
     records = {row.proposal_id: row for row in conn.execute(record, start)}
     begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
     return [
-        Claim(to_proposal(begun[one.id]), _begun(records[one.id], wanted.worker)) for one in found
+        Claim(to_proposal(begun[one.id]), _begun(records[one.id], request.worker)) for one in found
     ]

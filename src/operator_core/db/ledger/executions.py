@@ -1,8 +1,8 @@
-"""Units of work on executions under way: to keep one, and to end it, as long as it is one's own.
+"""Units of work that extend the lease of an execution and end it, while it belongs to the worker.
 
-The record of an execution is what a worker holds: as long as it is open it is the worker's, and whoever
-ends it first has ended it; its id is the fencing token (M. Kleppmann, "How to do distributed locking",
-2016). Times are the database's, never a worker's.
+An execution belongs to its worker while its record is open, and the first end counts. The id of the record is the
+fencing token (M. Kleppmann, "How to do distributed locking", 2016). All times come from the database, never from a
+worker.
 """
 
 from collections.abc import Sequence
@@ -62,21 +62,21 @@ _R = RECORDS.c
 
 SILENCE: Final = "its lease ran out: whether it was done is not known"
 ABANDONED: Final = "it had no lease and did not end: whether it was done is not known"
-"""Why an execution ended that nobody but a recovery has ended."""
+"""The error messages of executions that a recovery has ended."""
 
 
 def _executed_by(record_id: Any) -> tuple[Any, ...]:
-    """Whether a proposal is being executed, and has no execution after this one.
+    """Whether a proposal is executing and this record is its last.
 
-    By the greatest id, which is one look into an index; for a NOT EXISTS PostgreSQL's planner may read
-    all records, as long as it believes that there are few.
+    The greatest id is one lookup in an index. For a NOT EXISTS, PostgreSQL's planner may read all records while its
+    statistics say that there are few.
     """
-    # Not by the index of statuses either, which may hold many: whoever asks has the proposal's id.
+    # `few_in` avoids the index of statuses, which may hold many rows: the query knows the proposal's id.
     return few_in(_P.status, ActionStatus.EXECUTING.value), newest_record(_P.id) == record_id
 
 
 def newest_record(proposal_id: Any) -> Any:
-    """The id of the last record of the proposal with that id."""
+    """A subquery for the id of the proposal's last record."""
     records = RECORDS.alias("records")
     return (
         select(func.max(records.c.id))
@@ -86,14 +86,14 @@ def newest_record(proposal_id: Any) -> Any:
     )
 
 
-_SO_LONG = from_now(bindparam("lease", type_=Double()))
+_NEW_EXPIRY = from_now(bindparam("lease", type_=Double()))
 
 
 def _hold(until: Any) -> ReturningUpdate[Any]:
     return (
         update(RECORDS)
         .where(
-            _R.id == bindparam("wanted"),
+            _R.id == bindparam("record"),
             _R.completed_at.is_(None),
             select(_P.id).where(_P.id == _R.proposal_id, *_executed_by(_R.id)).exists(),
         )
@@ -102,24 +102,26 @@ def _hold(until: Any) -> ReturningUpdate[Any]:
     )
 
 
-_HOLD = _hold(_SO_LONG)
-_HOLD_LONGER = _hold(case((_R.lease_expires_at > _SO_LONG, _R.lease_expires_at), else_=_SO_LONG))
+_HOLD = _hold(_NEW_EXPIRY)
+_HOLD_LONGER = _hold(
+    case((_R.lease_expires_at > _NEW_EXPIRY, _R.lease_expires_at), else_=_NEW_EXPIRY)
+)
 
 
 def heartbeat(
     record_id: int, lease: float, *, may_shorten: bool = True
 ) -> SingleStatement[datetime]:
     """Extends a lease to `lease` seconds from now; raises `NotFound` or `LeaseLost`."""
-    said = {"wanted": record_id, "lease": lease}
+    parameters = {"record": record_id, "lease": lease}
     hold = _HOLD if may_shorten else _HOLD_LONGER
 
     def unit(conn: Connection) -> datetime:
-        until = _until(conn.execute(hold, said).all())
+        until = _until(conn.execute(hold, parameters).all())
         if until is UNANSWERED:
             raise lost(conn, record_id)
         return until
 
-    return SingleStatement(unit, Shortcut(hold, said, _until))
+    return SingleStatement(unit, Shortcut(hold, parameters, _until))
 
 
 def _until(rows: Sequence[Any]) -> datetime | Unanswered:
@@ -136,13 +138,13 @@ _WHY_LOST = (
         _P.status_changed_by,
     )
     .join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id)
-    .where(_R.id == bindparam("wanted"))
+    .where(_R.id == bindparam("record"))
 )
 
 
 def lost(conn: Connection, record_id: int) -> ActionError:
-    """Why a record is no longer the caller's: `NotFound` or `LeaseLost`."""
-    found = conn.execute(_WHY_LOST, {"wanted": record_id}).one_or_none()
+    """Returns the error that says why a record no longer belongs to the caller: `NotFound` or `LeaseLost`."""
+    found = conn.execute(_WHY_LOST, {"record": record_id}).one_or_none()
     if found is None:
         return NotFound("record", record_id)
     if found.completed_at is None:
@@ -153,7 +155,7 @@ def lost(conn: Connection, record_id: int) -> ActionError:
 
 
 class Ending(NamedTuple):
-    """How an execution ended: what it gave back as JSON text, or what went wrong."""
+    """The end of one execution: its result as JSON text, or its error message."""
 
     record_id: int
     result: str | None
@@ -161,10 +163,10 @@ class Ending(NamedTuple):
 
 
 class Manner(NamedTuple):
-    """How executions of one call end: well, badly, or (None) so that nobody knows; who says so, and why.
+    """The outcome of all executions of one call, its actor and its reason; `success` None is an unknown outcome.
 
-    Without an `actor` it is the worker of each; without a `reason` a failure's is its error. `leased`: the proposals of claimed ones alone are moved; those
-    of records that were made by hand are moved by hand.
+    Without an `actor`, each execution's worker is the actor. Without a `reason`, the reason of a failure is its error.
+    With `leased`, only the proposals of records with a lease move; those of records created by hand do not.
     """
 
     success: bool | None
@@ -179,7 +181,7 @@ def _retry_at() -> Any:
 
 
 def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
-    """What an UPDATE sets for an execution that ended: also when to try again, if it is to be."""
+    """The columns that an UPDATE of a proposal sets when its execution ends, including the time of a retry."""
     reason = bindparam("for_reason", type_=Text())
     if success:
         return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=reason)
@@ -192,7 +194,7 @@ def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
     )
 
 
-# A record that was made by hand may have no worker.
+# A record that was created by hand may have no worker.
 _BY = func.coalesce(bindparam("actor", type_=Text()), _R.worker, literal_column("'agent'"))
 
 
@@ -202,20 +204,22 @@ def _end_on_server(success: bool | None, leased: bool) -> Select[Any]:
         bindparam(name, type_=ARRAY(kind))
         for name, kind in (("ids", BigInteger()), ("results", Text()), ("errors", Text()))
     )
-    given = func.unnest(*arrays).table_valued("id", "result", "error").render_derived(name="given")
+    endings = (
+        func.unnest(*arrays).table_valued("id", "result", "error").render_derived(name="endings")
+    )
     ended = (
         update(RECORDS)
         .where(
-            _R.id == given.c.id,
-            few(given.c.id),
+            _R.id == endings.c.id,
+            few(endings.c.id),
             nearly_all(_R.completed_at.is_(None)),
         )
         .values(
             success=_truth(success),
             outcome_unknown=_truth(success is None),
             completed_at=utcnow(),
-            result_data=cast(given.c.result, JSON),
-            error_message=given.c.error,
+            result_data=cast(endings.c.result, JSON),
+            error_message=endings.c.error,
             completed_by=_BY,
         )
         .returning(_R.id, _R.proposal_id, _R.completed_by, _R.error_message, _R.lease_expires_at)
@@ -241,7 +245,7 @@ def _truth(value: bool | None) -> Any:
 
 _END_RECORD = (
     update(RECORDS)
-    .where(_R.id == bindparam("wanted"), _R.completed_at.is_(None))
+    .where(_R.id == bindparam("record"), _R.completed_at.is_(None))
     .values(
         success=bindparam("succeeded", type_=Boolean()),
         outcome_unknown=bindparam("unknown", type_=Boolean()),
@@ -256,7 +260,10 @@ _END_RECORD = (
 
 @cache
 def end_proposal(*, success: bool) -> Update:
-    """Moves the proposal of a record that has ended, if it still executes that, as `by`, for a `reason`, and if it failed `why`."""
+    """An UPDATE that moves the proposal of an ended record, if that record is its current execution.
+
+    Its parameters are `proposal`, `record`, `by` (the actor), `why` (the error of a failure) and `for_reason`.
+    """
     return (
         update(PROPOSALS)
         .where(
@@ -268,12 +275,12 @@ def end_proposal(*, success: bool) -> Update:
 
 
 def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
-    """Ends executions and moves their proposals, where these still execute them; which it did.
+    """Ends executions, moves the proposals that still execute them, and returns the ids of the ended records.
 
-    One that has ended before is not ended again, and left out of the answer. A proposal that was
-    cancelled meanwhile stays cancelled, and its record has the outcome all the same.
+    An execution that has already ended is left unchanged, and its id is not returned. A proposal that was cancelled
+    during the execution stays cancelled, and its record has the outcome.
     """
-    said: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "ids": [each.record_id for each in endings],
         "results": [each.result for each in endings],
         "errors": [each.error for each in endings],
@@ -285,13 +292,13 @@ def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
     def unit(conn: Connection) -> set[int]:
         if is_sqlite(conn):
             return _end_on_sqlite(conn, endings, manner)
-        return _ids(conn.execute(statement, said).all())
+        return _ids(conn.execute(statement, parameters).all())
 
-    return SingleStatement(unit, Shortcut(statement, said, _ids))
+    return SingleStatement(unit, Shortcut(statement, parameters, _ids))
 
 
 def end_in_parts(conn: Connection, endings: Sequence[Ending], manner: Manner) -> set[int]:
-    """As `end`, for all but those that the database refuses to end, which are logged."""
+    """As `end`, but skips the executions that the database refuses to end, which are logged."""
     known = {each.record_id: each for each in endings}
 
     def some(conn: Connection, ids: Sequence[int]) -> set[int]:
@@ -311,7 +318,7 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
         row = conn.execute(
             _END_RECORD,
             {
-                "wanted": each.record_id,
+                "record": each.record_id,
                 "succeeded": manner.success,
                 "unknown": manner.success is None,
                 "result": each.result,
@@ -333,14 +340,14 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
                     "for_reason": manner.reason,
                 }
             )
-    # After all records, as on a server.
-    for said in proposals:
-        conn.execute(end_proposal(success=manner.success is True), said)
+    # The proposals follow after all records, as on a server.
+    for parameters in proposals:
+        conn.execute(end_proposal(success=manner.success is True), parameters)
     return ended
 
 
 def why_not_ended(conn: Connection, record_id: int) -> ActionError:
-    """Why a record could not be ended by hand: `NotFound`, or `Conflict` if it has ended."""
+    """Returns the error for a record that could not be ended by hand: `NotFound`, or `Conflict` if it has ended."""
     known = conn.scalar(select(_R.id).where(_R.id == record_id))
     return (
         NotFound("record", record_id)

@@ -1,4 +1,4 @@
-"""Units of work on the history, which triggers write and nobody changes: it is only read here."""
+"""Units of work that read the history. Only triggers write it."""
 
 import logging
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ def list_events(
     after: int | None = None,
     limit: int | None = None,
 ) -> Listing[ActionEvent]:
-    """The events, of one proposal or of all, oldest first, ids above `after` only."""
+    """The events of one proposal or of the ledger, oldest first, with ids above `after` only."""
     query = _SELECT
     if proposal_id is not None:
         query = query.where(_ROW.proposal_id == proposal_id)
@@ -38,7 +38,7 @@ def list_events(
 
 
 class Position(NamedTuple):
-    """Where a follower is: behind this event of this transaction."""
+    """The position of a follower: after this event of this transaction."""
 
     transaction_id: int
     id: int
@@ -48,17 +48,17 @@ START = Position(0, 0)
 
 
 class Page(NamedTuple):
-    """Events in the order of a follower, where it is behind them, and whether some are held back."""
+    """Events in the order of a follower, the position after them, and whether some events are held back."""
 
     events: list[ActionEvent]
     position: Position
     held_back: bool
 
 
-# PostgreSQL gives ids when a row is written and shows it when it is committed, in any order. What was
-# written by a transaction older than all that are under way is complete; in the order of transactions
-# nothing can come before it any more (PostgreSQL manual, 9.27, pg_snapshot_xmin). On SQLite writers
-# take turns, so the order of ids is that of commits, of one's own open transaction too.
+# PostgreSQL assigns an id when a row is written and shows the row when its transaction commits, in any order. Events of
+# transactions older than all running ones are complete: in the order of transactions, no event can precede them later
+# (PostgreSQL manual, 9.27, pg_snapshot_xmin). On SQLite, writers run one at a time, so the order of ids is the order of
+# commits, also for the reader's own open transaction.
 _HORIZON = literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", BigInteger())
 _BEHIND = tuple_(_ROW.transaction_id, _ROW.id) > tuple_(
     bindparam("transaction_id", type_=BigInteger()), bindparam("id", type_=BigInteger())
@@ -73,7 +73,7 @@ _NEXT_ON_SQLITE = (
     _NEXT.where(_ROW.id > bindparam("id", type_=BigInteger())).order_by(_ROW.id).limit(_LIMIT)
 )
 _HELD_BACK = select(select(_ROW.id).where(_BEHIND, _ROW.transaction_id >= _HORIZON).exists())
-# Of one's own that is still open there may be some, which are no mistake.
+# Events of the reader's own open transaction may be among them, which is not an error.
 _FOREIGN = select(
     select(_ROW.id)
     .where(
@@ -94,12 +94,12 @@ _NEWEST_ON_SERVER = (
 
 
 def next_events(conn: Connection, position: Position, limit: int) -> Page:
-    """The next `limit` events behind `position`, none of which another can still come before."""
+    """The next `limit` events after `position`; no event can precede them later."""
     server = not is_sqlite(conn)
-    said: dict[str, Any] = {"id": position.id, "limit": limit}
+    parameters: dict[str, Any] = {"id": position.id, "limit": limit}
     if server:
-        said["transaction_id"] = position.transaction_id
-    rows = conn.execute(_NEXT_ON_SERVER if server else _NEXT_ON_SQLITE, said).all()
+        parameters["transaction_id"] = position.transaction_id
+    rows = conn.execute(_NEXT_ON_SERVER if server else _NEXT_ON_SQLITE, parameters).all()
     events: list[ActionEvent] = []
     for row in rows:
         try:
@@ -111,18 +111,18 @@ def next_events(conn: Connection, position: Position, limit: int) -> Page:
     if not server:
         return Page([], position, held_back=False)
     _check_order(conn)
-    del said["limit"]
-    return Page([], position, held_back=bool(conn.scalar(_HELD_BACK, said)))
+    del parameters["limit"]
+    return Page([], position, held_back=bool(conn.scalar(_HELD_BACK, parameters)))
 
 
 def _check_order(conn: Connection) -> None:
-    """Raises `ForeignTransactions` for events that say they are later than any transaction of the server."""
+    """Raises `ForeignTransactions` for events with transaction ids above every transaction of this server."""
     if conn.scalar(_FOREIGN):
         raise ForeignTransactions
 
 
 def position_of(conn: Connection, event_id: int) -> Position:
-    """Where a follower is that has seen this event last; raises `NotFound`, `ForeignTransactions`."""
+    """The position of a follower whose last event is this one; raises `NotFound`, `ForeignTransactions`."""
     if not is_sqlite(conn):
         _check_order(conn)
     if event_id == 0:

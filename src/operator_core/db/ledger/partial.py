@@ -1,4 +1,4 @@
-"""A change of many rows of which the database refuses some: these stay as they are, and the others change."""
+"""Changes of many rows when the database refuses some of them: the others change, and these stay unchanged."""
 
 import logging
 from collections import deque
@@ -29,10 +29,10 @@ def in_parts(
     change: Callable[[Connection, Sequence[IdT]], T],
     what: str,
 ) -> Iterator[T]:
-    """Applies `change` to all `ids`, each part in a savepoint; a part that is refused is halved.
+    """Applies `change` to all `ids` and yields the result of each part; each part runs in a savepoint.
 
-    What is refused on its own is logged as an error with its id, and stays as it is; where all are refused, the last
-    refusal is raised. Gives the result of each part. Must run in a transaction.
+    A refused part is halved. A single refused row stays unchanged, and is logged as an error with its id. If every row
+    is refused, the last refusal is raised. It must run in a transaction.
     """
     parts = deque([ids] if ids else [])
     refusal: DBAPIError | None = None
@@ -59,15 +59,15 @@ def in_parts(
 
 
 def is_of_rows(conn: Connection, error: DBAPIError) -> bool:
-    """Whether the database has refused rows, and the transaction goes on; a full disk ends it on SQLite."""
+    """Whether the database refused rows and the transaction is still open; on SQLite, a full disk ends it."""
     ended = is_sqlite(conn) and not in_transaction(conn)
     return not ended and is_refusal(error)
 
 
 def is_refused(error: ActionError) -> bool:
-    """Whether the ledger's `error` says that the database refused some row, and would change others."""
+    """Whether the ledger's `error` means that the database refused some rows and may accept others."""
     cause = error.__cause__
     if isinstance(cause, DBAPIError):
         return is_refusal(cause)
-    # What asyncpg itself has said.
+    # A direct statement raises the error of asyncpg itself.
     return cause is not None and sqlstate(cause) is not None and is_about_rows(cause)

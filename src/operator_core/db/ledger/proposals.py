@@ -51,7 +51,7 @@ _INSERT_ONE = _INSERT.returning(*_CREATED)
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
-# What is written of a proposal: all but what the database gives; and who acts.
+# The columns that an INSERT sets: all except those that the database sets, and the actor.
 _WRITTEN: Final = (
     *(
         name
@@ -61,7 +61,7 @@ _WRITTEN: Final = (
     "status_changed_by",
 )
 
-# What most proposals leave as it is. Then the row's own defaults hold, and nothing is sent.
+# The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
 _PLAN: Final = (
     *(
@@ -77,7 +77,8 @@ _NO_PLAN: Final = {
     "depends_on": None,
 }
 
-# What makes two proposals the same one, beside their parameters; not why, which a model words anew each time.
+# The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
+# words it differently each time.
 _CONTENT: Final = (
     *(name for name in ProposalRequest.model_fields if name not in ("reason", "parameters")),
     "proposed_by",
@@ -87,8 +88,8 @@ _CONTENT: Final = (
 def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
     """An INSERT with an array for each column.
 
-    It is the same statement for any number of rows, prepared once, where a VALUES list would be parsed and planned
-    anew for each. PostgreSQL gives ids in the order of the SELECT.
+    The statement is the same for any number of rows and is prepared once, while a VALUES list is parsed and planned
+    again for each number. PostgreSQL assigns ids in the order of the SELECT.
     """
     arrays = (bindparam(name, type_=array_of(_ROW[name])) for name in names)
     rows = func.unnest(*arrays).table_valued(*names, with_ordinality="position").render_derived()
@@ -112,11 +113,11 @@ _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
 MAX_ROWS: Final = 10_000
-"""How many proposals go in one statement; more need a transaction around several."""
+"""The largest number of proposals in one statement; more need several statements in one transaction."""
 
 
 class NewProposals:
-    """Proposals that one call, by `actor`, wants written down, and the values of their rows."""
+    """The proposals that one call creates for `actor`, and the values of their rows."""
 
     def __init__(self, actor: str, max_json_bytes: int) -> None:
         self._actor = actor
@@ -125,32 +126,32 @@ class NewProposals:
         self.values: list[dict[str, Any]] = []
 
     def add(self, proposal: ActionProposal, *, workflow_id: int | None = None) -> None:
-        """Adds `proposal`, which has been checked; raises `InvalidValue` for one that is in a ledger already."""
+        """Adds a checked `proposal`; raises `InvalidValue` for one that is in a ledger already."""
         self.values.append(_values(proposal, self._actor, self._max_json_bytes, workflow_id))
         self.proposals.append(proposal)
 
     def each(self) -> Iterator[tuple[ActionProposal, int | None]]:
-        """Each proposal and the workflow that it is part of."""
+        """Each proposal, and the id of its workflow or None."""
         for proposal, values in zip(self.proposals, self.values, strict=True):
             yield proposal, values.get("workflow_id")
 
     @property
     def depends(self) -> bool:
-        """Whether any of them depends on others, so that one statement more looks what became of it."""
+        """Whether any of them depends on others; a second statement then reads the status that it got."""
         return any(each.depends_on for each in self.proposals)
 
     @property
     def refers(self) -> bool:
-        """Whether any of them refers to a row that somebody may hold locked."""
+        """Whether any of them refers to a row that another transaction may have locked."""
         return self.depends or any(each.ticket_id is not None for each in self.proposals)
 
 
 def create_proposals(
     conn: Connection, several: Sequence[NewProposals]
 ) -> list[list[StoredProposal]]:
-    """Inserts the proposals in order; returns them with their ids and the database's times.
+    """Inserts the proposals in order and returns them with their ids and the database's times.
 
-    Raises `NotFound` for an unknown ticket; then none is inserted.
+    Raises `NotFound` for an unknown ticket or dependency; none is inserted then.
     """
     values = [each for new in several for each in new.values]
     if not values:
@@ -171,13 +172,13 @@ def _stored(
 ) -> StoredProposal:
     created = _with_row(proposal, row, workflow_id)
     if proposal.depends_on:
-        # What it depends on may have ended badly, and it with it.
+        # A trigger cancels it if a proposal that it depends on has already failed or been cancelled.
         return get_proposal(conn, created.id) or created
     return created
 
 
 def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
-    """`create_proposals` of these, as one statement where one statement does it."""
+    """`create_proposals` for one call, as a `SingleStatement` where one statement is enough."""
     unit = partial(_create, new=new)
     if new.depends or len(new.values) > MAX_ROWS:
         return unit
@@ -196,16 +197,16 @@ def _create(conn: Connection, new: NewProposals) -> list[StoredProposal]:
 
 
 def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
-    """`create_once`, as one statement unless it depends on others: then another looks what became of it."""
+    """`create_once`, as a `SingleStatement` unless the proposal depends on others: then two statements are needed."""
     unit = partial(create_once, new=new, key=key)
     return unit if new.depends else SingleStatement(unit)
 
 
 def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal:
-    """Inserts the one proposal under `key`, or returns the one that is there already.
+    """Inserts the one proposal with `key`, or returns the existing proposal with that key.
 
-    Whoever writes the same key at the same moment waits for the first to be committed. Raises
-    `Conflict` if the one that is there has another content, `NotFound` for an unknown ticket.
+    A concurrent call with the same key waits for the commit of the first. Raises `Conflict` if the existing proposal
+    has other content, and `NotFound` for an unknown ticket or dependency.
     """
     (proposal,), (values,) = new.proposals, new.values
     with _known(conn, [new]):
@@ -214,17 +215,17 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         return _stored(conn, proposal, None, created)
     found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
     if _content(found) != _content(proposal):
-        state = "there, with another content, under this idempotency key"
+        state = "stored with this idempotency key and other content"
         raise Conflict("proposal", found.id, state)
     return found.as_replayed()
 
 
 def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
-    """The new row, or None if there is one under its key."""
+    """Returns the new row, or None if a proposal has its key already."""
     if not is_sqlite(conn):
         return conn.execute(_INSERT_UNLESS_THERE, values).one_or_none()
-    # A trigger refuses a key that is taken before SQLite resolves the conflict, as it would by REPLACE, too.
-    # Nobody else writes between the two: the transaction has the write lock from its start.
+    # On SQLite a trigger refuses a key that is in use before the conflict clause applies; this stops REPLACE too.
+    # No other writer can come between the two statements: the transaction has held the write lock from its start.
     if conn.scalar(_KNOWN_KEY, {"key": values["idempotency_key"]}) is not None:
         return None
     return conn.execute(_INSERT_ONE, values).one()
@@ -242,7 +243,7 @@ _INSERT_UNLESS_THERE = (
 
 
 def _content(proposal: ActionProposal) -> tuple[Any, ...]:
-    """What makes two proposals the same one; 1 and 1.0 differ, the order of keys does not."""
+    """The content that must be equal under one idempotency key; 1 and 1.0 differ, the order of keys is ignored."""
     return (
         json.dumps(proposal.parameters, sort_keys=True),
         *(getattr(proposal, name) for name in _CONTENT),
@@ -251,7 +252,7 @@ def _content(proposal: ActionProposal) -> tuple[Any, ...]:
 
 @contextmanager
 def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]:
-    """In the block, a reference to a ticket or a proposal that is not there is `NotFound`."""
+    """A block in which a reference to a missing ticket or proposal raises `NotFound`."""
     try:
         yield
     except IntegrityError as error:
@@ -260,7 +261,7 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
         proposals = [proposal for new in several for proposal in new.proposals]
         needed = [needed for each in proposals for needed in each.depends_on]
         if _ORDER_BROKEN in str(error.orig):
-            # An id that is not below the new one is nobody's yet.
+            # An id that is not below the new one does not exist yet.
             raise NotFound("proposal", max(needed)) from None
         if is_sqlite(conn):
             require(conn, "ticket", TICKETS, [each.ticket_id for each in proposals])
@@ -270,15 +271,15 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
 
 def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
     if len({len(row) for row in values}) > 1:
-        # All rows of a statement have the same columns.
+        # All rows of one statement must have the same columns.
         values = [
             {**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values
         ]
     if len(values) == 1:
         return conn.execute(_INSERT_ONE, values[0]).all()
     if is_sqlite(conn):
-        # SQLite takes the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids
-        # is the order of the rows. SQLAlchemy knows no way to be sure and would insert one by one.
+        # SQLite inserts the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids is the order of
+        # the rows. SQLAlchemy can't know that, and would insert one row at a time for a guaranteed order.
         return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
     created: list[Any] = []
     insert_ = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
@@ -293,7 +294,7 @@ def _values(
     proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
 ) -> dict[str, Any]:
     problems = [
-        (name, f"must be {field.default}: the ledger gives it")
+        (name, f"must be {field.default}: the ledger sets it")
         for name, field in ActionProposal.model_fields.items()
         if KEPT in field.metadata and getattr(proposal, name) != field.default
     ]
@@ -328,7 +329,7 @@ def _with_row(
 
 
 def require(conn: Connection, kind: str, table: Table, ids: Iterable[int | None]) -> None:
-    """Raises `NotFound` for the first of the ids that no row of the table has."""
+    """Raises `NotFound` for the lowest of the ids that is not in the table."""
     for id_ in sorted({id_ for id_ in ids if id_ is not None}):
         if conn.scalar(select(table.c.id).where(table.c.id == id_)) is None:
             raise NotFound(kind, id_) from None

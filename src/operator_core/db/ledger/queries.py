@@ -1,4 +1,4 @@
-"""Units of work that read proposals: one, the newest that fit, how many; each reads an index in its order."""
+"""Units of work that read, list and count proposals; each reads an index in its order."""
 
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -38,7 +38,7 @@ def get_proposal(conn: Connection, id: int) -> StoredProposal | None:
 
 
 def read_proposal(id: int) -> SingleStatement[StoredProposal | None]:
-    """`get_proposal` as the one statement that it is."""
+    """`get_proposal` as a `SingleStatement`."""
     return SingleStatement(lambda conn: get_proposal(conn, id), Shortcut(_GET, {"id": id}, _one))
 
 
@@ -56,19 +56,19 @@ def list_proposals(
     before: int | None = None,
     limit: int | None = None,
 ) -> Listing[StoredProposal]:
-    """The proposals that fit every given filter, newest first, ids below `before` only."""
-    given = {
+    """The proposals that match every filter, newest first, with ids below `before` only."""
+    filters = {
         "action_name": action_name,
         "ticket_id": ticket_id,
         "proposed_by": proposed_by,
         "before": before,
         "limit": limit,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    filters = {name: value for name, value in filters.items() if value is not None}
     newest = _newest if is_sqlite(conn) else _newest_on_server
-    query = newest(frozenset(given), len(statuses))
-    wanted = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
-    return to_listing(conn.execute(query, {**given, **wanted}), to_proposal)
+    query = newest(frozenset(filters), len(statuses))
+    values = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
+    return to_listing(conn.execute(query, {**filters, **values}), to_proposal)
 
 
 _FILTERS = {
@@ -80,12 +80,12 @@ _FILTERS = {
 
 
 @cache
-def _newest(given: frozenset[str], statuses: int) -> Select[Any]:
-    """The query for these filters and so many statuses: built once, as it takes longer than to run."""
-    query = _SELECT.where(*(_FILTERS[name] for name in sorted(given & _FILTERS.keys())))
-    limit = bindparam("limit", type_=Integer) if "limit" in given else None
-    # One ordered read of the index for each status, merged: `status IN (...)` would make the
-    # database sort all that match before it gives back the first.
+def _newest(filters: frozenset[str], statuses: int) -> Select[Any]:
+    """The query for these filters and this number of statuses; cached, as building it takes longer than running it."""
+    query = _SELECT.where(*(_FILTERS[name] for name in sorted(filters & _FILTERS.keys())))
+    limit = bindparam("limit", type_=Integer) if "limit" in filters else None
+    # One ordered read of the index for each status, merged: with `status IN (...)` the database would sort all
+    # matching rows before it returns the first.
     each = [
         query.where(_ROW.status == bindparam(f"status_{n}")).order_by(_ROW.id.desc()).limit(limit)
         for n in range(statuses)
@@ -98,34 +98,35 @@ def _newest(given: frozenset[str], statuses: int) -> Select[Any]:
     return select(merged).order_by(merged.c.id.desc()).limit(limit)
 
 
-# Of the filters that are given, the first is the one whose index is read; few proposals are for the same
-# ticket, and many by the same proposer.
+# The first of these filters that is used decides which index is read: few proposals have the same ticket, and many have
+# the same proposer.
 _LEADS: Final = ("ticket_id", "action_name", "status", "proposed_by")
 
 
 @cache
-def _newest_on_server(given: frozenset[str], statuses: int) -> Select[Any]:
-    """The same, in words that leave PostgreSQL's planner no choice but the index of the filter.
+def _newest_on_server(filters: frozenset[str], statuses: int) -> Select[Any]:
+    """The same query, written so that PostgreSQL's planner must read the index of a filter.
 
-    For ``status = $1 ORDER BY id DESC LIMIT $2`` it may read all proposals backwards until enough have
-    matched: for a prepared statement it does not know how rare a value is. Said as a range, in the
-    order of the index, nothing else can bring the rows in that order.
+    For ``status = $1 ORDER BY id DESC LIMIT $2`` it may read all proposals backwards until enough have matched: for a
+    prepared statement it does not know how rare a value is. If the condition is a range in the order of the index,
+    only that index returns the rows in that order.
     """
-    wanted = [bindparam(f"status_{n}", type_=Text()) for n in range(statuses)]
-    lead = next((name for name in _LEADS if name in given or (name == "status" and wanted)), None)
+    status_values = [bindparam(f"status_{n}", type_=Text()) for n in range(statuses)]
+    used = filters | {"status"} if status_values else filters
+    lead = next((name for name in _LEADS if name in used), None)
     query = _SELECT.where(
-        *(_FILTERS[name] for name in sorted(given & _FILTERS.keys() - {lead, "before"}))
+        *(_FILTERS[name] for name in sorted(filters & _FILTERS.keys() - {lead, "before"}))
     )
-    limit = bindparam("limit", type_=Integer) if "limit" in given else None
+    limit = bindparam("limit", type_=Integer) if "limit" in filters else None
     if lead is None:
-        before = [_FILTERS["before"]] if "before" in given else []
+        before = [_FILTERS["before"]] if "before" in filters else []
         return query.where(*before).order_by(_ROW.id.desc()).limit(limit)
-    if lead != "status" and wanted:
-        query = query.where(_ROW.status.in_(wanted))
+    if lead != "status" and status_values:
+        query = query.where(_ROW.status.in_(status_values))
     column = _ROW[lead]
-    values = wanted if lead == "status" else [bindparam(lead, type_=column.type)]
+    values = status_values if lead == "status" else [bindparam(lead, type_=column.type)]
     each = [
-        query.where(column >= value, _up_to(column, value, "before" in given))
+        query.where(column >= value, _up_to(column, value, "before" in filters))
         .order_by(column.desc(), _ROW.id.desc())
         .limit(limit)
         for value in values
@@ -141,12 +142,12 @@ def _up_to(
 ) -> ColumnElement[bool]:
     if not before:
         return column <= value
-    # Compared as rows, so that a later page starts in the index where it starts.
+    # A comparison of rows lets a later page start at its place in the index.
     return tuple_(column, _ROW.id) < tuple_(value, bindparam("before", type_=BigInteger()))
 
 
 def count_proposals(conn: Connection) -> dict[ActionStatus, int]:
-    """How many proposals stand in each status; a status that no code knows is not counted."""
+    """The number of proposals in each status; an unknown status is not counted."""
     found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).all()
     counted = {str(status): count for status, count in found}
     return {status: counted.get(status, 0) for status in ActionStatus}

@@ -27,28 +27,28 @@ _SELECT = select(*RECORD_COLUMNS)
 _GET = _SELECT.where(_ROW.id == bindparam("id"))
 _OF_PROPOSAL = _SELECT.where(_ROW.proposal_id == bindparam("proposal_id")).order_by(_ROW.id)
 _ENDED: Final = "action_records_proposal_ended"
-"""The schema's refusal of an execution that starts when its proposal has ended."""
+"""The constraint that refuses the start of an execution of an ended proposal."""
 
 
 @cache
 def _insert(by_clock: frozenset[str]) -> ReturningInsert[Any]:
-    """An INSERT in which the database's clock gives the times in `by_clock`."""
+    """An INSERT that sets the columns in `by_clock` by the database's clock."""
     times = {name: utcnow() for name in by_clock}
     return insert(RECORDS).values(**times).returning(*RECORD_COLUMNS)
 
 
 def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
-    """Inserts the start of an execution, or a whole one that ended elsewhere, and returns it.
+    """Inserts a started execution, or a finished one that ran elsewhere, and returns its record.
 
-    Without `started_at` it starts by the database's clock, and an outcome without `completed_at`
-    ends by it. Raises `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended.
+    The database's clock sets a missing `started_at`, and a missing `completed_at` of an outcome. Raises `NotFound`
+    for an unknown proposal, and `Conflict` for a start if the proposal has ended.
     """
     finished = values["success"] is not None
     timed = ("started_at", "completed_at") if finished else ("started_at",)
     by_clock = frozenset(name for name in timed if values[name] is None)
-    given = {name: value for name, value in values.items() if name not in by_clock}
+    parameters = {name: value for name, value in values.items() if name not in by_clock}
     try:
-        row = conn.execute(_insert(by_clock), given).one()
+        row = conn.execute(_insert(by_clock), parameters).one()
     except IntegrityError as error:
         if _ENDED in str(error.orig):
             raise Conflict("proposal", values["proposal_id"], "ended") from None
@@ -59,7 +59,7 @@ def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
 
 
 def _exists(conn: Connection, proposal_id: int) -> bool:
-    """On SQLite; a server has said which reference failed, and answers nothing more in that transaction."""
+    """Whether the proposal exists; true on a server, whose error names it and whose transaction has failed."""
     if not is_sqlite(conn):
         return True
     return conn.scalar(select(PROPOSALS.c.id).where(PROPOSALS.c.id == proposal_id)) is not None
@@ -72,6 +72,6 @@ def get_record(conn: Connection, id: int) -> StoredRecord | None:
 
 
 def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[StoredRecord]:
-    """The executions of a proposal, oldest first."""
+    """The records of a proposal, oldest first."""
     rows = conn.execute(_OF_PROPOSAL, {"proposal_id": proposal_id})
     return to_listing(rows, to_record)

@@ -1,6 +1,6 @@
-"""Units of work that end what nobody else ends: silent workers, what came too late, what is to be run again.
+"""Units of work for overdue rows: expired leases, proposals that have expired, and retries that are due.
 
-A claim does them first, so that nothing else has to run for it.
+Every claim runs them, so that no other program is needed.
 """
 
 import logging
@@ -52,21 +52,21 @@ _R = RECORDS.c
 _E = EVENTS.c
 
 _SWEEP: Final = 100
-"""How many proposals or records of a kind one sweep ends at the most: a claim does not wait for thousands."""
+"""The largest number of rows of a kind that one sweep ends, so that a claim does not wait for thousands."""
 
 _BUDGET: Final = 0.5
-"""Seconds after which a sweep tries no further what it could not end at once."""
+"""Seconds after which a sweep stops retrying the rows that it could not end together."""
 
-_PATIENCE: Final = "50ms"
-"""How long a sweep waits for a row that is to be cancelled along with another, on a server."""
+_LOCK_WAIT: Final = "50ms"
+"""How long a sweep waits on a server for the lock of a dependent proposal, which is cancelled along."""
 
-_NO_PATIENCE: Final = "1ms"
-"""How long it waits when it has waited in vain."""
+_SHORTEST_LOCK_WAIT: Final = "1ms"
+"""How long it waits for each lock after the first wait has failed."""
 
 _TOO_LATE: Final = "it was not started before it expired"
 
 
-def _silent() -> Select[Any]:
+def _expired_leases() -> Select[Any]:
     return select(_R.id).where(_R.completed_at.is_(None), _R.lease_expires_at <= written_now())
 
 
@@ -75,7 +75,7 @@ def _too_old(since: Any) -> Any:
 
 
 def _unleased() -> Select[Any]:
-    """Open records that nobody keeps alive, of proposals that are executing."""
+    """Open records without a lease, of proposals that are executing."""
     return (
         select(_R.id)
         .join_from(PROPOSALS, RECORDS, _P.id == _R.proposal_id)
@@ -89,14 +89,14 @@ def _unleased() -> Select[Any]:
 
 
 def _unrecorded() -> Select[Any]:
-    """Proposals that are executing although no record of theirs is open."""
-    # An imported one may have been executing for longer than the ledger has known it.
+    """Proposals that are executing but have no open record."""
+    # An imported proposal may have been executing since before it was created here.
     since = func.coalesce(_P.status_changed_at, _P.created_at)
     is_open = select(_R.id).where(_R.proposal_id == _P.id, _R.completed_at.is_(None)).exists()
     return select(_P.id).where(any_of([ActionStatus.EXECUTING]), _too_old(since), ~is_open)
 
 
-def _expired() -> Select[Any]:
+def _past_expiry() -> Select[Any]:
     return select(_P.id).where(any_of(PENDING_STATUSES), _P.expires_at <= written_now())
 
 
@@ -105,7 +105,7 @@ def _to_retry() -> Select[Any]:
 
 
 def _taken(which: Select[Any], order: Any) -> Select[Any]:
-    """The first of these, locked, past what others hold: a sweep waits for nobody's transaction."""
+    """The first of these rows, locked. Rows that other transactions have locked are skipped without waiting."""
     return (
         which.order_by(order)
         .limit(literal_column(str(_SWEEP)))
@@ -114,16 +114,16 @@ def _taken(which: Select[Any], order: Any) -> Select[Any]:
     )
 
 
-# With their proposals, which are to be moved too.
-_SILENT = _taken(
-    _silent().join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id), _R.lease_expires_at
+# The join locks their proposals too, because these are moved.
+_EXPIRED_LEASES = _taken(
+    _expired_leases().join_from(RECORDS, PROPOSALS, _P.id == _R.proposal_id), _R.lease_expires_at
 )
 _UNLEASED = _taken(_unleased(), _R.id)
 _UNRECORDED = _taken(_unrecorded(), _P.id)
-_EXPIRED = _taken(_expired(), _P.expires_at)
+_PAST_EXPIRY = _taken(_past_expiry(), _P.expires_at)
 _TO_RETRY = _taken(_to_retry(), _P.next_retry_at)
 
-_END_SILENT = (
+_END_RECORDS = (
     update(RECORDS)
     .where(listed(_R.id, "ids"))
     .values(
@@ -142,7 +142,7 @@ _BEGAN = (
 )
 _LAST_RECORDS = (
     select(*RECORD_COLUMNS)
-    # One of an earlier execution ended before this one began; times may be the same.
+    # Ids of events decide, because times may be equal: a record of an earlier execution ended before this one began.
     .join_from(RECORDS, EVENTS, _E.record_id == _R.id)
     .where(
         listed(_R.proposal_id, "ids"),
@@ -150,7 +150,7 @@ _LAST_RECORDS = (
         _E.event_type == EventType.RECORD_FINISHED.value,
         _E.id > _BEGAN,
         _R.success.is_not(None),
-        # One that was begun before another is no execution of now, whenever it ended.
+        # A record with a later one does not belong to the current execution, whenever it ended.
         _R.id == newest_record(_R.proposal_id),
     )
     .order_by(_R.id)
@@ -212,7 +212,7 @@ _RETRY = (
 
 def overdue() -> Any:
     """Whether there is something for `sweep` to do."""
-    return or_(_expired().exists(), _to_retry().exists(), _silent().exists())
+    return or_(_past_expiry().exists(), _to_retry().exists(), _expired_leases().exists())
 
 
 def is_overdue(conn: Connection) -> bool:
@@ -227,18 +227,21 @@ def recover(
     reason: str | None = None,
     older_than: float | None = None,
 ) -> list[StoredRecord]:
-    """Ends executions whose lease ran out as unknown, in the order of their ids; their proposals fail.
+    """Ends executions whose lease has expired, with an unknown outcome, and returns their records in the order of ids.
 
-    Those that may be retried get a time for it. With `older_than`, in seconds, also those that have had no
-    lease for so long: an open record ends as unknown; where no record is open, one is written, or the outcome that
-    the last one has is the proposal's. A record that can't be read is ended too, logged, and left out of the answer.
+    Their proposals fail, and those with retries left get the time of the retry. `older_than`, in seconds, includes
+    executions without a lease that are at least that old. An open record ends with an unknown outcome. If no record
+    is open, the proposal gets the outcome of its last record, or a record with an unknown outcome is written. A
+    record that can't be read is ended too, logged, and not returned.
     """
     each = _Sweep(conn)
     rows = [
-        *each.end(_SILENT, partial(_end_silent, by=by, why=SILENCE, reason=reason), "end record")
+        *each.end(
+            _EXPIRED_LEASES, partial(_end_records, by=by, why=SILENCE, reason=reason), "end record"
+        )
     ]
     if older_than is not None:
-        end_records = partial(_end_silent, by=by, why=ABANDONED, reason=reason)
+        end_records = partial(_end_records, by=by, why=ABANDONED, reason=reason)
         rows += each.end(_UNLEASED, end_records, "end record", since=-older_than)
         end_proposals = partial(_end_unrecorded, by=by, reason=reason)
         rows += each.end(_UNRECORDED, end_proposals, "end proposal", since=-older_than)
@@ -246,21 +249,21 @@ def recover(
 
 
 def sweep(conn: Connection) -> None:
-    """Recovers what is silent, cancels what has expired, and puts back what is to be run again.
+    """Recovers expired leases, cancels expired proposals, and moves proposals whose retry is due to `validated`.
 
-    What somebody else holds at the moment stays as it is, and so does, with an error in the log, what
-    the database refuses to change.
+    Rows that another transaction has locked stay unchanged. So do rows that the database refuses to change, with an
+    error in the log.
     """
     each = _Sweep(conn)
-    each.end(_SILENT, partial(_end_silent, by=LEDGER, why=SILENCE), "end record")
-    each.end(_EXPIRED, _cancel_expired, "cancel proposal")
-    each.end(_TO_RETRY, _put_back, "put back proposal")
+    each.end(_EXPIRED_LEASES, partial(_end_records, by=LEDGER, why=SILENCE), "end record")
+    each.end(_PAST_EXPIRY, _cancel_expired, "cancel proposal")
+    each.end(_TO_RETRY, _put_back, "retry proposal")
 
 
-def _end_silent(
+def _end_records(
     conn: Connection, ids: Sequence[int], *, by: str, why: str, reason: str | None = None
 ) -> Sequence[Row[Any]]:
-    rows = conn.execute(_END_SILENT, {"ids": ids, "by": by, "why": why}).all()
+    rows = conn.execute(_END_RECORDS, {"ids": ids, "by": by, "why": why}).all()
     _fail_proposals(conn, rows, by, why, reason)
     return rows
 
@@ -269,8 +272,8 @@ def _fail_proposals(
     conn: Connection, rows: Sequence[Row[Any]], by: str, why: str, reason: str | None
 ) -> None:
     if rows:
-        said = {"by": by, "why": why, "for_reason": reason}
-        proposals = [{"proposal": row.proposal_id, "record": row.id, **said} for row in rows]
+        parameters = {"by": by, "why": why, "for_reason": reason}
+        proposals = [{"proposal": row.proposal_id, "record": row.id, **parameters} for row in rows]
         conn.execute(end_proposal(success=False), proposals)
 
 
@@ -280,17 +283,17 @@ def _end_unrecorded(
     known = {row.proposal_id: row for row in conn.execute(_LAST_RECORDS, {"ids": ids})}
     moved: list[Row[Any]] = []
     for row in known.values():
-        said = {
+        parameters = {
             "proposal": row.proposal_id,
             "record": row.id,
             "by": by,
             "why": row.error_message,
             "for_reason": reason,
         }
-        if conn.execute(end_proposal(success=row.success), said).rowcount:
+        if conn.execute(end_proposal(success=row.success), parameters).rowcount:
             moved.append(row)
-    said = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": ABANDONED}
-    written = conn.execute(_RECORD_UNKNOWN, said).all()
+    parameters = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": ABANDONED}
+    written = conn.execute(_RECORD_UNKNOWN, parameters).all()
     _fail_proposals(conn, written, by, ABANDONED, reason)
     return [*moved, *written]
 
@@ -304,33 +307,35 @@ def _put_back(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
 
 
 _End: TypeAlias = Callable[[Connection, Sequence[int]], Sequence[Row[Any]]]
-"""Ends those with these ids, all or none, and gives back a row for each."""
+"""Ends the rows with these ids, all or none, and returns a row for each."""
 
 
 class _Sweep:
-    """Ends what can be ended, and passes over what can't, in one transaction and in little time."""
+    """Ends the rows that can be ended and skips the others, in one transaction and within `_BUDGET`."""
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._server = not is_sqlite(conn)
         self._deadline = time.monotonic() + _BUDGET
 
-    def end(self, which: Select[Any], end: _End, what: str, **given: float) -> Sequence[Row[Any]]:
-        """Ends the first that can be ended, a hundred at the most; the rows of what it has ended.
+    def end(
+        self, which: Select[Any], end: _End, what: str, **parameters: float
+    ) -> Sequence[Row[Any]]:
+        """Ends the first rows that can be ended, at most `_SWEEP`, and returns what `end` returns for them.
 
-        `which` takes the parameters `given`; `what` is what the log calls it.
+        `parameters` are those of `which`; `what` names the change in the log.
 
-        All of them together, as a rule. What the database refuses is halved, the largest parts first,
-        until it is known which one it is about, or time is up; and where nothing of the first could be
-        ended, those behind them come before that.
+        Usually all rows end together. If the database refuses them, they are halved, the largest parts first, until the
+        refused row is known or time is up. While none of the first rows could be ended, the rows after them are tried
+        before the halves.
         """
-        ids = self._first(which, 0, given)
+        ids = self._first(which, 0, parameters)
         if not ids:
             return ()
         rows: list[Row[Any]] = []
         parts = deque([ids])
         seen = len(ids)
-        with self._impatient():
+        with self._short_waits():
             while parts and len(rows) < _SWEEP:
                 ids = parts.popleft()
                 ended = self._end_together(ids, end, what)
@@ -341,16 +346,20 @@ class _Sweep:
                     rows.extend(ended)
                 if time.monotonic() > self._deadline:
                     break
-                if not rows and len(ids) == _SWEEP and (ids := self._first(which, seen, given)):
+                if (
+                    not rows
+                    and len(ids) == _SWEEP
+                    and (ids := self._first(which, seen, parameters))
+                ):
                     parts.appendleft(ids)
                     seen += len(ids)
         return rows
 
-    def _first(self, which: Select[Any], seen: int, given: dict[str, float]) -> Sequence[int]:
-        return self._conn.scalars(which, {"seen": seen, **given}).all()
+    def _first(self, which: Select[Any], seen: int, parameters: dict[str, float]) -> Sequence[int]:
+        return self._conn.scalars(which, {"seen": seen, **parameters}).all()
 
     def _end_together(self, ids: Sequence[int], end: _End, what: str) -> Sequence[Row[Any]] | None:
-        """All or none of these; None if the database refuses it."""
+        """Ends all or none of these rows; returns None if the database refuses the change."""
         try:
             with savepoint(self._conn):
                 return end(self._conn, ids)
@@ -359,23 +368,23 @@ class _Sweep:
                 raise
             held = sqlstate(error) == LOCK_NOT_AVAILABLE
             if held:
-                self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _NO_PATIENCE})
+                self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _SHORTEST_LOCK_WAIT})
             if len(ids) == 1:
-                # Who holds it lets it go again; what is refused, somebody should look at.
+                # A lock is released later, but a refusal needs a person.
                 level = logging.INFO if held else logging.ERROR
                 logger.log(level, "could not %s %d: %s", what, ids[0], translate(error))
             return None
 
     @contextmanager
-    def _impatient(self) -> Generator[None]:
-        """A block that hardly waits for a lock: what is cancelled along with another may be held by somebody."""
+    def _short_waits(self) -> Generator[None]:
+        """A block that waits little for locks: a trigger cancels dependent proposals, which may be locked."""
         if not self._server:
             yield
             return
         before = self._conn.scalar(select(func.current_setting("lock_timeout")))
-        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _PATIENCE})
+        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _LOCK_WAIT})
         yield
-        # If the block fails, so does the transaction, or the part of it that this is in.
+        # If the block fails, its transaction or savepoint is rolled back, and the setting with it.
         self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
 
 

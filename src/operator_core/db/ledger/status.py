@@ -1,4 +1,4 @@
-"""Units of work that move proposals along their lifecycle: the UPDATE itself carries the guard."""
+"""Units of work that move proposals along their lifecycle; the UPDATE itself contains the guard."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -47,30 +47,30 @@ __all__ = [
 _ROW = PROPOSALS.c
 
 _MOVES: Final = 10
-"""How often a move is tried that the proposal's status allows when it is looked at afterwards."""
+"""The number of attempts of a move that fails although the status, when read afterwards, allows it."""
 
 
 def any_of(statuses: Iterable[ActionStatus]) -> ColumnElement[bool]:
-    """Whether a proposal is in one of these.
+    """Whether a proposal has one of these statuses.
 
-    In the text, so that a planner that plans for all values at once knows how few these are, and which
-    partial index it may read; and a list of plain values would be rendered into the SQL anew for each call.
+    The statuses are literals in the SQL text. A planner that plans for all values at once then knows how rare they are,
+    and which partial index it may read. SQLAlchemy would also render a list of bound values again for each call.
     """
-    given = [literal_column(f"'{status.value}'", Text()) for status in sorted(statuses)]
-    if not given:
-        # An empty list is text that SQLAlchemy alone can complete, for each execution anew.
+    values = [literal_column(f"'{status.value}'", Text()) for status in sorted(statuses)]
+    if not values:
+        # SQLAlchemy would render an empty list again for each execution.
         return false()
-    if len(given) == 1:
-        # SQLite does not see that a list of one is what a partial index says.
-        return _ROW.status == given[0]
-    return _ROW.status.in_(given)
+    if len(values) == 1:
+        # SQLite does not match a list of one value with the predicate of a partial index.
+        return _ROW.status == values[0]
+    return _ROW.status.in_(values)
 
 
 def moved(status: Any, **more: Any) -> dict[str, Any]:
-    """What an UPDATE sets that moves a proposal; it says who acts and why in `more` or by parameters."""
+    """The columns that an UPDATE sets to move a proposal; actor and reason are in `more` or are bound parameters."""
     return {
         "status": status.value if isinstance(status, ActionStatus) else status,
-        # A trigger tells by a moved time that the writer has said who acts.
+        # A changed time tells the trigger that the writer has set the actor.
         "status_changed_at": strictly_after(_ROW.status_changed_at),
         "updated_at": strictly_after(_ROW.updated_at),
         "version": _ROW.version + 1,
@@ -79,7 +79,7 @@ def moved(status: Any, **more: Any) -> dict[str, Any]:
 
 
 def may_start() -> list[ColumnElement[bool]]:
-    """Whether a validated proposal may start by the time of the statement: the guard of the schema, as conditions."""
+    """The conditions under which a validated proposal may start at the statement's time: the schema's guard."""
     return [
         or_(_ROW.scheduled_at.is_(None), written_now() >= _ROW.scheduled_at),
         or_(_ROW.expires_at.is_(None), _ROW.expires_at > written_now()),
@@ -88,9 +88,9 @@ def may_start() -> list[ColumnElement[bool]]:
 
 
 def _unfinished() -> Any:
-    """A proposal that another depends on and that is not completed.
+    """A subquery for one proposal that is not completed and on which the row's proposal depends.
 
-    By a subquery that is run for each row: PostgreSQL's planner may answer an EXISTS for all at once.
+    It is a scalar subquery, which runs for each row: PostgreSQL's planner may evaluate an EXISTS for all rows at once.
     """
     needed = PROPOSALS.alias("needed")
     return (
@@ -108,7 +108,7 @@ def _unfinished() -> Any:
 
 
 class Move(NamedTuple):
-    """Where a proposal is to go, from wherever the lifecycle allows it or from `source` only."""
+    """A move of a proposal to `status`, from every status that the lifecycle allows or from `source` only."""
 
     id: int
     status: ActionStatus
@@ -119,59 +119,63 @@ class Move(NamedTuple):
 
     @property
     def sources(self) -> frozenset[ActionStatus]:
-        """The statuses that it may be in before."""
+        """The statuses from which the move is allowed."""
         return sources_of(self.status) if self.source is None else frozenset({self.source})
 
     @property
     def statement(self) -> ReturningUpdate[tuple[int]]:
-        """What moves it, if it is where the move is allowed; it takes the `parameters`."""
+        """The UPDATE that makes the move if the proposal's status allows it; its parameters are `parameters`."""
         return _move_one(self.status, self.sources, self.expected_version is not None)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Of the statement."""
-        said = {"wanted": self.id, "status_changed_by": self.actor, "status_reason": self.reason}
+        """The parameters of `statement`."""
+        values = {
+            "proposal": self.id,
+            "status_changed_by": self.actor,
+            "status_reason": self.reason,
+        }
         if self.expected_version is not None:
-            said["expected"] = self.expected_version
-        return said
+            values["expected"] = self.expected_version
+        return values
 
 
 def update_proposal_status(conn: Connection, move: Move) -> None:
     """Moves a proposal along its lifecycle.
 
-    Raises `NotFound`, `InvalidTransition` (`NotDue`, `Expired` or `DependencyPending` for one that may not
-    start yet or any more), or `VersionConflict`; `Busy` if others move it back and forth so fast that no attempt finds
-    it where it was.
+    Raises `NotFound`, `VersionConflict`, or `InvalidTransition`; its subclasses `NotDue`, `Expired` and
+    `DependencyPending` are for a proposal that can't start yet or any longer. Raises `Busy` if other writers move the
+    proposal so often that every attempt fails.
     """
     for _ in range(_MOVES):
         if conn.execute(move.statement, move.parameters).one_or_none() is not None:
             return
-        found = conn.execute(_WHERE_IT_IS, {"wanted": move.id}).one_or_none()
+        found = conn.execute(_CURRENT, {"proposal": move.id}).one_or_none()
         if found is None:
             raise NotFound("proposal", move.id)
         if move.expected_version not in (None, found.version):
             raise VersionConflict(move.id, move.expected_version or 0, found.version)
-        # On a server another may have moved it meanwhile to where the move would be allowed.
+        # On a server, another writer may have moved it to an allowed status after the UPDATE. Then the loop retries.
         if found.status not in move.sources:
             raise InvalidTransition(move.id, found.status, move.status, _allowed(found.status))
         if move.status is ActionStatus.EXECUTING:
             _check_start(conn, move.id, found)
-    raise Busy(None, "a proposal that others keep moving, or that this role may not change")
+    raise Busy(None, "other writers keep moving the proposal, or this role may not change it")
 
 
 def _check_start(conn: Connection, id: int, found: Any) -> None:
-    """Raises what keeps a proposal from starting, if something does."""
+    """Raises the error that says why a proposal can't start, if there is a reason."""
     here = id, found.status, _allowed(found.status)
     if found.early:
         raise NotDue(*here, decode_time(found.scheduled_at))
     if found.late:
         raise Expired(*here, decode_time(found.expires_at))
-    if pending := conn.scalars(_PENDING_NEEDS, {"wanted": id}).all():
+    if pending := conn.scalars(_PENDING_NEEDS, {"proposal": id}).all():
         raise DependencyPending(*here, pending)
 
 
 def move_proposal(move: Move) -> SingleStatement[None]:
-    """`update_proposal_status` as the one statement that it is where the move is allowed."""
+    """`update_proposal_status` as a `SingleStatement`: an allowed move needs one statement."""
     return SingleStatement(
         lambda conn: update_proposal_status(conn, move),
         Shortcut(move.statement, move.parameters, lambda rows: None if rows else UNANSWERED),
@@ -182,27 +186,27 @@ def _allowed(current: str) -> list[str]:
     return sorted({before.value: after for before, after in TRANSITIONS.items()}.get(current, ()))
 
 
-_WANTED = bindparam("wanted", type_=BigInteger())
+_PROPOSAL_ID = bindparam("proposal", type_=BigInteger())
 
-_WHERE_IT_IS = select(
+_CURRENT = select(
     _ROW.status,
     _ROW.version,
     _ROW.scheduled_at,
     _ROW.expires_at,
     (_ROW.scheduled_at > written_now()).label("early"),
     (_ROW.expires_at <= written_now()).label("late"),
-).where(_ROW.id == _WANTED)
+).where(_ROW.id == _PROPOSAL_ID)
 
 _PENDING_NEEDS = (
     select(_ROW.id)
     .join_from(DEPENDENCIES, PROPOSALS, _ROW.id == DEPENDENCIES.c.depends_on_id)
-    .where(DEPENDENCIES.c.proposal_id == _WANTED, _ROW.status != ActionStatus.COMPLETED.value)
+    .where(DEPENDENCIES.c.proposal_id == _PROPOSAL_ID, _ROW.status != ActionStatus.COMPLETED.value)
     .order_by(_ROW.id)
 )
 
 
-# Built once for each: SQLAlchemy takes five times as long to build one as to run it. Who moves what
-# and why is given when it runs; a parameter named as a column is a column to set.
+# Each statement is built once and cached: SQLAlchemy takes five times as long to build one as to run it. The
+# proposal, the actor and the reason are parameters; SQLAlchemy sets a column for each parameter with a column's name.
 
 
 @cache
@@ -211,13 +215,13 @@ def _move_one(
 ) -> ReturningUpdate[tuple[int]]:
     stamps: dict[str, Any] = {}
     if status is ActionStatus.VALIDATED:
-        # Due at once, if it is moved by hand.
+        # A move by hand makes it due immediately.
         stamps = {"validated_at": utcnow(), "next_retry_at": None}
     if status is ActionStatus.EXECUTING:
         stamps = {"next_retry_at": None}
     if status is ActionStatus.CANCELLED:
         stamps = {"cancelled_at": utcnow()}
-    conditions = [any_of(sources), _ROW.id == _WANTED]
+    conditions = [any_of(sources), _ROW.id == _PROPOSAL_ID]
     if status is ActionStatus.EXECUTING:
         conditions += may_start()
     if versioned:

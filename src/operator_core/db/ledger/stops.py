@@ -1,4 +1,4 @@
-"""Units of work that cancel what nobody has started, all of the ledger's or of one workflow's."""
+"""Units of work that cancel all proposals that have not started, of the ledger or of one workflow."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,7 +38,7 @@ _OF_WORKFLOW = _ROW.workflow_id == bindparam("workflow", type_=BigInteger())
 
 
 class Stop:
-    """What is cancelled, by whom and why."""
+    """The parameters of a cancellation: the actor, the reason, and the workflow if it is limited to one."""
 
     def __init__(self, *, actor: str, reason: str | None, workflow_id: int | None = None) -> None:
         self.parameters: dict[str, Any] = {"by": actor, "why": reason}
@@ -73,15 +73,15 @@ _DEPENDANTS = select(_ROW.id).where(_PENDING, _ROW.depends_on.is_not(None))
 
 
 def cancellation(stop: Stop) -> SingleStatement[int]:
-    """`cancel_pending` as the one statement that it is on a server."""
+    """`cancel_pending` as a `SingleStatement`, which it is on a server."""
     return SingleStatement(partial(cancel_pending, stop=stop))
 
 
 def cancel_pending(conn: Connection, stop: Stop) -> int:
-    """Cancels what nobody has started and calls off what would be run again, as one change; how many were cancelled."""
+    """Cancels pending proposals and the retries of failed ones, as one change; returns the number of the former."""
     if is_sqlite(conn):
         return _cancel_on_sqlite(conn, stop)
-    # One statement, so that no transaction is needed around it; the count is of its rows alone.
+    # One statement needs no transaction around it. It counts the cancelled proposals only.
     called_off = _CALL_OFF.where(*stop.which).returning(_ROW.id).cte("called_off")
     cancelled = _CANCEL_PENDING.where(*stop.which).returning(_ROW.id).cte("cancelled")
     counted = select(func.count()).select_from(cancelled).add_cte(called_off)
@@ -89,19 +89,19 @@ def cancel_pending(conn: Connection, stop: Stop) -> int:
 
 
 def _cancel_on_sqlite(conn: Connection, stop: Stop) -> int:
-    # SQLite's triggers run row by row: what depends on others goes before them, by hand, or it would be
-    # cancelled for their sake and not for the reason that was given.
-    # Sorted here: with an ORDER BY, SQLite may read all rows by their ids.
+    # SQLite's triggers run row by row: without this, they would cancel dependent proposals with a reason of their
+    # own. So these are cancelled first, one by one, the last first. The ids are sorted here: with an ORDER BY, SQLite
+    # may read all rows by their ids.
     ids = sorted(conn.scalars(_DEPENDANTS.where(*stop.which), stop.parameters), reverse=True)
-    one = _CANCEL_PENDING.where(_ROW.id == bindparam("wanted"))
-    count = sum(conn.execute(one, {**stop.parameters, "wanted": id_}).rowcount for id_ in ids)
+    one = _CANCEL_PENDING.where(_ROW.id == bindparam("proposal"))
+    count = sum(conn.execute(one, {**stop.parameters, "proposal": id_}).rowcount for id_ in ids)
     count += conn.execute(_CANCEL_PENDING.where(*stop.which), stop.parameters).rowcount
     conn.execute(_CALL_OFF.where(*stop.which), stop.parameters)
     return count
 
 
 def cancel_pending_in_parts(conn: Connection, stop: Stop) -> int:
-    """As `cancel_pending`, for all but the rows that the database refuses to change, which are logged."""
+    """As `cancel_pending`, but skips the rows that the database refuses to change, which are logged."""
 
     def apply(to: Update) -> Callable[[Connection, Sequence[int]], int]:
         statement = to.where(listed(_ROW.id, "ids"))
@@ -122,15 +122,15 @@ def cancel_pending_in_parts(conn: Connection, stop: Stop) -> int:
         except DBAPIError as error:
             if not is_of_rows(conn, error):
                 raise
-            # All of these: the others may do better.
+            # Every row of this part was refused; the other part may still succeed.
             refusals.append(error)
             return 0
 
-    # The last ones first: nothing depends on them that comes after.
+    # The highest ids first: a proposal depends on lower ids only.
     pending = sorted(ids(select(_ROW.id).where(_PENDING)), reverse=True)
     count = change(pending, _CANCEL_PENDING, "cancel proposal")
     retried = ids(select(_ROW.id).where(*_RETRIED))
-    called_off = change(retried, _CALL_OFF, "call off the retry of proposal")
+    called_off = change(retried, _CALL_OFF, "cancel the retry of proposal")
     if refusals and not count and not called_off:
         raise refusals[0]
     return count

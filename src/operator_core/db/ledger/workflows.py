@@ -1,4 +1,4 @@
-"""Units of work on workflows: actions that belong together, written in one unit and told apart by none."""
+"""Units of work on workflows: groups of proposals that are created in one unit of work."""
 
 from collections.abc import Collection, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -51,9 +51,9 @@ _COUNTS = (
 
 
 def in_order(count: int, after: Mapping[int, Collection[int]]) -> list[list[int]]:
-    """The positions of `count` proposals in groups, each after all that its members come after.
+    """Returns the positions of `count` proposals in groups, each group after all groups that it depends on.
 
-    Raises `InvalidValue` for a position that is none, and for a cycle, which it names.
+    Raises `InvalidValue` for a position out of range, and for a cycle, which its message names.
     """
     sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(range(count), ()))
     for position, before in after.items():
@@ -65,7 +65,7 @@ def in_order(count: int, after: Mapping[int, Collection[int]]) -> list[list[int]
         sorter.prepare()
     except CycleError as error:
         cycle = ", ".join(str(position) for position in error.args[1][::-1])
-        raise InvalidValue("after", f"must not go round in a circle: {cycle}") from None
+        raise InvalidValue("after", f"must not contain a cycle: {cycle}") from None
     groups: list[list[int]] = []
     while sorter.is_active():
         ready = sorted(sorter.get_ready())
@@ -83,7 +83,7 @@ def create_workflow(
     actor: str,
     max_json_bytes: int,
 ) -> tuple[Workflow, list[StoredProposal]]:
-    """Writes a workflow and its actions; raises `NotFound` for an unknown ticket or dependency."""
+    """Inserts a workflow and its proposals; raises `NotFound` for an unknown ticket or dependency."""
     created = _insert(conn, workflow)
     stored: dict[int, StoredProposal] = {}
     for group in in_order(len(proposals), after):
@@ -93,7 +93,7 @@ def create_workflow(
             proposal = proposals[position]
             more = [id_ for id_ in known if id_ not in proposal.depends_on]
             values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
-            # Together they may be more than one proposal may depend on.
+            # Validation repeats, because the sum of both may exceed the limit of dependencies.
             new.add(ActionProposal.model_validate(values), workflow_id=created.id)
         (written,) = create_proposals(conn, [new])
         stored.update(zip(group, written, strict=True))
@@ -105,7 +105,7 @@ def _insert(conn: Connection, workflow: WorkflowProposal) -> Workflow:
     try:
         return to_workflow(conn.execute(_INSERT, workflow.__dict__).one())
     except IntegrityError:
-        # On a server somebody may have deleted it in between.
+        # On a server, another transaction may have deleted the ticket after `require`.
         raise NotFound("ticket", workflow.ticket_id or 0) from None
 
 
@@ -127,11 +127,11 @@ def list_workflow_actions(conn: Connection, id: int) -> Listing[StoredProposal]:
 
 
 def workflow_status(conn: Connection, id: int) -> WorkflowStatus:
-    """How far a workflow is, as its actions tell; raises `NotFound`."""
+    """Derives the status of a workflow from those of its proposals; raises `NotFound`."""
     require_workflow(conn, id)
     found: set[str] = set()
     for status, retried, _ in conn.execute(_COUNTS, {"workflow": id}):
-        # What will be run again has not ended.
+        # A failed proposal with a retry has not ended.
         found.add(_S.EXECUTING if status == _S.FAILED and retried else status)
     if found <= {_S.PROPOSED, _S.VALIDATED}:
         return WorkflowStatus.PENDING

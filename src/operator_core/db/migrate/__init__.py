@@ -1,7 +1,7 @@
-"""Which schema a database has, and how it becomes this code's: alone, under a lock, or not at all.
+"""Checks a database's schema and brings it to head: under a lock, as a whole or not at all.
 
-Alembic is imported only where there is something for it to do: most programs open a ledger that is
-current, and that costs one SELECT.
+Alembic is imported only if there is work for it. Most programs open a ledger that is current, which costs one
+SELECT.
 """
 
 from operator_core.db.migrate.adoption import adopt

@@ -1,4 +1,4 @@
-"""The step before the revisions: a database without a revision is recognised, or refused, before anything is written."""
+"""The step before the revisions: recognises or refuses a database without a revision before it writes anything."""
 
 from sqlalchemy import Connection
 
@@ -12,11 +12,11 @@ __all__ = ["adopt"]
 
 
 def adopt(conn: Connection) -> None:
-    """Makes a database without a revision ready for the revisions; does nothing where there is one.
+    """Prepares a database without a revision for the revisions; does nothing if it has one.
 
-    A SQLite database in which somebody ran the schema's text is at `HEAD`, and gets that revision. The tables of a
+    A SQLite database that was made from the schema's text is at `HEAD`, and gets that revision. The tables of a
     predecessor stay for revision 0001, which keeps them. Raises `UnmanagedSchema` if one of them differs from every
-    known shape: the difference may be data that somebody needs.
+    known shape, because the difference may be needed data.
     """
     if current_revision(conn) is not None:
         return

@@ -1,4 +1,4 @@
-"""For a service's own Alembic, which finds the ledger's tables and has never heard of them."""
+"""Filters for a service's own Alembic, whose metadata does not contain the ledger's tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,8 @@ __all__ = ["include_name", "include_object"]
 def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
     """For a service's ``env.py``: whether a name that Alembic found is not the ledger's.
 
-    Give Alembic both this and `include_object`. Without them ``revision --autogenerate`` drops
-    every table of the ledger, for none of them is in the service's metadata.
+    Pass both this and `include_object` to Alembic. Without them ``revision --autogenerate`` drops
+    every table of the ledger, because none of them is in the service's metadata.
     """
     return type_ != "table" or not _is_ours(name, parent_names.get("schema_name"))
 
@@ -28,9 +28,9 @@ def include_object(
     reflected: bool,
     compare_to: SchemaItem | None,
 ) -> bool:
-    """For a service's ``env.py``: whether something that Alembic would compare is not the ledger's.
+    """For a service's ``env.py``: whether an object that Alembic would compare is not the ledger's.
 
-    That goes for tables which the service's metadata declares too, say for its foreign keys.
+    This includes tables that the service's metadata declares too, for example for its foreign keys.
     """
     return not (type_ == "table" and isinstance(item, Table) and _is_ours(name, item.schema))
 
@@ -42,16 +42,16 @@ def _is_ours(name: str | None, schema: str | None) -> bool:
 
 
 def _holds_ledger(schema: str | None) -> bool:
-    """Whether the ledger is in that schema of the database that Alembic looks at.
+    """Whether the ledger is in `schema` of the database that Alembic reads.
 
-    Another one may have tables of the same names, such as workflows. True where it can't be told.
+    Another schema may have tables of the same names, such as workflows. True if it is unknown.
     """
     from alembic import context
 
     try:
         conn = context.get_context().connection
     except (NameError, AttributeError):
-        # Both are Alembic's: before the first env.py that runs, and after the last.
+        # Alembic raises them before the first env.py has run, and after the last.
         return True
     if conn is None:
         return True

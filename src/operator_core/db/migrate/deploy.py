@@ -1,4 +1,4 @@
-"""Upgrading from inside a program, and work on a ledger that nobody else migrates meanwhile."""
+"""Upgrades from inside a program, and work on a ledger without a concurrent migration."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,19 +24,19 @@ __all__ = ["DEFAULT_URL", "LOCK_TIMEOUT", "URL_VARIABLE", "look", "run_locked", 
 T = TypeVar("T")
 
 URL_VARIABLE: Final = "OPERATOR_DATABASE_URL"
-"""The environment variable that says where the ledger is."""
+"""The environment variable with the ledger's URL or path."""
 
 DEFAULT_URL: Final = "sqlite:///ledger.db"
 
 LOCK_TIMEOUT: Final = 60.0
-"""Seconds that a deploy waits for another one's migration before it fails."""
+"""Seconds that a deploy waits for another deploy's migration before it fails."""
 
 
 def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] = {}) -> None:
-    """``alembic upgrade`` from inside a program; `options` are Alembic's ``-x`` ones.
+    """Runs ``alembic upgrade`` from inside a program; `options` are Alembic's ``-x`` options.
 
-    Safe to run from several processes at once: one does it, the others wait and find it done. Raises
-    `Busy` if a lock was not to be had in time; nothing was changed then, and trying again is safe.
+    Several processes may run it at once: one migrates, and the others wait and find the schema current. Raises
+    `Busy` if it can't get a lock in time. Nothing is changed then, and a retry is safe.
     """
 
     def work(conn: Connection) -> None:
@@ -49,10 +49,10 @@ def upgrade(url: str | URL, revision: str = "head", options: Mapping[str, str] =
 def run_locked(
     url: str | URL, work: Callable[[Connection], T], options: Mapping[str, str] = {}
 ) -> T:
-    """Runs `work` on a connection to `url`, or to the file of that path, while no one else migrates it.
+    """Runs `work` on a connection to `url`, or to a file by its path, without a concurrent migration.
 
-    All that it does is committed at its end, or nothing if it raises. Where an event loop runs in this
-    thread, a server is talked to in another thread meanwhile.
+    All its changes are committed at its end, or none if it raises. If an event loop runs in this thread,
+    `work` on a server runs in another thread.
     """
     if isinstance(url, str):
         url = (
@@ -82,7 +82,7 @@ def run_locked(
 
 
 def look(url: URL, work: Callable[[Connection], T]) -> T:
-    """Runs `work` in a transaction on a server, of which nothing is kept."""
+    """Runs `work` in a transaction on a server, and rolls it back."""
 
     def undone(conn: Connection) -> T:
         result = work(conn)
@@ -113,10 +113,10 @@ def _on_server(url: URL, work: Callable[[Connection], T]) -> T:
             async with engine.execution_options(isolation_level="READ COMMITTED").connect() as conn:
                 return await conn.run_sync(work)
         except Exception as error:
-            own = translate(error, server=True)
-            if own is error:
+            translated = translate(error, server=True)
+            if translated is error:
                 raise
-            raise own from error
+            raise translated from error
         finally:
             await engine.dispose()
 

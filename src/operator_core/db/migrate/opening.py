@@ -1,4 +1,4 @@
-"""How a SQLite database becomes a ledger at head when it is opened, with Alembic only where it is behind."""
+"""Brings a SQLite database to head when it is opened; uses Alembic only if the schema is behind."""
 
 import sqlite3
 from typing import Final
@@ -27,9 +27,9 @@ _LOOK: Final = (
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
-    """Whether there is nothing for `make_current` to do; False too if that can't be told.
+    """Whether `make_current` has nothing to do; False also if that is unknown.
 
-    One SELECT, asked of the driver: SQLAlchemy would need three times as long to put it.
+    One SELECT directly by the driver: SQLAlchemy would take three times as long.
     """
     try:
         found = connection.execute(_LOOK).fetchone()
@@ -42,23 +42,23 @@ def check_usable(conn: Connection) -> None:
     """Raises `SchemaError` unless a SQLite database is a ledger at `HEAD`; changes nothing."""
     sqlite.refuse_disguised(conn, VERSION_TABLE)
     if check_known(conn) is None:
-        _refuse_strangers(_others(conn))
+        _refuse_other_programs(_others(conn))
     check_current(conn)
 
 
 def make_current(conn: Connection, *, busy_timeout: float) -> None:
-    """Brings a SQLite database to `HEAD`; on one that is there already this is one SELECT.
+    """Brings a SQLite database to `HEAD`; costs one SELECT if it is there already.
 
-    An empty database is filled, one that is behind is upgraded, a predecessor's is adopted; one
-    with only strangers' tables in it is refused with `UnmanagedSchema`, untouched: whoever wants
-    the ledger beside them says so with ``alembic upgrade head``. So is one with views in the tables' places.
+    Fills an empty database, upgrades one that is behind, and adopts a predecessor's. Raises `UnmanagedSchema`
+    and changes nothing if all tables belong to other programs; ``alembic upgrade head`` makes a ledger beside
+    them. Also raises it if views have the names of the ledger's tables.
     """
     sqlite.refuse_disguised(conn, VERSION_TABLE)
     revision = check_known(conn)
     if revision == HEAD:
         return
     if conn.connection.driver_connection.in_transaction:  # pyright: ignore
-        # A service's engine may begin one with the first statement; settings are changed outside.
+        # A service's engine may begin a transaction with the first statement; settings change only outside one.
         conn.exec_driver_sql("ROLLBACK")
     if revision is None:
         others = _others(conn)
@@ -67,16 +67,16 @@ def make_current(conn: Connection, *, busy_timeout: float) -> None:
             if _fill(conn):
                 return
         else:
-            _refuse_strangers(others)
+            _refuse_other_programs(others)
     with sqlite.locked(conn):
-        # Whoever held the lock before may have done it, too.
+        # The previous holder of the lock may have upgraded it.
         if check_known(conn) != HEAD:
             upgrade_on(conn)
     use_wal(conn, busy_timeout=busy_timeout)
 
 
 def _fill(conn: Connection) -> bool:
-    """Makes the schema in an empty database from its text, without Alembic; False if it is not empty."""
+    """Creates the schema in an empty database from its text, without Alembic; False if it is not empty."""
     with sqlite.immediate(conn):
         if _others(conn):
             return False
@@ -89,7 +89,7 @@ def _others(conn: Connection) -> frozenset[str]:
     return sqlite.tables(conn) - {VERSION_TABLE}
 
 
-def _refuse_strangers(others: frozenset[str]) -> None:
+def _refuse_other_programs(others: frozenset[str]) -> None:
     if others and others.isdisjoint(TABLES):
         names = ", ".join(sorted(others))
-        raise UnmanagedSchema([f"it has only tables of something else ({names})"])
+        raise UnmanagedSchema([f"it has only tables of other programs ({names})"])

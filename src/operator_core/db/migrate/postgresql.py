@@ -1,4 +1,4 @@
-"""How a PostgreSQL schema is changed: one migration at a time, in one transaction, never hanging."""
+"""Changes a PostgreSQL schema: one migration at a time, in one transaction, and without hanging."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ __all__ = [
 ]
 
 LOCK_KEY: Final = 7_302_912_684_011_543_919
-"""Of the advisory lock that a migration holds; a number that nobody else will think of."""
+"""The key of the advisory lock that a migration holds; a number that other programs will not choose."""
 
 TABLE_TIMEOUT: Final = 10.0
-"""Seconds that a migration waits for a table that somebody uses, unless ``-x lock-timeout=`` says.
+"""Seconds that a migration waits for a table in use, unless ``-x lock-timeout=`` sets another time.
 
-Short, because whoever comes to that table meanwhile waits behind the migration.
+The time is short, because other users of the table wait behind the migration.
 """
 
 STATEMENT_TIMEOUT: Final = 600.0
@@ -34,29 +34,27 @@ STATEMENT_TIMEOUT: Final = 600.0
 
 
 def table_timeout(options: Mapping[str, str]) -> float:
-    """The seconds that Alembic's option ``-x lock-timeout=`` asks for; raises `InvalidValue`."""
-    given = options.get("lock-timeout")
+    """The seconds of Alembic's option ``-x lock-timeout=``, or the default; raises `InvalidValue`."""
+    value = options.get("lock-timeout")
     try:
-        seconds = TABLE_TIMEOUT if given is None else float(given)
+        seconds = TABLE_TIMEOUT if value is None else float(value)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 3600:
-        raise InvalidValue("lock-timeout", "must be a number of seconds above 0, 3600 at the most")
+        raise InvalidValue("lock-timeout", "must be a number of seconds above 0 and at most 3600")
     return seconds
 
 
 def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> None:
-    """Makes the transaction that `conn` is in the only migration of its database, until it ends.
+    """Makes the current transaction of `conn` the only migration of its database, until it ends.
 
-    Waits up to `wait` seconds for another migration, and lets each of the following statements wait
-    up to `tables` seconds for a lock; PostgreSQL's errors say so (55P03, 57014). The transaction then
-    works in one schema, the first of its search_path. Raises `UnmanagedSchema` where there is none.
+    Waits up to `wait` seconds for another migration, and lets each later statement wait up to `tables`
+    seconds for a lock. After that PostgreSQL raises 55P03 or 57014. The transaction then works in one
+    schema, the first of its search_path. Raises `UnmanagedSchema` if there is none.
     """
     schema, encoding = conn.execute(text("SELECT current_schema(), getdatabaseencoding()")).one()
     if schema is None:
-        raise UnmanagedSchema(
-            ["search_path names no schema that exists: CREATE SCHEMA comes first"]
-        )
+        raise UnmanagedSchema(["search_path names no schema that exists: run CREATE SCHEMA first"])
     if encoding != "UTF8":
         raise UnmanagedSchema([f"the database's encoding is {encoding}, and must be UTF8"])
     for statement in lock_script(wait=wait, tables=tables):
@@ -65,12 +63,14 @@ def lock(conn: Connection, *, wait: float, tables: float = TABLE_TIMEOUT) -> Non
 
 @contextmanager
 def borrowed(conn: Connection, *, wait: float, tables: float) -> Generator[None]:
-    """As `lock`, in somebody else's transaction, which has its own settings again after the block.
+    """Like `lock`, in a caller's transaction; its settings are restored after the block.
 
-    If that fails, the transaction is as it was before. Raises `InvalidValue` if there is none.
+    If this fails, the transaction stays as it was before. Raises `InvalidValue` if there is no transaction.
     """
     if conn.dialect.detect_autocommit_setting(conn.connection.dbapi_connection):  # pyright: ignore
-        raise InvalidValue("connection", "must not be in autocommit mode: no lock would outlast it")
+        raise InvalidValue(
+            "connection", "must not be in autocommit mode: a lock would end with its statement"
+        )
     names = ("search_path", "lock_timeout", "statement_timeout")
     settings = ", ".join(f"current_setting('{name}')" for name in names)
     with conn.begin_nested():
@@ -78,18 +78,18 @@ def borrowed(conn: Connection, *, wait: float, tables: float) -> Generator[None]
         lock(conn, wait=wait, tables=tables)
         yield
         for name, value in zip(names, before, strict=True):
-            given = {"name": name, "value": value}
-            conn.execute(text("SELECT set_config(:name, :value, true)"), given)
+            parameters = {"name": name, "value": value}
+            conn.execute(text("SELECT set_config(:name, :value, true)"), parameters)
 
 
 def lock_script(*, wait: float, tables: float = TABLE_TIMEOUT) -> list[str]:
-    """The statements of `lock`, for a transaction that a script runs."""
+    """The statements of `lock`, for the transaction of a script."""
     return [
         f"SET LOCAL lock_timeout = '{_milliseconds(wait)}'",
         f"SELECT pg_advisory_xact_lock({LOCK_KEY})",
         f"SET LOCAL lock_timeout = '{_milliseconds(tables)}'",
         f"SET LOCAL statement_timeout = '{_milliseconds(STATEMENT_TIMEOUT)}'",
-        # What the migration makes finds the ledger's tables and no others, whoever calls it from where.
+        # Objects that the migration creates find the ledger's tables and no others, whatever session calls them.
         "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)",
     ]
 
@@ -117,7 +117,8 @@ SELECT 'trigger ' || relname || '.' || tgname, tgenabled::text || ' '
     || regexp_replace(pg_get_triggerdef(pg_trigger.oid, true), ' ON [^ ]+ ', ' ')
 FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal
 UNION ALL
--- Those that triggers call, and those that these call. Some name their schema, which is another one in a copy.
+-- Functions that triggers call, and those that these functions call. Some contain the name of their schema,
+-- which differs in a copy.
 SELECT 'function ' || proname || '(' || pg_get_function_identity_arguments(oid) || ')',
     concat_ws(' ', replace(prosrc, quote_ident(current_schema()) || '.', ''),
         'LANGUAGE ' || (SELECT lanname FROM pg_language WHERE pg_language.oid = prolang),
@@ -131,18 +132,21 @@ WHERE pronamespace = quote_ident(current_schema())::regnamespace
 
 
 def catalogue(conn: Connection) -> dict[str, str]:
-    """All that the ledger's tables are made of, in the first schema of the search_path, by kind and name."""
+    """The definitions of the ledger's tables and all that belongs to them, by kind and name.
+
+    They are read from the first schema of the search_path.
+    """
     found = conn.execute(text(_CATALOGUE), {"tables": list(TABLES)}).all()
     return {str(name): str(definition) for name, definition in found}
 
 
 def _milliseconds(seconds: float) -> str:
-    # None at all would be no limit.
+    # 0 would mean no limit.
     return f"{max(1, round(seconds * 1000))}ms"
 
 
 def grants(schema: str, role: str, version_table: str) -> str:
-    """The script that lets `role` use the ledger in `schema`, and neither change its schema nor its history."""
+    """The script that lets `role` use the ledger in `schema`, but not change its schema or its history."""
     into, to = _quoted(schema), _quoted(role)
     return "\n".join(
         f"{statement};"
@@ -152,13 +156,13 @@ def grants(schema: str, role: str, version_table: str) -> str:
             f"{into}.action_dependencies TO {to}",
             f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records, "
             f"{into}.workflows TO {to}",
-            # A reference to a ticket reads it; who writes tickets is another service.
+            # A reference to a ticket reads it; another service writes tickets.
             f"GRANT SELECT ON {into}.tickets TO {to}",
-            # Everybody's, unless the database's owner has said otherwise.
+            # PUBLIC has this right, unless the database's owner has revoked it.
             f"GRANT EXECUTE ON FUNCTION {', '.join(f'{into}.{name}' for name in _CALLED)} TO {to}",
-            # Everybody may create in public where the database came from PostgreSQL 14 or older. Whoever
-            # creates in the ledger's schema can put objects of its own beside the ledger's.
-            f"-- Nobody creates in the ledger's schema but its owner and who is granted CREATE by name:\n"
+            # Every role may create in public if the database came from PostgreSQL 14 or older. A role that
+            # creates in the ledger's schema can put its own objects beside the ledger's.
+            f"-- Nobody creates in the ledger's schema except its owner and roles that are granted CREATE by name:\n"
             f"REVOKE CREATE ON SCHEMA {into} FROM PUBLIC, {to}",
         )
     )
@@ -172,7 +176,7 @@ _CALLED: Final = (
     "action_ledger_readable",
     "action_proposals_waits",
 )
-"""The functions that run with the rights of the role that writes."""
+"""The functions that run with the rights of the writing role."""
 
 
 def _quoted(name: str) -> str:

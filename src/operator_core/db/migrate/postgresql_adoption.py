@@ -1,4 +1,4 @@
-"""Which PostgreSQL tables without a revision are the plain schema of revision 0001: those that are exactly it."""
+"""Recognises PostgreSQL tables without a revision that are exactly the plain schema of revision 0001."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ __all__ = ["check_adoptable"]
 
 _TABLES: Final = ("tickets", "action_proposals", "action_records")
 
-# As `_catalogue` reads what revision 0001 makes.
+# The output of `_catalogue` after revision 0001.
 _PLAIN: Final = (
     "action_proposals fk_action_proposals_ticket_id_tickets FOREIGN KEY (ticket_id) REFERENCES tickets(id)",
     "action_proposals index CREATE INDEX idx_action_proposals_status USING btree (status)",
@@ -67,7 +67,7 @@ _PLAIN: Final = (
 
 
 def check_adoptable(conn: Connection) -> None:
-    """Raises `UnmanagedSchema` unless the tables are missing, or exactly as the plain schema has them."""
+    """Raises `UnmanagedSchema` unless all tables are missing, or exactly those of the plain schema."""
     found = _catalogue(conn)
     if not found:
         return
@@ -78,7 +78,7 @@ def check_adoptable(conn: Connection) -> None:
 
 
 def _catalogue(conn: Connection) -> list[str]:
-    """What there is of our names in the schema, and all that belongs to it, a line each."""
+    """One line for each object in the schema with a name of the ledger's, and for all that belongs to it."""
     names = ", ".join(f"'{name}'" for name in (*_TABLES, "action_events"))
     query = f"""
         WITH ours AS (

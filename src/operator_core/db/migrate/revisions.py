@@ -1,4 +1,4 @@
-"""The revisions of the ledger's schema, and which one a database has."""
+"""The revisions of the ledger's schema, and the revision of a database."""
 
 from typing import Final
 
@@ -20,13 +20,13 @@ __all__ = [
 ]
 
 REVISIONS: Final = ("0001", "0002")
-"""Every revision, oldest first, so that a stranger's is known to be newer without asking Alembic."""
+"""Every revision, oldest first; any other is recognised as newer without Alembic."""
 
 HEAD: Final = REVISIONS[-1]
 """The revision that this code works with."""
 
 VERSION_TABLE: Final = "operator_core_alembic_version"
-"""A name of its own, so that a service's own Alembic history can live beside the ledger's."""
+"""The version table has its own name, so that a service's own Alembic history can exist beside the ledger's."""
 
 _UNDEFINED_TABLE: Final = "42P01"
 
@@ -34,8 +34,8 @@ _UNDEFINED_TABLE: Final = "42P01"
 def current_revision(conn: Connection, *, alone: bool = False) -> str | None:
     """The database's revision, or None if it has none.
 
-    One SELECT on SQLite, and on a server too if `conn` is `alone`: in no transaction, which a
-    statement that fails would end.
+    One SELECT on SQLite, and also on a server if `conn` is `alone`, which means in no transaction: a
+    failed statement would end a transaction.
     """
     if not is_sqlite(conn) and not alone:
         known = conn.exec_driver_sql(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL").scalar()
@@ -50,7 +50,7 @@ def current_revision(conn: Connection, *, alone: bool = False) -> str | None:
 
 
 def check_known(conn: Connection, *, alone: bool = False) -> str | None:
-    """The database's revision; raises `SchemaTooNew` for one that this code has never heard of."""
+    """The database's revision; raises `SchemaTooNew` for one that this code does not know."""
     revision = current_revision(conn, alone=alone)
     if revision is not None and revision not in REVISIONS:
         raise SchemaTooNew(revision, HEAD)
@@ -66,7 +66,7 @@ def check_current(conn: Connection, *, alone: bool = False) -> None:
 
 def stamp(conn: Connection) -> None:
     """Writes `HEAD` as the revision of a SQLite database that has none."""
-    # As Alembic makes it; it is there already, and empty, after a downgrade to base.
+    # The same text as Alembic's. After a downgrade to base the table exists and is empty.
     conn.exec_driver_sql(
         f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (\n    version_num VARCHAR(32) NOT NULL, \n    "
         f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"

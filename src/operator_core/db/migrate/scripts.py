@@ -1,4 +1,4 @@
-"""The revisions' scripts, run by Alembic, which is imported when it is needed."""
+"""Runs the revisions' scripts by Alembic, which is imported only when it is needed."""
 
 import threading
 import time
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["alembic_config", "postgresql_script", "upgrade_on"]
 
-# Alembic keeps the migration under way in globals of its modules: one at a time in a process.
+# Alembic keeps the running migration in globals of its modules, so a process runs one at a time.
 _ALEMBIC: Final = threading.Lock()
 
 
 def alembic_config(options: Mapping[str, str] = {}) -> "Config":
-    """Alembic's configuration for the ledger's revisions, wherever they are installed."""
+    """Alembic's configuration for the ledger's revisions, in the package or in a checkout."""
     import argparse
     import sys
 
     from alembic.config import Config
 
     home = _home()
-    # Alembic's own default is what stdout was when it was imported, which may be closed by now.
+    # Alembic's own default is the stdout at the time of its import, which may be closed.
     config = Config(home / "alembic.ini", stdout=sys.stdout)
     config.cmd_opts = argparse.Namespace(x=[f"{key}={value}" for key, value in options.items()])
     return config
@@ -45,7 +45,7 @@ def postgresql_script() -> str:
 
 
 def _home() -> Path:
-    """The folder with ``alembic.ini`` and ``migrations``: the package, or the checkout it is in."""
+    """The folder with ``alembic.ini`` and ``migrations``: the package, or its checkout."""
     here = Path(__file__).resolve()
     for home in (here.parents[2], here.parents[4]):
         if (home / "migrations" / "env.py").is_file():
@@ -54,7 +54,7 @@ def _home() -> Path:
 
 
 def upgrade_on(conn: Connection, revision: str = "head", options: Mapping[str, str] = {}) -> None:
-    """Runs the revisions in the transaction that `conn` is in, which holds what lock there is to hold."""
+    """Runs the revisions in the current transaction of `conn`, which must hold the migration lock."""
     from alembic import command
 
     config = alembic_config(options)
@@ -62,7 +62,7 @@ def upgrade_on(conn: Connection, revision: str = "head", options: Mapping[str, s
     config.attributes["locked"] = True
     while not _ALEMBIC.acquire(blocking=False):
         time.sleep(0.005)
-        # Where this runs inside an event loop, the other migration may do so too and needs a turn.
+        # Inside an event loop, the other migration may run in the same loop and needs a turn.
         conn.exec_driver_sql("SELECT 1")
     try:
         command.upgrade(config, revision)

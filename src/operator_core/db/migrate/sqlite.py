@@ -1,4 +1,4 @@
-"""How a SQLite schema is changed: alone, outside the settings that would get in the way, whole or not."""
+"""Changes a SQLite schema: exclusively, with suitable settings, and as a whole or not at all."""
 
 import sqlite3
 from collections.abc import Generator, Iterator
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def disguised(columns: str, *names: str) -> str:
-    """A SELECT of `columns` of what stands in the place of the ledger's tables, or those `names`, and is no table."""
+    """A SELECT of `columns` of views and virtual tables with the names of the ledger's tables, or with `names`."""
     listed = ", ".join(f"'{name}'" for name in (*TABLES, *names))
     return (
         f"SELECT {columns} FROM sqlite_master WHERE name COLLATE NOCASE IN ({listed}) "
@@ -31,7 +31,7 @@ def disguised(columns: str, *names: str) -> str:
 
 
 def refuse_disguised(conn: Connection, *names: str) -> None:
-    """Raises `UnmanagedSchema` if there is any of that: reading it would run what somebody else has written."""
+    """Raises `UnmanagedSchema` if there are any such objects: reading one would run code of the file's author."""
     found = conn.exec_driver_sql(disguised("name, type", *names)).all()
     if found:
         raise UnmanagedSchema(
@@ -42,13 +42,13 @@ def refuse_disguised(conn: Connection, *names: str) -> None:
 
 @contextmanager
 def locked(conn: Connection) -> Generator[None]:
-    """Nobody else writes during the block, and all that it does is committed at its end, or nothing.
+    """Runs the block with the write lock, and commits all its changes at its end, or none.
 
-    Raises `UnmanagedSchema` if the ledger's tables then refer to rows that are not there.
+    Raises `UnmanagedSchema` if the ledger's tables then refer to missing rows.
     """
-    # Both are ignored inside a transaction, so they come first. Rebuilding a table with foreign
-    # keys on would delete or orphan the rows that refer to it; with the legacy rename, foreign
-    # keys elsewhere go on naming the table and not its old copy (SQLite, "ALTER TABLE", section 7).
+    # SQLite ignores both PRAGMAs inside a transaction, so they come first. Rebuilding a table with foreign
+    # keys on would delete or orphan the rows that refer to it. With the legacy rename, foreign keys
+    # elsewhere still name the table and not its old copy (SQLite, "ALTER TABLE", section 7).
     foreign_keys = _pragma(conn, "foreign_keys")
     legacy = _pragma(conn, "legacy_alter_table")
     conn.exec_driver_sql("PRAGMA foreign_keys = OFF")
@@ -63,7 +63,7 @@ def locked(conn: Connection) -> Generator[None]:
 
 
 def _check_references(conn: Connection) -> None:
-    # Of the ledger's tables only: what a service's own refer to is not checked here.
+    # Only the ledger's tables: the references of a service's own tables are not checked here.
     present = tables(conn)
     for name in (each for each in TABLES if each in present):
         dangling = conn.exec_driver_sql(f"PRAGMA foreign_key_check({name})").fetchmany(10)
@@ -76,20 +76,20 @@ def _check_references(conn: Connection) -> None:
 
 @contextmanager
 def immediate(conn: Connection) -> Generator[None]:
-    """The block as one transaction that has the write lock from its start."""
+    """Runs the block as one transaction that holds the write lock from its start."""
     conn.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         yield
         conn.exec_driver_sql("COMMIT")
     except BaseException:
-        # Some failures (a full disk) have rolled back already; then there is nothing to end.
+        # Some failures (a full disk) have already rolled back the transaction.
         if conn.connection.driver_connection.in_transaction:  # pyright: ignore
             conn.exec_driver_sql("ROLLBACK")
         raise
 
 
 def run_script(conn: Connection, script: str) -> None:
-    """Runs the statements of `script` one by one, in whatever transaction there is."""
+    """Runs the statements of `script` one by one, in the current transaction if there is one."""
     for statement in _statements(script):
         conn.exec_driver_sql(statement)
 
@@ -104,7 +104,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def tables(conn: Connection) -> frozenset[str]:
-    """The names of all tables but SQLite's own."""
+    """The names of all tables except SQLite's own."""
     names = conn.exec_driver_sql(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
@@ -112,7 +112,7 @@ def tables(conn: Connection) -> frozenset[str]:
 
 
 def catalogue(conn: Connection) -> frozenset[tuple[Any, ...]]:
-    """All that the schema is made of, with its SQL to the letter."""
+    """All objects of the schema, each with its exact SQL."""
     rows = conn.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")
     return frozenset(tuple(row) for row in rows)
 

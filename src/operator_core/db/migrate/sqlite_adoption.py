@@ -1,4 +1,4 @@
-"""Which SQLite tables of a predecessor's are the plain schema of revision 0001."""
+"""Recognises a predecessor's SQLite tables that are the plain schema of revision 0001."""
 
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ from operator_core.actions.errors import UnmanagedSchema
 
 __all__ = ["check_adoptable"]
 
-# name: (may be NULL, default); every table has `id` before them.
+# Name of the column: (may be NULL, default).
 _SHAPES: Final = {
     "tickets": {
         "id": (True, None),
@@ -80,7 +80,7 @@ END""",
 
 
 def check_adoptable(conn: Connection) -> None:
-    """Raises `UnmanagedSchema` unless each table that is there is as the plain schema has it."""
+    """Raises `UnmanagedSchema` unless each existing table is as in the plain schema."""
     found = {
         (kind, name): table
         for kind, name, table in conn.exec_driver_sql(
@@ -88,7 +88,7 @@ def check_adoptable(conn: Connection) -> None:
         )
     }
     existing = {name for kind, name in found if kind == "table" and name in _SHAPES}
-    # SQLite's names don't differ by case, and a view stands where a table would.
+    # SQLite's names are case-insensitive, and a view takes the place of a table.
     differences = [
         f"there is a {kind} {name}"
         for kind, name in sorted(found)

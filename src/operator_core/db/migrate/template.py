@@ -1,4 +1,4 @@
-"""An empty ledger, made once in a process; ledgers in memory, one for each test, are copies of it."""
+"""An empty ledger, which a process makes once; ledgers in memory, such as one for each test, are copies of it."""
 
 import sqlite3
 from functools import cache
@@ -21,8 +21,8 @@ def _template() -> bytes:
 
 
 def copy_template(connection: sqlite3.Connection) -> None:
-    """Fills an empty database in memory: six times faster than running the schema's text."""
-    # By way of a second connection: a database that was itself deserialised can't grow past 1 GiB.
+    """Copies the empty ledger into a database in memory, six times faster than running the schema's text."""
+    # Through a second connection: a deserialised database can't grow past 1 GiB.
     source = sqlite3.connect(MEMORY)
     try:
         source.deserialize(_template())

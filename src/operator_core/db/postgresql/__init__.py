@@ -1,1 +1,1 @@
-"""The runner for PostgreSQL, with batching, direct execution, the listener, and how a connection is made."""
+"""The runner for PostgreSQL, with batching, direct execution, the listener, and connection setup."""

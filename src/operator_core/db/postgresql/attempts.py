@@ -1,4 +1,4 @@
-"""What the failure of a unit on a server means: run it again, give up, or nobody knows what became of it."""
+"""Decides what the failure of a unit on a server means: a retry, an error, or an unknown outcome."""
 
 from typing import Final
 
@@ -10,11 +10,11 @@ from operator_core.db.sql.postgresql_errors import LOSSES, Trouble, scrub
 __all__ = ["Attempt", "not_kept", "outcome_unknown", "worth_another"]
 
 _MAX_CONFLICTS: Final = 8
-"""How often a unit that lost to another transaction is run again."""
+"""The number of retries of a unit that conflicts with another transaction."""
 
 
 class Attempt:
-    """How far one run of a unit has come, which decides what its failure means."""
+    """The progress of one run of a unit, which decides what its failure means."""
 
     __slots__ = ("alone", "committing", "connected")
 
@@ -24,21 +24,22 @@ class Attempt:
         self.alone = False
 
     def may_have_committed(self, kind: Trouble, error: BaseException) -> bool:
-        """Whether a failure of this `kind` leaves it open if the unit's change was made."""
+        """Whether the unit's change may be committed although the unit failed with this `kind`."""
         if kind is Trouble.LOST:
             return self.committing
-        # What was not read has changed nothing. A SELECT may come after the one statement that did.
+        # A statement that the server did not read changed nothing. But a SELECT may come after the statement that
+        # changed something.
         statement = error.statement if isinstance(error, DBAPIError) else None
         select = (statement or "").lstrip()[:6].upper() == "SELECT"
         return kind is Trouble.UNSENT and self.alone and select
 
     def may_stop(self) -> bool:
-        """Whether there is nothing yet that a cancellation could leave half done."""
+        """Whether a cancellation can end the run without leaving anything half done."""
         return not self.connected
 
 
 def worth_another(kind: Trouble, failures: int, *, late: bool) -> bool:
-    """Whether a unit that has failed so often, and may still wait or is `late`, is run again."""
+    """Whether a unit is retried after `failures` earlier failures; `late` means that its time is over."""
     if kind is Trouble.CONFLICT:
         return failures < _MAX_CONFLICTS
     if kind is Trouble.READ_ONLY:
@@ -47,17 +48,17 @@ def worth_another(kind: Trouble, failures: int, *, late: bool) -> bool:
 
 
 def not_kept() -> StorageUnavailable:
-    """The error for a connection that was lost while nothing could have been committed."""
+    """The error for a connection that was lost before anything could be committed."""
     return StorageUnavailable(
         "the connection was lost before anything was committed: nothing was kept"
     )
 
 
 def outcome_unknown(error: BaseException) -> CommitOutcomeUnknown:
-    """The error for a connection that was lost while a COMMIT, or what is its own COMMIT, was under way."""
+    """The error for a connection that was lost during a COMMIT, or during a statement that is its own COMMIT."""
     scrub(error)
     unknown = CommitOutcomeUnknown(
-        "the connection was lost while the change was committed: it is whole or absent"
+        "the connection was lost during the commit: the change is whole or absent"
     )
     unknown.__cause__ = error
     return unknown

@@ -1,8 +1,8 @@
-"""Concurrent units with the same batch run as one statement.
+"""Runs concurrent units with the same batch as one statement.
 
-Two statements at once are enough: while one waits for the server, the next is filled. What arrives meanwhile
-queues up and goes together, so that the more there is to do the less each costs; a caller on its own waits
-for nobody.
+Two concurrent statements are enough: while one waits for the server, the next is filled. Units that arrive
+meanwhile are queued and sent together, so that a unit costs less under more load. A single caller does not wait
+for others.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ T = TypeVar("T")
 _AT_ONCE: Final = 2
 
 _MAX_ROWS: Final = 1000
-"""How many rows a statement takes at the most, if more than one caller's: the first waits for the last."""
+"""The maximum number of rows of a statement with several callers: the first caller waits for the last row."""
 
-# What came of the server or of the connection would come again, and after an unknown outcome a second
-# run might do the same twice.
+# An error of the server or the connection would occur again. After an unknown outcome a second run could make
+# the same change twice.
 _NOBODYS_FAULT: Final = (Busy, CommitOutcomeUnknown, StorageError)
 
 
@@ -34,9 +34,9 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """Runs groups of units by `run`, which answers in their order; nobody pays for a neighbour's failure.
+    """Runs groups of units by `run`, which returns their results in order; a failure does not affect other callers.
 
-    A unit that nobody is waiting with is run by `run_alone`.
+    If no other unit is running, `run_alone` runs the unit.
     """
 
     def __init__(
@@ -51,9 +51,12 @@ class Batcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, unit: SingleStatement[T], batch: Batch[Any, T]) -> T:
-        """Runs `unit`, which has this `batch`, with whatever waits beside it; a cancelled caller's unit is whole or absent."""
+        """Runs `unit`, whose batch is `batch`, together with the waiting units.
+
+        If the caller is cancelled, the unit takes effect as a whole or not at all.
+        """
         if not self._running:
-            # Nobody waits, so nobody needs to be waited for: the caller's own task does it.
+            # No statement runs, so there are no units to wait for: the caller's own task runs this one.
             self._running += 1
             try:
                 return await self._run_alone(unit)

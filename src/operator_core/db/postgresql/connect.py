@@ -1,8 +1,8 @@
-"""From a URL to an engine on PostgreSQL: drivers, several hosts, and the settings of each connection.
+"""Makes an engine from a PostgreSQL URL: the driver, several hosts, and the settings of each connection.
 
-A URL is what libpq takes (PostgreSQL manual, "Connection URIs"): ``postgresql://user@host/db?...``,
-with several hosts and every parameter of it, ``options=-csearch_path%3Dledger`` among them. Both drivers
-read that form themselves, so what was checked here is handed on in it.
+A URL has libpq's form (PostgreSQL manual, "Connection URIs"): ``postgresql://user@host/db?...``, with several
+hosts and all of libpq's parameters, such as ``options=-csearch_path%3Dledger``. Both drivers read that form,
+so they get the checked URL in it.
 """
 
 import asyncio
@@ -46,16 +46,16 @@ __all__ = [
 ]
 
 DEFAULT_DRIVER: Final = "asyncpg"
-"""What ``postgresql://`` means; docs/performance.md says how much faster it is."""
+"""The driver of ``postgresql://``; docs/performance.md shows how much faster it is."""
 
 _EXTRAS: Final = {"asyncpg": "postgres", "psycopg": "psycopg"}
 
 
 def make_engine(url: URL, *, pool_size: int, timeout: float) -> AsyncEngine:
-    """An engine whose connections are in autocommit mode unless a unit of work asks for more.
+    """An engine whose connections are in autocommit mode unless a unit of work needs a transaction.
 
-    `pool_size` connections at the most; who waits longer than `timeout` seconds for one is told.
-    Raises `InvalidValue` for a URL that can't be used, `StorageUnavailable` without the driver.
+    The pool has at most `pool_size` connections; waiting longer than `timeout` seconds for one raises an
+    error. Raises `InvalidValue` for an unusable URL, and `StorageUnavailable` if the driver is not installed.
     """
     url = parse_url(url)
     _, _, named = url.drivername.partition("+")
@@ -71,13 +71,13 @@ def make_engine(url: URL, *, pool_size: int, timeout: float) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=timeout,
-        # The same few connections under little load, so that the others may age out on the server.
+        # Low load uses the same few connections, so that the server can time out the others.
         pool_use_lifo=True,
     )
     pool = engine.sync_engine.pool
 
     def connected(connection: Any, _: object) -> None:
-        # After all that listens to every engine of the program, and may have changed what it likes.
+        # Runs after the listeners on every engine of the program, which may have changed any setting.
         others = bool(getattr(pool.dispatch.connect, "parent_listeners", True))
         connector.pin(engine.dialect, connection, again=others)
 
@@ -86,27 +86,27 @@ def make_engine(url: URL, *, pool_size: int, timeout: float) -> AsyncEngine:
 
 
 class _Connector:
-    """Makes connections to one place, with the ledger's settings pinned."""
+    """Opens connections to one URL, with the ledger's settings pinned."""
 
     def __init__(self, url: URL, parameters: Parameters, options: str = "") -> None:
         check_parts(url)
         self._url = url
-        self._asked = parameters.query.pop("options", options)
+        self._options = parameters.query.pop("options", options)
         self._query = parameters.query
         self.parameters = parameters
-        # A service's file has options of its own, maybe, which these would take the place of.
-        self._pinned = "service" not in self._query or bool(self._asked)
+        # A connection service file may contain options, which these would replace.
+        self._pinned = "service" not in self._query or bool(self._options)
 
     async def connect(self) -> Any:
-        """A connection of the driver's."""
+        """Returns a connection of the driver."""
         if self._pinned:
             try:
-                return await self._open({"options": startup_options(self._asked)})
+                return await self._open({"options": startup_options(self._options)})
             except Exception as error:
-                if self._asked or not _takes_no_options(error):
+                if self._options or not _takes_no_options(error):
                     raise
             self._pinned = False
-        return await self._open({"options": self._asked} if self._asked else {})
+        return await self._open({"options": self._options} if self._options else {})
 
     async def _open(self, options: dict[str, str]) -> Any:
         return await self._connect(_dsn(self._url, {**self._query, **options}))
@@ -115,7 +115,7 @@ class _Connector:
         raise NotImplementedError
 
     def pin(self, dialect: Dialect, connection: Any, *, again: bool) -> None:
-        """Pins the settings that do not hold yet, in a greenlet; those of the start `again` if asked to."""
+        """Pins the settings that do not hold yet, in a greenlet; with `again`, also those of the startup options."""
         driver_connection = dialect.get_driver_connection(connection)
         wrong = ALL if again and self._pinned else reported_wrong(driver_connection)
         if wrong:
@@ -127,8 +127,8 @@ class _Asyncpg(_Connector):
     def __init__(self, url: URL) -> None:
         super().__init__(url, read_parameters(url, "asyncpg"))
         if not self.parameters.prepared:
-            # Its protocol sends a statement and its arguments in two rounds, between which PgBouncer
-            # may hand the server's connection to somebody else.
+            # asyncpg sends a statement and its arguments in two rounds. Between them PgBouncer may give
+            # the server's connection to another client.
             raise InvalidValue(
                 "url?prepared_statements", "can't be off with asyncpg: use postgresql+psycopg://"
             )
@@ -145,7 +145,7 @@ class _Psycopg(_Connector):
     def __init__(self, url: URL) -> None:
         psycopg = self._driver = _imported("psycopg")
         known = {each.keyword.decode() for each in psycopg.pq.Conninfo.get_defaults()}
-        # libpq's own variable, which the parameter takes the place of.
+        # libpq's own variable, which the parameter would replace.
         options = os.environ.get("PGOPTIONS", "")
         super().__init__(url, read_parameters(url, "psycopg", known), options)
         self._query |= self.parameters.keepalive
@@ -176,17 +176,17 @@ def _imported(driver: str) -> Any:
 
 
 def _takes_no_options(error: Exception) -> bool:
-    """Whether it is a pooler that has refused `options`; PgBouncer and RDS Proxy say so in these words."""
+    """Whether a pooler has refused `options`; PgBouncer and RDS Proxy use these words."""
     return re.search("startup parameter|command-line options", str(error)) is not None
 
 
 def _dsn(url: URL, query: dict[str, Any]) -> str:
-    """`url` in libpq's form."""
+    """`url` in libpq's form, with the parameters `query`."""
     hosts = hosts_of(url)
     query = dict(query)
     if hosts and not any(host.startswith(("/", "@")) for host in hosts):
         del query["host"]
-        # Beside their hosts, as asyncpg reads a list of ports nowhere else.
+        # Each port goes beside its host: asyncpg reads a list of ports nowhere else.
         ports = query.pop("port", "").split(",")
         ports = ports * len(hosts) if len(ports) == 1 else ports
         netloc = ",".join(
@@ -199,17 +199,17 @@ def _dsn(url: URL, query: dict[str, Any]) -> str:
         netloc = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
         netloc += f":{url.port}" if url.port else ""
     if len(hosts) > 1:
-        # Of a primary and its standbys, the one that can write.
+        # Among a primary and its standbys, selects the one that accepts writes.
         query.setdefault("target_session_attrs", "read-write")
-    who = quote(url.username or "", safe="")
+    user = quote(url.username or "", safe="")
     if url.password is not None:
-        who += ":" + quote(str(url.password), safe="")
-    at = "@" if who else ""
+        user += ":" + quote(str(url.password), safe="")
+    at = "@" if user else ""
     database = quote(url.database or "", safe="")
-    return f"postgresql://{who}{at}{netloc}/{database}?{urlencode(query, quote_via=quote)}"
+    return f"postgresql://{user}{at}{netloc}/{database}?{urlencode(query, quote_via=quote)}"
 
 
-# ------ on a connection
+# From here on: functions on a connection.
 
 
 _OPTIONS: Final = {
@@ -225,66 +225,65 @@ _OPTIONS: Final = {
         if hasattr(socket, option)
     },
 }
-"""libpq's parameters as options of a socket, as far as the system has them."""
+"""libpq's parameters as socket options, as far as the system supports them."""
 
 
 def _socket_of(connection: Any) -> Any:
-    """The socket of a connection of asyncpg's, which has no public name for it."""
+    """The socket of an asyncpg connection, which has no public attribute for it."""
     transport = getattr(connection, "_transport", None)
     return None if transport is None else transport.get_extra_info("socket")
 
 
-def _keep_alive(connected: Any, wanted: dict[str, str]) -> None:
+def _keep_alive(connected: Any, parameters: dict[str, str]) -> None:
     if connected is None or connected.family == getattr(socket, "AF_UNIX", None):
         return
     for name, (level, option) in _OPTIONS.items():
-        # As for libpq, 0 is the system's own; only `keepalives` is switched off by it.
-        if wanted[name] != "0" or name == "keepalives":
-            connected.setsockopt(level, option, int(wanted[name]))
+        # As in libpq, 0 means the system's default; only for `keepalives` it means off.
+        if parameters[name] != "0" or name == "keepalives":
+            connected.setsockopt(level, option, int(parameters[name]))
 
 
 def is_stale(driver_connection: Any) -> bool:
-    """Whether the server has closed a connection that nobody uses, as far as the machine has heard of it.
+    """Whether the server has closed an idle connection, as far as this machine knows.
 
-    Costs no round trip: a closed connection has said so already (PostgreSQL ends its sessions when it
-    stops or is killed, and after its timeouts). What it can't tell, a machine that vanished, the next
-    statement finds out. A connection on which there is anything to read counts as closed: a server
-    says its last words some time before it has gone, and has little else to say to a client that
-    asks for nothing; another connection costs little.
+    Costs no round trip: the close of a connection has already arrived (PostgreSQL ends its sessions when it
+    stops or is killed, and after its timeouts). This can't detect a host that vanished; the next statement
+    does. A connection with unread data counts as closed. A server sends its last message some time before it
+    closes, and sends little else to an idle client; another connection costs little.
     """
     return is_closed(driver_connection) or _is_readable(driver_connection)
 
 
 def is_closed(driver_connection: Any) -> bool:
     """Whether the driver knows that the connection is gone."""
-    if _reads_when_asked(driver_connection):
+    if _is_psycopg(driver_connection):
         return bool(driver_connection.closed)
     return bool(driver_connection.is_closed())
 
 
 def ping(conn: Connection) -> None:
-    """Asks the server for an answer, in a round trip, where `is_stale` does not tell all.
+    """Checks the connection by a round trip if `is_stale` may miss a closed one.
 
-    asyncpg keeps to itself that it has read a server's last words, until the server has gone, too. Nobody
-    can do again what the body of a transaction() does, so that begins with a connection that is there.
+    asyncpg does not report that it has read a server's last message until the server has closed the connection.
+    The body of a transaction() can't be repeated, so it begins with a checked connection.
     """
-    if not _reads_when_asked(conn.connection.driver_connection):
+    if not _is_psycopg(conn.connection.driver_connection):
         _execute(conn.connection.dbapi_connection, "SELECT 1")
 
 
-def _reads_when_asked(driver_connection: Any) -> bool:
-    """Whether it is psycopg's; asyncpg reads as soon as there is something to read."""
+def _is_psycopg(driver_connection: Any) -> bool:
+    """Whether it is a psycopg connection, which reads only on request; asyncpg reads as soon as data arrives."""
     return hasattr(driver_connection, "pgconn")
 
 
 async def is_lost(driver_connection: Any) -> bool:
-    """As `is_stale` for one that is in a transaction, and is not given up for a notice."""
+    """Like `is_stale`, for a connection in a transaction, which does not count as closed after a notice."""
     if is_closed(driver_connection):
         return True
     if not _is_readable(driver_connection):
         return False
-    if _reads_when_asked(driver_connection):
-        return _last_words(driver_connection)
+    if _is_psycopg(driver_connection):
+        return _has_last_message(driver_connection)
     for _ in range(_TURNS):
         await asyncio.sleep(0)
         if is_closed(driver_connection):
@@ -293,11 +292,11 @@ async def is_lost(driver_connection: Any) -> bool:
 
 
 _TURNS: Final = 10
-"""In how many turns a loop has read what a server said last, that it has gone, and has told asyncpg."""
+"""Event loop turns that suffice to read a server's last message and the close, and to notify asyncpg."""
 
 
-def _last_words(connection: Any) -> bool:
-    """Reads what there is for psycopg, which reads only when it is asked to."""
+def _has_last_message(connection: Any) -> bool:
+    """Reads what has arrived for psycopg, which reads only on request; whether the connection is lost."""
     last: list[str | None] = []
 
     def note(diagnosis: Any) -> None:
@@ -305,12 +304,12 @@ def _last_words(connection: Any) -> bool:
 
     connection.add_notice_handler(note)
     try:
-        # First the server's words, then that it is gone.
+        # First the server's message, then the close.
         connection.pgconn.consume_input()
         connection.pgconn.is_busy()
         connection.pgconn.consume_input()
     except Exception:
-        # Whatever it says, nothing can be read from it.
+        # After any error nothing can be read from the connection.
         return True
     finally:
         connection.remove_notice_handler(note)
@@ -318,8 +317,8 @@ def _last_words(connection: Any) -> bool:
 
 
 def _is_readable(driver_connection: Any) -> bool:
-    """Whether there is something from the server that the driver has not read."""
-    if _reads_when_asked(driver_connection):
+    """Whether there is data from the server that the driver has not read."""
+    if _is_psycopg(driver_connection):
         descriptor = driver_connection.pgconn.socket
     else:
         connected = _socket_of(driver_connection)
@@ -334,22 +333,22 @@ def _is_readable(driver_connection: Any) -> bool:
 
 
 def in_transaction(driver_connection: Any) -> bool:
-    """Whether the server has begun a transaction, whatever SQLAlchemy believes."""
+    """Whether the server has begun a transaction, independent of SQLAlchemy's state."""
     if is_closed(driver_connection):
         return False
-    if _reads_when_asked(driver_connection):
+    if _is_psycopg(driver_connection):
         return driver_connection.pgconn.transaction_status != 0
     return bool(driver_connection.is_in_transaction())
 
 
 def end_transaction(conn: Connection, how: str) -> None:
-    """Ends what a listener has begun by a statement of its own: ``COMMIT`` or ``ROLLBACK``."""
+    """Ends a transaction that a listener began by its own statement; `how` is ``COMMIT`` or ``ROLLBACK``."""
     if in_transaction(conn.connection.driver_connection):
         _execute(conn.connection.dbapi_connection, how)
 
 
 def _execute(connection: Any, sql: str) -> None:
-    """By the driver itself, in a greenlet: SQLAlchemy's way would tell listeners, and may begin a transaction."""
+    """Executes `sql` by the driver, in a greenlet: SQLAlchemy would call listeners, and may begin a transaction."""
 
     async def execute(driver_connection: Any) -> None:
         await driver_connection.execute(sql)
@@ -358,10 +357,10 @@ def _execute(connection: Any, sql: str) -> None:
 
 
 def hold_isolation(conn: Connection, level: IsolationLevel) -> None:
-    """Puts a connection, just taken from its pool, at `level`, whatever a listener has done to it.
+    """Sets a connection that was just taken from its pool to `level`, whatever a listener has done to it.
 
-    Listeners on SQLAlchemy's classes hear of the ledger's connections too, and some switch autocommit off or
-    begin by themselves, as the recipe for SQLite does.
+    Listeners on SQLAlchemy's classes also get events of the ledger's connections. Some switch autocommit off or
+    begin a transaction, as the recipe for SQLite does.
     """
     if conn.in_transaction():
         conn.rollback()

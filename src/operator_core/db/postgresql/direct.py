@@ -1,8 +1,8 @@
-"""Shortcuts on asyncpg itself: what SQLAlchemy compiled once, without SQLAlchemy in each execution.
+"""Runs shortcuts directly on asyncpg, with SQL that SQLAlchemy compiles once.
 
-For one statement in autocommit SQLAlchemy's execution, with the greenlet under it, costs as much of the
-processor's time again as asyncpg and the protocol do. Nothing of it is needed there: the text is
-compiled and cached, the values are of the driver's types after the columns' own conversion.
+For one statement in autocommit, SQLAlchemy's execution and its greenlet cost as much processor time as asyncpg
+and the protocol do. They are not needed there: the SQL is compiled and cached, and the columns' own conversion
+turns the values into the driver's types.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ __all__ = ["Direct"]
 
 T = TypeVar("T")
 
-_GIVEN: Final = object()
+_BOUND: Final = object()
 
 
 class _Parameter(NamedTuple):
     name: str
     value: Any
-    """As it stands in the statement, or `_GIVEN` with each execution."""
+    """The constant in the statement, or `_BOUND` if each execution passes a value."""
     convert: Callable[[Any], Any] | None
 
 
@@ -34,25 +34,25 @@ class _Compiled(NamedTuple):
 
 
 class Direct:
-    """Runs shortcuts on connections of asyncpg's, in statements of `dialect`."""
+    """Runs shortcuts on asyncpg's connections, compiled for `dialect`."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        # By the names of what is given too: an INSERT has a column for each. Statements are built once in
-        # the life of the program, so these are few.
+        # The key includes the parameters' names: an INSERT has a column for each. A program builds each
+        # statement once, so the entries are few.
         self._compiled: dict[tuple[Executable, tuple[str, ...]], _Compiled] = {}
 
     async def run(self, connection: Any, shortcut: Shortcut[T]) -> T | Unanswered:
-        """One round trip on `connection`, in autocommit; raises what asyncpg raises."""
+        """Runs `shortcut` in one round trip on `connection`, in autocommit; raises asyncpg's exceptions."""
         key = (shortcut.statement, tuple(shortcut.parameters))
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = self._compiled[key] = self._compile(shortcut)
-        given = shortcut.parameters
+        values = shortcut.parameters
         arguments = [
             value
-            if value is not _GIVEN
-            else (given[name] if convert is None else convert(given[name]))
+            if value is not _BOUND
+            else (values[name] if convert is None else convert(values[name]))
             for name, value, convert in compiled.parameters
         ]
         return shortcut.answer(await connection.fetch(compiled.text, *arguments))
@@ -70,7 +70,7 @@ class Direct:
         bind = compiled.binds[name]
         convert = bind.type.dialect_impl(self._dialect).bind_processor(self._dialect)
         if bind.key in shortcut.parameters:
-            return _Parameter(bind.key, _GIVEN, convert)
-        # A value that stands in the statement.
+            return _Parameter(bind.key, _BOUND, convert)
+        # A constant in the statement.
         value = bind.effective_value
         return _Parameter(name, value if convert is None else convert(value), None)

@@ -1,8 +1,8 @@
-"""The parameters of a PostgreSQL URL (PostgreSQL manual, 34.1.2), each done by the driver or refused by name.
+"""The parameters of a PostgreSQL URL (PostgreSQL manual, 34.1.2): the driver applies each, or it is refused by name.
 
-libpq reads them for psycopg. asyncpg has most of them; the others it would send to the server as settings. Of
-these, those that ask for what asyncpg does anyway are left out, and those that it can't do are refused: nobody
-believes then that a connection is bound to its channel, or its host's name checked, when it is not.
+For psycopg, libpq reads them. asyncpg supports most of them, and would send the others to the server as settings.
+Of the others, a parameter that asks for asyncpg's fixed behaviour is left out, and the rest are refused. Otherwise
+a URL could require channel binding or a check of the host's name, and the connection would have neither.
 """
 
 import re
@@ -16,7 +16,7 @@ from operator_core.actions.errors import InvalidValue
 __all__ = ["CONNECT_TIMEOUT", "KEEPALIVE", "Parameters", "read_parameters"]
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds for one host to answer, unless the URL's ``connect_timeout`` says otherwise."""
+"""Seconds that one host may take to answer, unless the URL has ``connect_timeout``."""
 
 KEEPALIVE: Final = {
     "keepalives": "1",
@@ -25,8 +25,10 @@ KEEPALIVE: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-"""A server that has vanished is noticed after a minute, unless the URL says otherwise; the defaults of
-most systems are two hours for a connection that waits, and a quarter of one for what is not received.
+"""Defaults by which a connection notices a vanished server after a minute, unless the URL has other values.
+
+Most systems' own defaults are two hours for a waiting connection, and a quarter of an hour for data that does not
+arrive.
 """
 
 _OURS: Final = {"prepared_statements", "connect_timeout", "fallback_application_name", "ssl"}
@@ -47,14 +49,14 @@ _AS_ASYNCPG_DOES: Final = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
-"""What asyncpg has no parameter for because it never does otherwise."""
+"""Values that asyncpg always follows and therefore has no parameter for."""
 
 _LIBPQ: Final = _ASYNCPG | set(_AS_ASYNCPG_DOES) | {
     "hostaddr", "max_protocol_version", "min_protocol_version", "oauth_client_id",
     "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer",
     "scram_client_key", "scram_server_key", "sslcrldir", "sslkeylogfile",
 }  # fmt: skip
-"""Of libpq 18, without `replication`, which makes a connection of another kind."""
+"""The parameters of libpq 18, without `replication`, which makes a connection of another kind."""
 
 _CHOICES: Final[Mapping[str, Collection[str]]] = {
     "channel_binding": ("disable", "prefer", "require"),
@@ -80,36 +82,36 @@ _NUMBERS: Final = {
 
 
 class Parameters(NamedTuple):
-    """What a URL asks for, apart from who, where and which database."""
+    """The parameters of a URL, which follow its user, hosts and database."""
 
     connect_timeout: float
     keepalive: dict[str, str]
     prepared: bool
     query: dict[str, Any]
-    """The rest, for the driver."""
+    """The other parameters, for the driver."""
 
 
 def read_parameters(url: URL, driver: str, known: Collection[str] | None = None) -> Parameters:
-    """The parameters of `url` for `driver`, whose libpq has the `known` ones (asyncpg: None).
+    """The parameters of `url` for `driver`; `known` are the parameters of its libpq (asyncpg: None).
 
-    Raises `InvalidValue` for a parameter that this driver has not, or a value that it can't have.
+    Raises `InvalidValue` for a parameter that the driver does not support, or for an invalid value.
     """
     query: dict[str, Any] = {}
     for name, value in url.query.items():
         if name != "host":
             if not isinstance(value, str):
-                raise InvalidValue(f"url?{name}", "stands there twice")
+                raise InvalidValue(f"url?{name}", "occurs twice")
             if known is None and value in _AS_ASYNCPG_DOES.get(name, ()):
                 continue
             _check_name(name, driver, known)
             _check_value(name, value)
         query[name] = value
     if query.pop("ssl", None):
-        # As libpq reads it, for the sake of JDBC's URLs.
+        # libpq reads it this way, for compatibility with JDBC's URLs.
         query.setdefault("sslmode", "require")
     query.setdefault("application_name", query.pop("fallback_application_name", "operator-core"))
     query.pop("fallback_application_name", None)
-    # Both drivers talk UTF-8, and it is asked for anyway.
+    # Both drivers use UTF-8, and the connection requests it anyway.
     query.pop("client_encoding", None)
     return Parameters(
         _seconds(query.pop("connect_timeout", None)),
@@ -123,20 +125,21 @@ def _check_name(name: str, driver: str, known: Collection[str] | None) -> None:
     if name not in _LIBPQ:
         raise InvalidValue(
             f"url?{_short(name)}",
-            "is no parameter of libpq's (a setting of the server's goes into options=-cNAME%3DVALUE)",
+            "is not a parameter of libpq (a server setting goes into options=-cNAME%3DVALUE)",
         )
     if known is None and name not in _ASYNCPG:
         raise InvalidValue(
-            f"url?{name}", f"can't be done, or not so, with {driver}: use postgresql+psycopg://"
+            f"url?{name}",
+            f"is not supported by {driver}, or not with this value: use postgresql+psycopg://",
         )
     if known is not None and name not in _OURS and name not in known:
-        raise InvalidValue(f"url?{name}", "is unknown to the libpq that is installed")
+        raise InvalidValue(f"url?{name}", "is unknown to the installed libpq")
 
 
 def _check_value(name: str, value: str) -> None:
     problem = None
     if "\0" in value:
-        problem = "must have no NUL in it"
+        problem = "must not contain NUL"
     elif name in _CHOICES and value not in _CHOICES[name]:
         problem = f"must be {' or '.join(_CHOICES[name])}"
     elif name in _NUMBERS and not (
@@ -160,5 +163,5 @@ def _seconds(value: str | None) -> float:
 
 
 def _short(name: str) -> str:
-    """A name that somebody else has chosen, as far as a message has room for it."""
+    """A parameter's name for a message; ``?`` if it is too long or can't be printed."""
     return name if len(name) <= 64 and name.isprintable() else "?"

@@ -1,4 +1,4 @@
-"""Hearing of what is committed on a PostgreSQL server: LISTEN on a connection of its own."""
+"""Detects commits on a PostgreSQL server by LISTEN on a separate connection."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ __all__ = ["ServerChanges"]
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "operator_core_events"
-"""What the trigger of the history notifies."""
+"""The channel that the history's trigger notifies."""
 
 
 class ServerChanges:
-    """Rings while somebody listens. A connection that is lost is made again, and rings for what was missed."""
+    """Calls `ring` for each notification. After a lost connection it connects again, and rings for missed ones."""
 
     def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
-        # The same way to connect, beside the pool: who listens takes no connection from who works.
+        # A separate pool with the same settings, so that listening takes no connection from units of work.
         self._pool = engine.sync_engine.pool.recreate()
         self._ring = ring
         self._tried = asyncio.Event()
@@ -32,15 +32,15 @@ class ServerChanges:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """From when it returns on, nothing is missed, unless the server can't be reached yet."""
+        """Starts to listen; no commit after its return is missed, unless the server can't be reached yet."""
         self._task = asyncio.create_task(self._run())
         await self._tried.wait()
 
     async def stop(self) -> None:
-        """Closes the connection."""
+        """Stops listening and closes the connection."""
         while self._task is not None and not self._task.done():
-            # More than once, if need be: `asyncio.wait_for`, by which older psycopg waits, loses on Python 3.11
-            # a cancellation that comes in the turn of a notification (bpo-37658).
+            # Several times if needed. Older psycopg waits by `asyncio.wait_for`, which on Python 3.11 loses a
+            # cancellation that arrives in the same turn as a notification (bpo-37658).
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=0.1)
 
@@ -61,36 +61,36 @@ class ServerChanges:
         try:
             raw: Any = connection.driver_connection
             listen = _asyncpg if hasattr(raw, "add_listener") else _psycopg
-            await listen(raw, self._heard)
+            await listen(raw, self._on_notification)
         finally:
             with suppress(Exception):
                 await finish(greenlet_spawn(connection.invalidate))
 
-    def _heard(self) -> None:
+    def _on_notification(self) -> None:
         self._failures = 0
         self._tried.set()
         self._ring()
 
 
-async def _asyncpg(raw: Any, heard: Callable[[], None]) -> None:
+async def _asyncpg(raw: Any, on_notification: Callable[[], None]) -> None:
     lost = asyncio.Event()
 
     def gone(_: object) -> None:
         lost.set()
 
     def notified(*_: object) -> None:
-        heard()
+        on_notification()
 
     raw.add_termination_listener(gone)
     await raw.add_listener(CHANNEL, notified)
-    # What was committed before it listened.
-    heard()
+    # For commits from before LISTEN.
+    on_notification()
     await lost.wait()
 
 
-async def _psycopg(raw: Any, heard: Callable[[], None]) -> None:
+async def _psycopg(raw: Any, on_notification: Callable[[], None]) -> None:
     await raw.set_autocommit(True)
     await raw.execute(f"LISTEN {CHANNEL}")
-    heard()
+    on_notification()
     async for _ in raw.notifies():
-        heard()
+        on_notification()

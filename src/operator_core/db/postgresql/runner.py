@@ -1,10 +1,10 @@
-"""Units of work on PostgreSQL, on the ledger's own pool of connections or on a service's engine.
+"""The runner for PostgreSQL, on the ledger's own pool of connections or on a service's engine.
 
-A unit runs in one greenlet from the checkout of a connection to its return. One that changes the
-database by a single statement needs no transaction around it, and makes one round trip. READ COMMITTED
-suffices for all of them: no unit decides by what it has read before; the UPDATE itself carries the guard,
-is evaluated again on a row that somebody else has just changed (PostgreSQL manual, 13.2.1), and constraints
-and triggers see what it really changes.
+A unit runs in one greenlet from the checkout of a connection to its return. A unit that changes the database by
+a single statement needs no transaction around it, and makes one round trip. READ COMMITTED is enough for all
+units, because no unit decides by a value that it has read before. The UPDATE itself contains the condition.
+PostgreSQL evaluates it again on a row that another transaction has just changed (PostgreSQL manual, 13.2.1), and
+constraints and triggers check the actual change.
 """
 
 import asyncio
@@ -68,8 +68,8 @@ _SINGLE: Final[IsolationLevel] = "AUTOCOMMIT"
 class ServerRunner(EngineRunner):
     """Runs units of work on a PostgreSQL server.
 
-    `check_schema` raises `SchemaError` unless the ledger is at head, on a connection that is in no transaction.
-    `owned` says whether the engine is the ledger's own.
+    `check_schema` raises `SchemaError` unless the ledger is at head; it gets a connection without a transaction.
+    `owned` is whether the engine is the ledger's own.
     """
 
     def __init__(
@@ -83,28 +83,28 @@ class ServerRunner(EngineRunner):
         super().__init__(engine, timeout=timeout)
         self._check_schema = check_schema
         self._owned = owned
-        # Views of the same pool: a service's engine stays as it is. The ledger's own is in
-        # autocommit mode already.
+        # Views of the same pool: a service's engine is not changed. The ledger's own engine is
+        # already in autocommit mode.
         self._transactions = engine.execution_options(isolation_level=_WHOLE)
         self._whole = self._transactions.sync_engine
         self._single = (
             engine if owned else engine.execution_options(isolation_level=_SINGLE)
         ).sync_engine
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What a statement on its own is run at is the database's default, which may be another level
-        # on a service's engine.
+        # A single statement runs at the database's default level, which may be another one on a
+        # service's engine.
         self._alone_suffices = True
         self._limits = Limits(timeout)
         self._batcher = Batcher(self._run_together, self._run_one)
-        # Connections that were used last, for whoever comes next: half of what the pool and
-        # SQLAlchemy's own Connection cost a unit. They go back to the pool as soon as one is asked for.
+        # The connections that were used last, kept for the next units: this halves the cost of the pool and
+        # SQLAlchemy's own Connection for a unit. They return to the pool as soon as one is needed from it.
         self._at_hand: list[Connection] = []
         self._connecting = 0
-        # For which a shortcut need not go through SQLAlchemy.
+        # Set if shortcuts can bypass SQLAlchemy.
         self._direct = Direct(engine.dialect) if owned and engine.driver == "asyncpg" else None
 
     async def open(self) -> None:
-        """Checks the schema and changes nothing: on a server that is for a deploy to do."""
+        """Checks the schema and changes nothing: only a deploy changes a server's schema."""
         if not self._closed:
             self._check_open()
             return
@@ -133,7 +133,7 @@ class ServerRunner(EngineRunner):
             )
 
     async def close(self) -> None:
-        """Refuses new calls, waits for those under way, and closes the connections that are its own."""
+        """Refuses new calls, waits for running ones, and closes the ledger's own connections."""
         if self._pid != os.getpid():
             return
         if self._loop is not asyncio.get_running_loop():
@@ -144,16 +144,16 @@ class ServerRunner(EngineRunner):
             await self._engine.dispose()
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on a connection of the pool; again if that is lost, as nothing can be lost with it."""
+        """Runs `unit` on a connection of the pool; retries after a lost connection, because reads change nothing."""
         self._check_open()
         with self._call():
             return await self._run(unit, self._read)
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` as one transaction, a `SingleStatement` on its own.
+        """Runs `unit` as one transaction, or a `SingleStatement` without one.
 
-        Serialization failures and deadlocks, and connections lost before the COMMIT, are tried again
-        as a whole. Raises `CommitOutcomeUnknown` if the connection is lost during it.
+        Retries the whole unit after a serialization failure, a deadlock, or a connection lost before the
+        COMMIT. Raises `CommitOutcomeUnknown` if the connection is lost during the COMMIT.
         """
         self._check_open()
         check_outside(self._use.under_way)
@@ -161,13 +161,13 @@ class ServerRunner(EngineRunner):
             single = _single(unit)
             if single is None or not self._alone_suffices:
                 return await self._try(self._transact, unit)
-            # One that may wait for a lock waits for it by itself.
+            # A unit that may wait for a lock runs alone.
             if single.batch is not None and not single.batch.may_wait:
                 return await self._batcher.run(single, single.batch)
             return await self._run_one(single)
 
     async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
-        # A call of its own: those who asked may have been cancelled, and closing waits for the connection.
+        # A separate call: the callers may have been cancelled, and closing waits for the connection.
         with self._call():
             return await self._try(self._change, partial(run_units, units=units))
 
@@ -175,30 +175,30 @@ class ServerRunner(EngineRunner):
         return await self._run(unit, self._change)
 
     async def _run(self, unit: Unit[T], run: Callable[[Attempt, Unit[T]], T]) -> T:
-        """Runs `unit` by `run`, or its shortcut by the driver alone, if that can be."""
+        """Runs `unit` by `run`, or its shortcut by the driver alone if possible."""
         single = _single(unit)
         shortcut = None if single is None else single.shortcut
         failures = 0
-        if shortcut is not None and self._direct is not None and not self._is_listened_to():
+        if shortcut is not None and self._direct is not None and not self._has_listeners():
             conn = self._alive_at_hand()
             if conn is not None:
                 writes = run != self._read
-                # asyncpg sets a timeout of its own only where one is asked for.
+                # Without an explicit timeout asyncpg sets none, so this needs no task of its own.
                 answer, failures = await finish_here(
-                    self._straight(self._direct, conn, shortcut, writes)
+                    self._run_directly(self._direct, conn, shortcut, writes)
                 )
                 if answer is not UNANSWERED:
                     return answer
         return await self._try(run, unit, failures)
 
-    def _is_listened_to(self) -> bool:
-        """Whether somebody, tracing for instance, wants to hear of SQLAlchemy's executions."""
+    def _has_listeners(self) -> bool:
+        """Whether a listener, such as tracing, needs the events of SQLAlchemy's executions."""
         return getattr(self._single, "_has_events", True)
 
-    async def _straight(
+    async def _run_directly(
         self, direct: Direct, conn: Connection, shortcut: Shortcut[T], writes: bool
     ) -> tuple[T | Unanswered, int]:
-        """The answer, and how often the unit has failed for which it is worth to be run again."""
+        """Runs the shortcut; returns its answer, and the number of failures that count for a retry of the unit."""
         try:
             answer = await direct.run(conn.connection.driver_connection, shortcut)
         except Exception as error:
@@ -235,7 +235,7 @@ class ServerRunner(EngineRunner):
         self, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T], failures: int = 0
     ) -> T:
         attempt = Attempt()
-        # Who is cancelled while it waits for a connection need not go on waiting.
+        # A caller that is cancelled while it waits for a connection stops waiting.
         return await finish(self._attempts(attempt, run, unit, failures), may_stop=attempt.may_stop)
 
     async def _attempts(
@@ -257,7 +257,7 @@ class ServerRunner(EngineRunner):
             failures += 1
             await pause(failures)
 
-    # ------ in the greenlet
+    # From here on: in the greenlet.
 
     def _read(self, attempt: Attempt, unit: Unit[T]) -> T:
         conn = self._take()
@@ -273,10 +273,10 @@ class ServerRunner(EngineRunner):
     def _run_alone(self, conn: Connection, unit: Unit[T]) -> T:
         try:
             result = unit(conn)
-            # Of a listener's that begins by itself, as the recipe for SQLite does.
+            # Ends the transaction of a listener that begins one, as the recipe for SQLite does.
             end_transaction(conn, "COMMIT")
         except BaseException as error:
-            _drop_if_useless(conn, error)
+            _drop_if_unusable(conn, error)
             conn.close()
             raise
         if not self._keep(conn):
@@ -287,7 +287,7 @@ class ServerRunner(EngineRunner):
         return self._alive_at_hand() or self._connect(self._single, _SINGLE)
 
     def _alive_at_hand(self) -> Connection | None:
-        """A connection at hand, which is nobody else's from now on, and which the server has not closed."""
+        """Takes a connection at hand that the server has not closed; None if there is none."""
         while self._at_hand:
             conn = self._at_hand.pop()
             if not is_stale(conn.connection.driver_connection):
@@ -309,20 +309,20 @@ class ServerRunner(EngineRunner):
                 attempt.committing = True
             return result
         except Exception as error:
-            _drop_if_useless(conn, error)
+            _drop_if_unusable(conn, error)
             raise
         finally:
             conn.close()
 
     def _connect(self, engine: Engine, level: IsolationLevel) -> Connection:
-        """A connection of the pool that was alive a moment ago, which costs no round trip to know."""
+        """A connection of the pool that was alive a moment ago; checking costs no round trip."""
         while True:
             self._connecting += 1
             try:
                 conn = engine.connect()
             finally:
                 self._connecting -= 1
-            if not _is_worn(conn):
+            if not _has_died(conn):
                 break
             _throw_away(conn)
         try:
@@ -335,10 +335,10 @@ class ServerRunner(EngineRunner):
     def _prepare(self, conn: Connection, level: IsolationLevel) -> None:
         hold_isolation(conn, level)
         if not self._owned:
-            # What the service has set meanwhile is the service's, and it may be fatal here.
+            # The service may have changed its settings meanwhile to values that the ledger refuses.
             check_reported(conn)
 
-    # ------ what EngineRunner asks
+    # From here on: the hooks of EngineRunner.
 
     def _new_changes(self) -> ServerChanges:
         return ServerChanges(self._engine, self._doorbell.ring)
@@ -358,14 +358,14 @@ class ServerRunner(EngineRunner):
             await pause(failures)
 
     async def _connected(self) -> AsyncConnection:
-        """A connection for a transaction, which was alive a moment ago."""
+        """A connection that was alive a moment ago, for a transaction."""
         while True:
             self._connecting += 1
             try:
                 conn = await self._transactions.connect()
             finally:
                 self._connecting -= 1
-            if not await conn.run_sync(_is_worn):
+            if not await conn.run_sync(_has_died):
                 break
             await conn.invalidate()
             await conn.close()
@@ -379,7 +379,7 @@ class ServerRunner(EngineRunner):
         return conn
 
     async def _check_alive(self, conn: AsyncConnection) -> None:
-        # What is said next, maybe a COMMIT, would be said to nobody, and look like a lost answer.
+        # On a lost connection the next statement, maybe a COMMIT, would look like a lost answer.
         known = conn.sync_connection
         assert known is not None
         if not known.invalidated:
@@ -404,7 +404,7 @@ class ServerRunner(EngineRunner):
         if self._loop is not asyncio.get_running_loop():
             check_process(self._pid)
             raise WrongLoop(
-                "this ledger's connections belong to the event loop that opened it; open another one here"
+                "this ledger's connections belong to the event loop that opened it; open another ledger here"
             )
 
 
@@ -415,8 +415,8 @@ def _single(unit: Unit[T]) -> SingleStatement[T] | None:
 _KNOWN: Final = "known to operator_core"
 
 
-def _is_worn(conn: Connection) -> bool:
-    """Whether a connection of the pool has died since it was used last; one that was just made was just answered."""
+def _has_died(conn: Connection) -> bool:
+    """Whether a pooled connection has died since its last use; the server has just answered a fresh one."""
     known = conn.info.get(_KNOWN, False)
     conn.info[_KNOWN] = True
     return (is_stale if known else is_closed)(conn.connection.driver_connection)
@@ -427,12 +427,12 @@ def _throw_away(conn: Connection) -> None:
     conn.close()
 
 
-def _drop_if_useless(conn: Connection, error: BaseException) -> None:
+def _drop_if_unusable(conn: Connection, error: BaseException) -> None:
     if conn.invalidated:
         return
     if trouble(error) in (*LOSSES, Trouble.READ_ONLY) or in_transaction(
         conn.connection.driver_connection
     ):
-        # Lost, or the server is no longer the one that writes, and the next connection finds it; or a
-        # listener has begun a transaction, of which SQLAlchemy knows nothing.
+        # The connection is lost, or its server does not accept writes and the next connection finds the one
+        # that does. Or a listener has begun a transaction that SQLAlchemy does not know.
         conn.invalidate()

@@ -1,10 +1,9 @@
 """The settings of a PostgreSQL session that the ledger's statements, its functions and the drivers depend on.
 
-A database, a role or a service may set any of them. On a connection of the ledger's own they are pinned: as options
-of its start, which outlast RESET and DISCARD, and through a pooler that takes no options (PgBouncer) as far as
-the server reports them, because those PgBouncer keeps for each client. On a service's own engine or session
-they are not the ledger's to set: there they are looked at, and what would change an answer, or raise
-after a row was written, is refused before anything is written.
+A database, a role or a service may set any of them. The ledger pins them on its own connections by startup options,
+which outlast RESET and DISCARD. Through a pooler that refuses options (PgBouncer), it pins the settings that the
+server reports, because PgBouncer keeps those for each client. On a service's own engine or session it only checks
+them. A value that would change a result, or raise after a row was written, is refused before anything is written.
 """
 
 from collections.abc import Iterable
@@ -33,15 +32,16 @@ class _Setting(NamedTuple):
     name: str
     value: str
     why: str
+    """What another value breaks, or what the setting affects."""
     matters: tuple[str, ...]
-    """The drivers whose answers depend on it; for the others it is pinned where it can be."""
+    """The drivers whose results depend on it; for the others it is pinned where possible."""
     also: tuple[str, ...] = ()
-    """Values that do as well."""
+    """Other values that the ledger accepts."""
     pinned: bool = True
 
     def holds(self, found: str | None) -> bool:
-        """Whether the value that was found, None where the server has no such setting, will do."""
-        # Of "ISO, DMY" the order is how dates are read that the ledger never writes.
+        """Whether the ledger accepts the value `found`, which is None if the server has no such setting."""
+        # In "ISO, DMY" the order affects only the reading of dates in a form that the ledger never writes.
         first = self.value if found is None else found.partition(",")[0].strip()
         return first.casefold() in (self.value.casefold(), *self.also)
 
@@ -49,39 +49,40 @@ class _Setting(NamedTuple):
 _SETTINGS: Final = (
     _Setting(
         "standard_conforming_strings", "on",
-        "a backslash in a string is itself; otherwise the functions misread JSON, and claims fail", _BOTH,
+        "a backslash in a string is an escape: the functions misread JSON, and claims fail",
+        _BOTH,
     ),
-    _Setting("transform_null_equals", "off", "a comparison with NULL is NULL", _BOTH),
+    _Setting("transform_null_equals", "off", "a comparison with NULL is not NULL", _BOTH),
     _Setting("exit_on_error", "off", "a refused change ends the session", _BOTH),
-    # It takes a superuser to set, so it can't be pinned for others.
+    # Only a superuser can set it, so it can't be pinned for other roles.
     _Setting(
         "session_replication_role", "origin",
-        "no trigger fires: nothing is checked, and nothing gets into the history",
+        "no trigger fires: changes are not checked, and the history does not contain them",
         _BOTH, also=("local",), pinned=False,
     ),
     _Setting(
         "DateStyle", "ISO",
-        "psycopg reads times in this style only, and says so when the row is written", _TEXT,
+        "psycopg can't read times in another style, and raises after the row is written", _TEXT,
     ),
-    # asyncpg asks for it at the start.
-    _Setting("client_encoding", "UTF8", "psycopg can't read or write text beyond it", _TEXT),
-    _Setting("array_nulls", "on", "psycopg writes NULL in an array as that word", _TEXT),
+    # asyncpg sets it at startup.
+    _Setting("client_encoding", "UTF8", "psycopg can't read or write text outside the session's encoding", _TEXT),
+    _Setting("array_nulls", "on", "psycopg writes NULL in an array as a word", _TEXT),
     _Setting(
-        "extra_float_digits", "1", "psycopg reads numbers as text, and digits are missing there",
+        "extra_float_digits", "1", "psycopg reads numbers as text, and digits are missing in it",
         _TEXT, also=("2", "3"),
     ),
-    # What matters nowhere else: transactions say their level, single statements run at this one.
-    _Setting("default_transaction_isolation", "read committed", "single statements run at it", _NONE),
-    # How definitions in the catalogue are shown, which upgrades and `db check` compare with what they know.
-    _Setting("TimeZone", "UTC", "times in definitions are shown in it", _NONE),
-    _Setting("IntervalStyle", "postgres", "intervals in definitions are shown in it", _NONE),
-    _Setting("bytea_output", "hex", "bytes are shown as text in it", _NONE),
-    _Setting("quote_all_identifiers", "off", "names in definitions are shown by it", _NONE),
+    # Transactions set their own level; only single statements run at this one.
+    _Setting("default_transaction_isolation", "read committed", "single statements run at this level", _NONE),
+    # They affect how the catalogue shows definitions. Upgrades and `db check` compare these with expected ones.
+    _Setting("TimeZone", "UTC", "definitions show times in it", _NONE),
+    _Setting("IntervalStyle", "postgres", "definitions show intervals in it", _NONE),
+    _Setting("bytea_output", "hex", "it is the text form of bytes", _NONE),
+    _Setting("quote_all_identifiers", "off", "definitions show names by it", _NONE),
 )  # fmt: skip
 
-# Not here, because they are the user's to choose: search_path (where the ledger is), role, default_transaction_read_only
-# (then writes are StorageReadOnly), the timeouts, synchronous_commit and what else `db check` warns of, and
-# all that only makes statements slower.
+# Not listed, because the user chooses them: search_path (where the ledger is), role, default_transaction_read_only
+# (then writes raise StorageReadOnly), the timeouts, synchronous_commit and the other settings that `db check` warns
+# about, and settings that only make statements slower.
 
 _REPORTED: Final = (
     "standard_conforming_strings",
@@ -90,13 +91,13 @@ _REPORTED: Final = (
     "TimeZone",
     "IntervalStyle",
 )
-"""What a server tells each client whenever it changes, and PgBouncer keeps for each client."""
+"""The settings whose changes a server reports to each client, and that PgBouncer keeps for each client."""
 
 _WATCHED: Final = tuple(each for each in _SETTINGS if each.name in _REPORTED)
 
 
 def startup_options(before: str = "") -> str:
-    """The parameter `options` of a connection's start, behind what was asked for `before`: the last one wins."""
+    """The startup parameter `options`; the ledger's settings follow the options `before`, because the last one wins."""
     ours = [f"-c {each.name}={_escaped(each.value)}" for each in _SETTINGS if each.pinned]
     return " ".join(filter(None, [before, *ours]))
 
@@ -106,9 +107,9 @@ def _escaped(value: str) -> str:
 
 
 def pin_statement(names: Iterable[str]) -> str:
-    """Sets the settings of these names, or all that can be."""
-    wanted = {name.casefold() for name in names}
-    pinned = (each for each in _SETTINGS if each.pinned and each.name.casefold() in wanted)
+    """The SQL that sets those of the named settings that can be pinned."""
+    folded = {name.casefold() for name in names}
+    pinned = (each for each in _SETTINGS if each.pinned and each.name.casefold() in folded)
     return "; ".join(f"SET {each.name} = '{each.value}'" for each in pinned)
 
 
@@ -116,9 +117,9 @@ ALL: Final = tuple(each.name for each in _SETTINGS)
 
 
 def reported_wrong(driver_connection: Any, driver: str | None = None) -> list[str]:
-    """Which of the settings that a server reports are not as they should be; this costs no round trip.
+    """The names of the settings with a wrong value, among those that a server reports; costs no round trip.
 
-    Of a `driver`, those that matter to it.
+    With `driver`, only the settings that matter to this driver.
     """
     if hasattr(driver_connection, "get_settings"):
         known = driver_connection.get_settings()
@@ -140,31 +141,31 @@ def reported_wrong(driver_connection: Any, driver: str | None = None) -> list[st
 
 
 def check_reported(conn: Connection) -> None:
-    """Raises `StorageUnavailable` if a service has changed a setting on its connection that matters here."""
+    """Raises `StorageUnavailable` if a service has set a wrong value on its connection for a reported setting."""
     wrong = reported_wrong(conn.connection.driver_connection, conn.dialect.driver)
     if wrong:
         raise _refusal([(each.name, None, each.why) for each in _SETTINGS if each.name in wrong])
 
 
 class Session(NamedTuple):
-    """What a session's settings mean for the ledger."""
+    """The settings of a session that change how the ledger runs units."""
 
     read_committed: bool
-    """Whether a statement on its own runs at READ COMMITTED."""
+    """Whether a single statement runs at READ COMMITTED."""
     lock_timeout: float | None
     statement_timeout: float | None
-    """Seconds, None where there is no limit."""
+    """In seconds, as for `lock_timeout`; None means no limit."""
 
 
 _TIMEOUTS: Final = ("lock_timeout", "statement_timeout")
-_LOOK: Final = "SELECT " + ", ".join(  # noqa: S608 - of names that stand above
+_LOOK: Final = "SELECT " + ", ".join(  # noqa: S608 - of the names above
     [f"current_setting('{each.name}', true)" for each in _SETTINGS]
     + [f"1000 * extract(epoch FROM current_setting('{each}')::interval)" for each in _TIMEOUTS]
 )
 
 
 def look_at_session(conn: Connection) -> Session:
-    """One SELECT; raises `StorageUnavailable` if a setting would change what the ledger's statements mean."""
+    """Reads the settings by one SELECT; raises `StorageUnavailable` if one changes the meaning of statements."""
     *values, lock, statement = conn.exec_driver_sql(_LOOK).one()
     found = dict(zip(ALL, values, strict=True))
     wrong = [
@@ -182,12 +183,12 @@ def look_at_session(conn: Connection) -> Session:
 
 
 def _refusal(wrong: Iterable[tuple[str, str | None, str]]) -> StorageUnavailable:
-    wanted = {each.name: each.value for each in _SETTINGS}
-    told = "; ".join(
-        f"{name} {'is not' if found is None else f'is {found}, not'} {wanted[name]} ({why})"
+    needed = {each.name: each.value for each in _SETTINGS}
+    problems = "; ".join(
+        f"{name} {'is not' if found is None else f'is {found}, not'} {needed[name]} ({why})"
         for name, found, why in wrong
     )
-    return StorageUnavailable(f"the session's settings are not those that the ledger needs: {told}")
+    return StorageUnavailable(f"the session has settings that the ledger refuses: {problems}")
 
 
 _STORED: Final = """
@@ -201,10 +202,10 @@ _STORED: Final = """
 
 
 def unpinned_settings(conn: Connection) -> list[tuple[str, str, str]]:
-    """What the database would do otherwise than the ledger needs: names of settings, values, and why not.
+    """The settings with a value that the ledger does not accept: their names, values, and the reasons.
 
-    First what holds on `conn` itself all the same, then what a database or a role has for every
-    connection that is not the ledger's own, and on which the ledger refuses to work.
+    First the settings that pinning did not change on `conn` itself. Then the settings that a database or a role has
+    for every connection that is not the ledger's own; the ledger refuses to work on such a connection.
     """
     values = conn.exec_driver_sql(_LOOK).one()
     found = [
@@ -217,9 +218,9 @@ def unpinned_settings(conn: Connection) -> list[tuple[str, str, str]]:
         name, _, value = setting.partition("=")
         each = known.get(name.casefold())
         if each is not None and not each.holds(value):
-            whose = " and ".join(
+            owners = " and ".join(
                 filter(None, [role and f"role {role}", database and f"database {database}"])
             )
-            where = f"set for {whose}, so a service's own {' or '.join(each.matters)} engine or session is refused"
+            where = f"set for {owners}, so a service's own {' or '.join(each.matters)} engine or session is refused"
             found.append((each.name, value, f"{where}: {each.why}"))
     return found

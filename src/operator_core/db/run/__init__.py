@@ -1,1 +1,1 @@
-"""Where units of work run: the protocol of runners, and what runners of both databases share."""
+"""The protocols of runners of units of work, and the parts that the runners of both databases share."""

@@ -1,4 +1,4 @@
-"""What units on a service's own engine and session have in common: beginning, savepoints, errors."""
+"""Functions for units of work on a service's own engine or session: begin, savepoints, translated errors."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,20 +18,20 @@ T = TypeVar("T")
 
 
 def begin(conn: Connection) -> None:
-    """Begins a real transaction where the driver would not: sqlite3's own BEGIN comes late and weak.
+    """Begins a transaction, on SQLite with BEGIN IMMEDIATE, because sqlite3's own BEGIN comes too late.
 
-    It would come only before the first INSERT or UPDATE, so that two readers that both go on to
-    write deadlock, and never before a SAVEPOINT, whose RELEASE would then commit.
+    sqlite3 sends a plain BEGIN before the first INSERT or UPDATE. Two transactions that read and then write would
+    deadlock. It sends none before a SAVEPOINT, whose RELEASE would then commit.
     """
     if not conn.in_transaction():
-        # A service's engine may begin one of its own here.
+        # A listener of the service's engine may send its own BEGIN here.
         conn.begin()
     if is_sqlite(conn) and not in_transaction(conn):
         conn.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
-    """Runs `unit` so that the transaction is as it was before if it fails."""
+    """Runs `unit` in a savepoint: if it fails, its changes alone are rolled back."""
     sqlite = is_sqlite(conn)
     if sqlite:
         begin(conn)
@@ -40,17 +40,17 @@ def in_savepoint(conn: Connection, unit: Unit[T]) -> T:
             return unit(conn)
     except BaseException:
         if sqlite and not in_transaction(conn):
-            # A full disk ends the whole transaction. As after a lost connection, SQLAlchemy then
-            # refuses all but a rollback; the next statement would begin a transaction of its own.
+            # A full disk ends the whole transaction. Without this, the next statement would begin another one. After
+            # it, as after a lost connection, SQLAlchemy refuses everything but a rollback.
             conn.invalidate()
         raise
 
 
 def read_in_savepoint(conn: Connection, unit: Unit[T]) -> T:
-    """Runs `unit`, which reads, so that a failure takes nothing of the transaction along.
+    """Runs a reading `unit`, whose failure leaves the transaction usable.
 
-    After a statement that fails, PostgreSQL takes a COMMIT for a ROLLBACK, and says so to nobody. On SQLite a
-    failed read changes nothing, and a savepoint would begin a transaction that locks.
+    After a failed statement, PostgreSQL executes a COMMIT as a ROLLBACK without an error, so the unit runs in a
+    savepoint. On SQLite a failed read changes nothing, and a savepoint would begin a transaction that locks.
     """
     read = partial(read_damaged, unit=unit)
     return read(conn) if is_sqlite(conn) else in_savepoint(conn, read)
@@ -60,7 +60,7 @@ def read_in_savepoint(conn: Connection, unit: Unit[T]) -> T:
 def translated(
     to_own: Callable[[BaseException], BaseException] = translate,
 ) -> Generator[None]:
-    """Driver exceptions leave the block as the ledger's own, which `to_own` makes of them."""
+    """A block whose driver exceptions are converted to the ledger's own by `to_own`."""
     try:
         yield
     except Exception as error:

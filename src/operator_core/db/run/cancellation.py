@@ -1,4 +1,4 @@
-"""Work on a connection that goes to its end whatever becomes of the caller."""
+"""Work on a connection that finishes even if its caller is cancelled."""
 
 import asyncio
 import types
@@ -13,11 +13,11 @@ T = TypeVar("T")
 async def finish(
     work: Coroutine[Any, Any, T], *, may_stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """Runs `work` to its end; a cancellation of the caller waits for that, and then goes on its way.
+    """Runs `work` to its end; if the caller is cancelled, the cancellation is raised after that end.
 
-    So nothing is ever under way on a connection that is being rolled back or given back. Where
-    `work` `may_stop` at that moment, it is cancelled too. It runs in a task of its own, because drivers
-    time out by cancelling the task that they run in, and nobody could tell that from the caller's.
+    A connection is thus never rolled back or returned to its pool while `work` uses it. If `may_stop` returns true at
+    the cancellation, `work` is cancelled too. `work` runs in its own task: drivers implement timeouts by cancelling the
+    task that they run in. That would look like a cancellation of the caller.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -33,7 +33,7 @@ async def finish(
         except BaseException:
             break
     if cancelled is not None:
-        # Its outcome is nobody's any more; asyncio complains of one that was never looked at.
+        # Nobody reads this outcome, and asyncio logs an exception that was never retrieved.
         if not task.cancelled():
             task.exception()
         raise cancelled
@@ -41,10 +41,10 @@ async def finish(
 
 
 async def finish_here(work: Coroutine[Any, Any, T]) -> T:
-    """As `finish`, for `work` that sets no timeouts: in the caller's task, which saves making one.
+    """As `finish`, for `work` that sets no timeouts: it runs in the caller's task, which saves creating one.
 
-    The task waits for what `work` waits for, so that nothing goes round the loop once more, but a
-    cancellation does not reach that: it is heard when the wait is over, and goes on its way at the end.
+    The task waits for the same future as `work`, so that no extra turn of the event loop is needed. A cancellation does
+    not reach that future: it is noticed when the wait is over, and raised when `work` has ended.
     """
     result, cancelled = await _to_the_end(work)
     if cancelled is not None:
@@ -55,7 +55,7 @@ async def finish_here(work: Coroutine[Any, Any, T]) -> T:
 async def finish_or_give_back(
     work: Coroutine[Any, Any, T], give_back: Callable[[T], Coroutine[Any, Any, None]]
 ) -> T:
-    """As `finish_here`; what comes of `work` when its caller is gone is given back before the cancellation goes on."""
+    """As `finish_here`; if the caller was cancelled, `give_back` gets the result before the cancellation is raised."""
     result, cancelled = await _to_the_end(work)
     if cancelled is not None:
         await finish(give_back(result))
@@ -64,13 +64,13 @@ async def finish_or_give_back(
 
 
 class _OutOfReach:
-    """A future as a task sees it (PEP 3156, asyncio.isfuture), which can't be cancelled by that task."""
+    """A future with the protocol that tasks use (PEP 3156, asyncio.isfuture), which the waiting task can't cancel."""
 
     __slots__ = ("_asyncio_future_blocking", "_future")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self._future = future
-        # What a coroutine says that gives a task a future to wait for, and has just said of this one.
+        # A coroutine sets this flag on the future that it yields to its task, and has just set it on this one.
         future._asyncio_future_blocking = False
         self._asyncio_future_blocking = True
 
@@ -78,15 +78,15 @@ class _OutOfReach:
         return self._future.get_loop()
 
     def add_done_callback(
-        self, callback: Callable[[asyncio.Future[Any]], object], **said: Any
+        self, callback: Callable[[asyncio.Future[Any]], object], **options: Any
     ) -> None:
-        self._future.add_done_callback(callback, **said)
+        self._future.add_done_callback(callback, **options)
 
     def cancelled(self) -> bool:
         return self._future.cancelled()
 
     def cancel(self, msg: object = None) -> bool:
-        # The task keeps it in mind, and raises it where it goes on.
+        # The task then remembers the cancellation and raises it when it resumes.
         return False
 
 
@@ -94,7 +94,7 @@ class _OutOfReach:
 def _to_the_end(
     work: Coroutine[Any, Any, T],
 ) -> Generator[Any, Any, tuple[T, asyncio.CancelledError | None]]:
-    """What came of `work`, and the cancellation that came meanwhile; that alone if `work` failed."""
+    """Returns the result of `work` and a cancellation that arrived meanwhile; raises the latter if `work` failed."""
     cancelled: asyncio.CancelledError | None = None
     while True:
         try:
@@ -113,5 +113,5 @@ def _to_the_end(
         except GeneratorExit:
             work.close()
             raise
-        except BaseException:  # noqa: S110 - how the wait has failed, `work` hears from the future itself
+        except BaseException:  # noqa: S110 - `work` gets the error of the wait from the future itself
             pass

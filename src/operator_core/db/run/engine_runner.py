@@ -1,4 +1,4 @@
-"""Units of work on the connections of an AsyncEngine: what all kinds of engine have in common."""
+"""The runner base class for units of work on the connections of an `AsyncEngine` of any database."""
 
 import asyncio
 import os
@@ -31,16 +31,16 @@ __all__ = ["Changes", "EngineRunner", "obtained"]
 T = TypeVar("T")
 
 _COMES_WITHIN: Final = 1.0
-"""Seconds for which a caller that is cancelled waits for its connection: a pool may have none to give for longer."""
+"""Seconds that a cancelled caller waits for its connection: a pool may have none for longer."""
 
 
 class _Use:
-    """What all ledgers on one engine share."""
+    """The state that all ledgers on one engine share."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.under_way: set[_ConnectionRunner] = set()
-        # On a connection that all share nobody's commit is a change of somebody else's.
+        # On a single shared connection, `PRAGMA data_version` shows none of the commits, so ledgers share the signal.
         self.doorbell = Doorbell()
 
 
@@ -48,19 +48,19 @@ _USES: Final[WeakKeyDictionary[AsyncEngine, _Use]] = WeakKeyDictionary()
 
 
 class Changes(Protocol):
-    """Rings while it runs."""
+    """A source of changes that rings a doorbell while it runs."""
 
     async def start(self) -> None:
-        """From when it returns on, nothing is missed."""
+        """Starts; no change after its return is missed."""
         ...
 
     async def stop(self) -> None:
-        """Gives everything back."""
+        """Stops, and releases everything that it holds."""
         ...
 
 
 class EngineRunner(ABC):
-    """Runs units of work on connections of an engine; `timeout` is how many seconds a call may wait."""
+    """Runs units of work on connections of an engine; `timeout` is the number of seconds that a call may wait."""
 
     def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
         self._engine = engine
@@ -77,7 +77,7 @@ class EngineRunner(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Makes the ledger ready; see `Runner`."""
+        """Opens the ledger; see `Runner`."""
 
     @abstractmethod
     async def read(self, unit: Unit[T]) -> T:
@@ -99,24 +99,24 @@ class EngineRunner(ABC):
         return translate(error, busy_timeout=self._timeout)
 
     async def close(self) -> None:
-        """Refuses new calls, waits for those under way, and rolls back an open transaction.
+        """Refuses new calls, rolls back open transactions, and waits for running calls.
 
-        Whoever brought the engine disposes of it.
+        The owner of the engine disposes of it.
         """
         self._closed = True
         if os.getpid() != self._pid:
             return
-        # These first: a call under way may wait for a row that one of them holds.
+        # Transactions first: a running call may wait for a row that one of them has locked.
         while self._transactions_open:
             await self._transactions_open.pop().close()
-        # Who listens looks, and finds it closed.
+        # Listeners wake up, look at the ledger and find it closed.
         self._doorbell.ring()
         while self._under_way:
             self._none_under_way = asyncio.Event()
             await self._none_under_way.wait()
 
     def _call(self) -> "_Call":
-        """The block is a call under way, for which `close` waits."""
+        """A block that counts as a running call, for which `close` waits."""
         return _Call(self)
 
     def _call_ended(self) -> None:
@@ -129,13 +129,13 @@ class EngineRunner(ABC):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
-        """One connection of the pool, and on SQLite the write lock, from entry to exit."""
+        """A block that holds one connection of the pool, and on SQLite the write lock."""
         self._check_open()
         check_outside(self._use.under_way)
         async with self._alone():
             with self._call():
                 units = _ConnectionRunner(await obtained(self._transacting()), self)
-                if self._closed:  # while this waited; closing waits for the connection
+                if self._closed:  # closed during the wait; `close` waits for this connection
                     await units.close()
                     self._check_open()
                 self._use.under_way.add(units)
@@ -153,7 +153,7 @@ class EngineRunner(ABC):
 
     @asynccontextmanager
     async def changes(self) -> AsyncGenerator[asyncio.Event]:
-        """Set when somebody may have committed something, by whichever connection."""
+        """A block with an event that is set after every possible commit, on any connection."""
         self._check_open()
         check_outside(self._use.under_way)
         with self._doorbell.listening() as changed:
@@ -162,7 +162,7 @@ class EngineRunner(ABC):
                 changes = self._new_changes()
                 self._changes = changes, asyncio.ensure_future(changes.start())
             try:
-                # Shielded, as several may wait for it.
+                # Shielded, because several callers may wait for it.
                 with self._translated():
                     await asyncio.shield(self._changes[1])
                 yield changed
@@ -174,17 +174,17 @@ class EngineRunner(ABC):
 
     @abstractmethod
     def _new_changes(self) -> "Changes":
-        """What rings the doorbell while somebody listens."""
+        """The source of changes that rings the doorbell while there are listeners."""
 
     async def _transacting(self) -> AsyncConnection:
-        """A connection on which transactions are what they should be."""
+        """A connection with the settings that transactions need."""
         return await self._engine.connect()
 
-    async def _check_alive(self, conn: AsyncConnection) -> None:  # noqa: B027 - a file is never away
+    async def _check_alive(self, conn: AsyncConnection) -> None:  # noqa: B027 - a file has no connection to lose
         """Raises `StorageUnavailable` if the connection of a transaction is known to be lost."""
 
     def _alone(self) -> AbstractAsyncContextManager[Any]:
-        """While nobody else may use the engine; by default everybody may."""
+        """A block in which no other caller may use the engine; by default, others may."""
         return nullcontext()
 
     def _check_open(self) -> None:
@@ -194,9 +194,9 @@ class EngineRunner(ABC):
 
 
 async def obtained(connecting: Coroutine[Any, Any, AsyncConnection]) -> AsyncConnection:
-    """The connection that comes of it; one that comes when the caller has been cancelled is closed.
+    """Returns the connection of `connecting`; if the caller is cancelled, the connection is closed.
 
-    SQLAlchemy and aiosqlite forget a connection whose caller is cancelled while it is opened or made ready.
+    SQLAlchemy and aiosqlite leak a connection if its caller is cancelled while the connection is opened or prepared.
     """
     task = asyncio.ensure_future(connecting)
     try:
@@ -221,9 +221,9 @@ async def _stop(changes: Changes, started: asyncio.Future[None]) -> None:
 
 
 class _Call:
-    """A block in which a call is under way, and driver exceptions become the ledger's own.
+    """A block that counts as a running call and converts driver exceptions to the ledger's own.
 
-    A class, as every call enters one, and a generator would take three times as long.
+    It is a class because every call enters one, and a generator would take three times as long.
     """
 
     __slots__ = ("_runner",)
@@ -248,32 +248,32 @@ class _ConnectionRunner:
     def __init__(self, conn: AsyncConnection, runner: EngineRunner) -> None:
         self._conn = conn
         self._runner = runner
-        # Units of several tasks in one transaction take turns: their savepoints must not cross.
+        # Units of several tasks in one transaction run one at a time: their savepoints must not interleave.
         self._turn = asyncio.Lock()
         self._over = False
 
     async def run(self, unit: Unit[T]) -> T:
-        """Runs `unit` as it is."""
+        """Runs `unit` without a savepoint."""
         return await self._alone(lambda: self._conn.run_sync(unit))
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on what the transaction has done so far; if it fails, that stands."""
+        """Runs `unit` in the transaction; if it fails, the earlier changes of the transaction stay."""
         return await self.run(partial(read_in_savepoint, unit=unit))
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
+        """Runs `unit` in a savepoint; if it fails, only its own changes are rolled back."""
         return await self.run(partial(in_savepoint, unit=unit))
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Refused."""
+        """Raises `ActionError`: a transaction does not see the commits of others."""
         raise no_waiting()
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
-        """Refused: nested transactions are one transaction with parts that may vanish."""
+        """Raises `ActionError`: a nested transaction would be a part of the outer one, not a transaction."""
         raise ActionError("a transaction() can't be opened inside another one")
 
     async def commit(self) -> None:
-        """Commits, and is of no use any more."""
+        """Commits; afterwards this runner raises `NotOpen`."""
 
         async def work() -> None:
             try:
@@ -287,7 +287,7 @@ class _ConnectionRunner:
         self._over = True
 
     async def close(self) -> None:
-        """Rolls back what was not committed, and gives the connection back."""
+        """Rolls back uncommitted changes and returns the connection to the pool."""
         self._over = True
 
         async def work() -> None:
@@ -295,8 +295,8 @@ class _ConnectionRunner:
                 try:
                     await self._conn.close()
                 except Exception:
-                    # The ROLLBACK was said to nobody: the transaction has ended with its connection, and why
-                    # the block has ended is what its caller must see.
+                    # The ROLLBACK failed because the connection is lost, and the transaction ended with it. The
+                    # caller must see the error that ended the block, not this one.
                     if not self._conn.closed:
                         await self._conn.invalidate()
                         await self._conn.close()

@@ -1,4 +1,4 @@
-"""Units of work inside the transaction of an AsyncSession that a service brings: joined, never committed."""
+"""The runner of units of work inside the transaction of a service's `AsyncSession`, which it never commits."""
 
 import asyncio
 import os
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 class SessionRunner:
-    """Runs units of work inside the transaction of a session that belongs to someone else.
+    """Runs units of work inside the transaction of a session that belongs to the service.
 
     `check_ready` raises `SchemaError` or `StorageError` unless the ledger can be used on the session's connection.
-    `check_still_ready` does so before each unit, for what the service may have set meanwhile.
+    `check_still_ready` does the same before each unit, because the service may have changed settings of the session.
     """
 
     def __init__(
@@ -43,24 +43,24 @@ class SessionRunner:
         self._pid: int | None = None
 
     async def open(self) -> None:
-        """Checks the schema; it can't be changed inside somebody's transaction, so behind is an error."""
+        """Checks the schema; an older one is an error, as it can't be upgraded inside the service's transaction."""
         self._pid = os.getpid()
         await self.read(self._check_ready)
 
     async def close(self) -> None:
-        """Does nothing: the caller commits, rolls back and closes."""
+        """Does nothing: the service commits, rolls back and closes its session."""
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` in the caller's transaction, after what the session holds back is flushed; if it fails, that stands."""
+        """Flushes the session and runs `unit` in its transaction; if `unit` fails, the flushed changes stay."""
         return await self._run(partial(read_in_savepoint, unit=unit))
 
     async def write(self, unit: Unit[T]) -> T:
-        """As `read`, in a savepoint: if the unit fails, the caller's transaction is as it was."""
+        """As `read`, in a savepoint: if `unit` fails, only its own changes are rolled back."""
         return await self._run(partial(in_savepoint, unit=unit))
 
     async def _run(self, function: Callable[[Connection], T]) -> T:
         def work(session: Session) -> T:
-            # What the session holds back is the service's, and so is what is wrong with it.
+            # Unflushed objects belong to the service, so errors of the flush are raised unchanged.
             session.flush()
             return self._on_connection(session, function)
 
@@ -68,11 +68,11 @@ class SessionRunner:
         return await finish(self._session.run_sync(work))
 
     def _on_connection(self, session: Session, function: Callable[[Connection], T]) -> T:
-        """Runs `function` on the session's connection; what the database says to it is the ledger's to translate."""
+        """Runs `function` on the session's connection, and converts its driver exceptions to the ledger's own."""
         try:
             conn = session.connection()
         except InvalidRequestError:
-            # The session is of no use, by what the service did with it.
+            # The service has left the session in an unusable state.
             raise
         except Exception as error:
             raise _translated(error) from error
@@ -81,12 +81,12 @@ class SessionRunner:
             return function(conn)
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Refused."""
+        """Raises `ActionError`: a transaction does not see the commits of others."""
         raise no_waiting()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
-        """All or nothing within the caller's transaction: a savepoint."""
+        """A savepoint in the service's transaction: all changes of the block are kept, or none."""
         await self._run(begin)
         savepoint = self._session.begin_nested()
         with translated(_translated):
@@ -94,12 +94,12 @@ class SessionRunner:
         units = _SavepointRunner(self)
         try:
             yield units
-            # Flushed here, so that only the RELEASE is left, which is the ledger's.
+            # The flush runs first and its errors belong to the service; then only the RELEASE is left.
             await finish(self._session.run_sync(Session.flush))
             with translated(_translated):
                 await finish(savepoint.__aexit__(None, None, None))
         except BaseException as error:
-            # If this fails too, what its caller must see is why the block has ended.
+            # If this fails too, the caller must still see the error that ended the block.
             with suppress(SQLAlchemyError):
                 await finish(savepoint.__aexit__(type(error), error, error.__traceback__))
             raise
@@ -112,28 +112,28 @@ def _translated(error: BaseException) -> BaseException:
 
 
 class _SavepointRunner:
-    """A `UnitRunner` inside a savepoint of somebody's session, for as long as that lasts."""
+    """A `UnitRunner` inside a savepoint of a service's session; it raises `NotOpen` after the block has ended."""
 
     def __init__(self, session: SessionRunner) -> None:
         self._session = session
         self.over = False
 
     async def read(self, unit: Unit[T]) -> T:
-        """As the session's."""
+        """Runs `unit` as `SessionRunner.read` does."""
         self._check_usable()
         return await self._session.read(unit)
 
     async def write(self, unit: Unit[T]) -> T:
-        """As the session's."""
+        """Runs `unit` as `SessionRunner.write` does."""
         self._check_usable()
         return await self._session.write(unit)
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
-        """Refused, as inside the ledger's own transactions."""
+        """Raises `ActionError`, as inside the ledger's own transactions."""
         raise ActionError("a transaction() can't be opened inside another one")
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Refused."""
+        """Raises `ActionError`: a transaction does not see the commits of others."""
         raise no_waiting()
 
     def _check_usable(self) -> None:

@@ -1,4 +1,4 @@
-"""A lock for coroutines of several event loops."""
+"""A lock for coroutines that run in several event loops."""
 
 import asyncio
 import threading
@@ -11,11 +11,11 @@ from typing import Final
 __all__ = ["Turns"]
 
 _LOOKS_EVERY: Final = 0.5
-"""Seconds after which who waits looks whether the loop of who has the turn was closed."""
+"""Seconds after which a waiting coroutine checks whether the event loop of the lock's holder was closed."""
 
 
 class Turns:
-    """As `asyncio.Lock`, which belongs to one event loop; a loop that was closed gives its turn back."""
+    """A lock like `asyncio.Lock`, but for several event loops; closing a loop releases its lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class Turns:
 
     @asynccontextmanager
     async def taken(self) -> AsyncGenerator[None]:
-        """A block that nobody else is in; who asks first is first."""
+        """A block that holds the lock; callers get it in the order of their calls."""
         turn = _Turn(asyncio.get_running_loop())
         try:
             await self._take(turn)
@@ -47,7 +47,7 @@ class Turns:
         with self._lock:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            # One whose loop was closed may have lost it before.
+            # A turn whose loop was closed may have lost the lock before.
             if turn is self._holder:
                 self._holder = None
                 self._choose()
@@ -62,7 +62,7 @@ class Turns:
 
 
 class _Turn:
-    """One time that somebody has the lock, or waits for it."""
+    """One use of the lock by one caller, which holds it or waits for it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop

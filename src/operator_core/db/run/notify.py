@@ -1,4 +1,4 @@
-"""Waking who waits for something to be committed, on whichever thread and event loop they are."""
+"""Wakes the coroutines that wait for a commit, on any thread and event loop."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ __all__ = ["Doorbell"]
 
 
 class Doorbell:
-    """Sets the events of all who listen, when it is rung."""
+    """Sets the events of all listeners when it is rung."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,7 +17,7 @@ class Doorbell:
 
     @contextmanager
     def listening(self) -> Generator[asyncio.Event]:
-        """An event that is set from now on whenever it rings. Clear it, look, and wait for it."""
+        """A block with an event that is set at each ring. Clear it, look at the ledger, then wait for it."""
         event = asyncio.Event()
         with self._lock:
             self._listeners[event] = asyncio.get_running_loop()
@@ -28,12 +28,12 @@ class Doorbell:
                 del self._listeners[event]
 
     def ring(self) -> None:
-        """Wakes everybody; may be called in any thread."""
+        """Wakes all listeners; may be called from any thread."""
         if not self._listeners:
             return
         with self._lock:
             listeners = list(self._listeners.items())
         for event, loop in listeners:
-            # A loop that is closed has nobody to wake.
+            # A closed loop has no coroutine to wake.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(event.set)

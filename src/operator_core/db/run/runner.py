@@ -1,4 +1,4 @@
-"""What runs units of work: the one interface behind `ActionDB`, whatever the database."""
+"""The protocols of runners, which run units of work for `ActionDB` on any kind of database."""
 
 import asyncio
 import os
@@ -23,28 +23,28 @@ T = TypeVar("T")
 
 
 class UnitRunner(Protocol):
-    """Where units of work run."""
+    """Runs units of work."""
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs a unit that changes nothing."""
         ...
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs a unit as one transaction, or as one all-or-nothing part of the one it is in.
+        """Runs a unit as one transaction, or inside a transaction as one part that is kept as a whole or not at all.
 
         A `SingleStatement` needs no transaction around it.
         """
         ...
 
     def transaction(self) -> "AbstractAsyncContextManager[UnitRunner]":
-        """Several units as one transaction."""
+        """A block in which all units form one transaction."""
         ...
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """An event that is set whenever somebody may have committed something, from entry on.
+        """A block with an event that is set after every possible commit of any program.
 
-        Clear it, look, and wait for it. Raises `ActionError` inside a transaction, which sees nothing
-        of what others commit, or would wait for itself.
+        Clear it, look at the ledger, then wait for it. Raises `ActionError` inside a transaction, which does not see
+        the commits of others, or would wait for itself.
         """
         ...
 
@@ -53,22 +53,22 @@ class Runner(UnitRunner, Protocol):
     """A `UnitRunner` that is opened and closed."""
 
     async def open(self) -> None:
-        """Makes the ledger ready: the schema is current afterwards. Raises `SchemaError`, `StorageError`."""
+        """Opens the ledger and ensures that its schema is current. Raises `SchemaError` or `StorageError`."""
         ...
 
     async def close(self) -> None:
-        """Lets what is under way finish and gives everything back. Closing twice does nothing."""
+        """Waits for running calls and releases everything. A second call does nothing."""
         ...
 
 
-# The transactions that the running task is inside of. Tasks that are started in there inherit them,
-# because what `gather` and `wait_for` run is waited for as if it were called directly.
+# The transactions that contain the running task. Tasks that it starts inherit them, because a caller waits for the
+# tasks of `gather` and `wait_for` as for a direct call.
 _INSIDE: ContextVar[tuple[object, ...]] = ContextVar("operator_core_inside", default=())
 
 
 @contextmanager
 def inside(transaction: object) -> Generator[None]:
-    """Marks the block, and the tasks started in it, as inside `transaction`."""
+    """A block that marks itself, and the tasks started in it, as inside `transaction`."""
     before = _INSIDE.get()
     _INSIDE.set((*before, transaction))
     try:
@@ -78,9 +78,9 @@ def inside(transaction: object) -> Generator[None]:
 
 
 def check_outside(under_way: Collection[object]) -> None:
-    """Raises `ActionError` if the caller is inside one of the transactions that are `under_way`.
+    """Raises `ActionError` if the caller is inside one of the transactions `under_way`.
 
-    Its call would wait for that transaction, which waits for it.
+    Its call would wait for that transaction, which in turn waits for the call.
     """
     if under_way and any(each in under_way for each in _INSIDE.get()):
         raise ActionError(
@@ -90,11 +90,11 @@ def check_outside(under_way: Collection[object]) -> None:
 
 
 def no_waiting() -> ActionError:
-    """What there is to say to who would wait inside a transaction."""
-    return ActionError("inside a transaction there is nothing to wait for: wait outside it")
+    """The error for waiting inside a transaction."""
+    return ActionError("can't wait for changes inside a transaction: wait outside it")
 
 
 def check_process(opened_in: int | None) -> None:
-    """Raises `WrongProcess` in a fork of the process `opened_in`: its threads are not there."""
+    """Raises `WrongProcess` in a fork of the process `opened_in`: a fork has none of its threads."""
     if opened_in is not None and os.getpid() != opened_in:
         raise WrongProcess(opened_in, os.getpid())

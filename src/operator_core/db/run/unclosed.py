@@ -1,4 +1,4 @@
-"""Telling who forgot to close a ledger."""
+"""The warning about a ledger that was not closed."""
 
 import warnings
 

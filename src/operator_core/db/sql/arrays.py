@@ -1,4 +1,4 @@
-"""Whether a column is one of many values, given as one parameter: an array, or JSON text on SQLite."""
+"""Conditions on a list of values in one parameter: an array on PostgreSQL, JSON text on SQLite."""
 
 import json
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ def _many(name: str, kind: TypeEngine[Any]) -> Any:
     return bindparam(name, type_=ARRAY(kind).with_variant(_JSONList(), "sqlite"))
 
 
-class _among(FunctionElement[Any]):  # noqa: N801 - it stands in statements as SQL functions do
-    # Not Boolean: on SQLite, which has none, that is compared to 1, and no index is used.
+class _among(FunctionElement[Any]):  # noqa: N801 - used in statements like a SQL function
+    # Not Boolean: SQLite has no such type, so SQLAlchemy compares it with 1, and then no index is used.
     type = NullType()
     inherit_cache = True
 
@@ -46,7 +46,7 @@ def _among_json(element: _among, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    """Whether the column, of numbers or text, is one of the parameter `name`, a list of any length."""
+    """Whether the column, of numbers or text, is in the parameter `name`, a list of any length."""
     kind = BigInteger() if isinstance(column.type, BigInteger) else Text()
     return _among(column, _many(name, kind))
 

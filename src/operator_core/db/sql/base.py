@@ -48,53 +48,53 @@ NAMING_CONVENTION = {
 }
 
 SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
-"""SQLite's clock, which counts milliseconds, in the text form of `UTCDateTime`."""
+"""SQLite's clock, which has milliseconds, in the text form of `UTCDateTime`."""
 
 
 BIGINT = BigInteger().with_variant(Integer(), "sqlite")
-"""64 bits; on SQLite the word must be INTEGER for a primary key to be the row's own id."""
+"""A 64-bit integer; on SQLite, the type of a primary key must be named INTEGER for it to be the row's id."""
 
 
 DOUBLE: TypeEngine[float] = cast(TypeEngine[float], Double().with_variant(Float(), "sqlite"))
-"""A floating-point number of 64 bits."""
+"""A 64-bit floating-point number."""
 
-# Made once: json.dumps makes an encoder for each call that asks for anything but its defaults.
+# Created once: json.dumps creates an encoder for each call with other settings than its defaults.
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Base(DeclarativeBase):
-    """The tables of the ledger."""
+    """The base class of the ledger's tables."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 
 def encode_time(value: datetime) -> str:
-    """UTC as ``YYYY-MM-DD HH:MM:SS.ffffff``.
+    """Returns a time in UTC as ``YYYY-MM-DD HH:MM:SS.ffffff``.
 
-    SQLite's own convention (its CURRENT_TIMESTAMP and datetime() are UTC without saying so) and
-    the form of SQLAlchemy's DateTime there; text of one width, so it sorts as time does.
+    This is the convention of SQLite, whose CURRENT_TIMESTAMP and datetime() are UTC without an offset, and the form
+    of SQLAlchemy's DateTime on SQLite. The text has a fixed width, so it sorts by time.
     """
     return to_utc(value).isoformat(" ", "microseconds").removesuffix("+00:00")
 
 
 def encode_json(value: Any, path: str, limit: int) -> str:
-    """`value`, which `to_json_object` has checked, as JSON text of at most `limit` bytes.
+    """Returns `value`, which `to_json_object` has checked, as JSON text of at most `limit` bytes.
 
-    Raises `InvalidValue` at `path` if it is larger.
+    Raises `InvalidValue` for `path` if the text is larger.
     """
     text = _to_json(value)
-    # No character of UTF-8 takes more than four bytes, so most text need not be encoded to know.
+    # A character has at most four bytes in UTF-8, so most texts need no encoding for this check.
     if len(text) * 4 > limit and len(text.encode()) > limit:
         raise InvalidValue(path, f"must not be larger than {limit} bytes as JSON")
     return text
 
 
-# Neither type converts results: SQLAlchemy would call Python once for each value of each row. The
-# ledger's `rows` module makes models of raw rows, all columns at once, which is several times faster.
+# The next two types do not convert results: SQLAlchemy would call Python once for each value of each row. The `rows`
+# module converts all columns of a raw row at once, which is several times faster.
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment: text in UTC on SQLite, timestamptz elsewhere. Results come as the driver gives them."""
+    """A time: text in UTC on SQLite, timestamptz on PostgreSQL. Results are the driver's raw values."""
 
     impl = TIMESTAMP(timezone=True)
     cache_ok = True
@@ -111,10 +111,10 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class JSONText(TypeDecorator[str]):
-    """JSON kept as it was written: text on SQLite, ``json`` elsewhere, which keeps the text too.
+    """JSON whose text is preserved: text on SQLite, ``json`` on PostgreSQL.
 
-    Not ``jsonb``, which makes 0.0 of -0.0 and 100 of 1e2, and sorts keys. Binds and results are the
-    encoded text (see `encode_json`), whatever a driver would make of the type.
+    ``jsonb`` is not used: it changes -0.0 to 0.0 and 1e2 to 100, and sorts keys. Parameters and results are the encoded
+    text (see `encode_json`), whatever the driver does for the type.
     """
 
     impl = Text
@@ -137,7 +137,7 @@ class JSONText(TypeDecorator[str]):
 
 
 def array_of(column: ColumnElement[Any]) -> ARRAY[Any]:
-    """The type of an array of a column's values, as PostgreSQL takes them; JSON as text."""
+    """The PostgreSQL type of an array of a column's values; JSON is an array of text."""
     if isinstance(column.type, UTCDateTime):
         return ARRAY(TIMESTAMP(timezone=True))
     return ARRAY(Text() if isinstance(column.type, JSONText) else column.type)

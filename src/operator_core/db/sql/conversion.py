@@ -1,7 +1,7 @@
-"""How a row becomes a model: one function for each row class, generated from its columns.
+"""Functions that convert rows to models, one for each row class, generated from its columns.
 
-A loop over the columns of a row would take several times as long as the generated code, which is written
-as by hand: one dictionary, each value converted in place. The attrs package makes its `__init__` so.
+The generated code builds one dictionary and converts each value in place, as code written by hand does. A loop over
+the columns of a row would take several times as long. The attrs package generates its `__init__` in the same way.
 """
 
 import json
@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 
 class Reader(NamedTuple):
-    """How a value of a column is read.
+    """The conversion of the values of one column.
 
-    `read` is the type that it must have, a mapping from what is stored, or a function, which raises for what it can't
-    read. NULL is None where the column is nullable, unless the reader `reads_null`.
+    `read` is the type that a value must have, a mapping from stored values, or a function that raises for a value that
+    it can't read. NULL becomes None if the column is nullable, unless the reader `reads_null`. `problem` is the text
+    of the `CorruptRow`.
     """
 
     read: type[Any] | dict[Any, Any] | Callable[[Any], Any]
@@ -36,14 +37,14 @@ class Reader(NamedTuple):
     reads_null: bool = False
 
 
-# What reading raises when there is something else in a value's place.
+# The exceptions of a reader for an invalid value.
 _UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
 
 _fromisoformat = datetime.fromisoformat
 
 
 def decode_time(value: Any) -> datetime:
-    """A stored time as aware UTC; text without an offset is UTC. Raises ValueError or TypeError."""
+    """Returns a stored time as aware UTC; text without an offset is UTC. Raises ValueError or TypeError."""
     if isinstance(value, datetime):
         return value if value.tzinfo is UTC else value.astimezone(UTC)
     try:
@@ -65,13 +66,13 @@ def _to_json_object(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-# What can be a number beyond a float's range: the parser reads it as infinity and reports nothing.
+# Numbers that may exceed the range of a float: the parser reads them as infinity without an error.
 _maybe_large_exponent = re.compile(r"[eE]\+?\d{3}").search
 _many_digits = re.compile(r"\d{300}").search
 
 
 def _maybe_huge(text: str) -> bool:
-    # One expression for both would take three times as long.
+    # One regular expression for both would take three times as long.
     return bool(_maybe_large_exponent(text) or (len(text) >= 300 and _many_digits(text)))
 
 
@@ -83,14 +84,14 @@ def _finite(text: str) -> float:
 
 
 def _to_number(value: Any) -> float:
-    # SQLite keeps whole numbers of a REAL column as integers, and RETURNING shows them so.
+    # SQLite stores whole numbers of a REAL column as integers, and RETURNING returns integers.
     if type(value) is not float and type(value) is not int:
         raise TypeError
     return float(value)
 
 
 def to_ids(value: Any) -> tuple[int, ...]:
-    """A JSON list of ids, or NULL for none."""
+    """Returns the ids of a JSON list; NULL is an empty tuple."""
     if value is None:
         return ()
     if not isinstance(value, str):
@@ -118,10 +119,10 @@ def converter(
     make: Callable[[dict[str, Any]], T],
     others: Mapping[str, Reader],
 ) -> Callable[[Sequence[Any]], T]:
-    """A function of a row with the columns `names` that returns what `make` makes of their values.
+    """Returns a function that converts a row with the columns `names` and passes their values to `make`.
 
-    Each column is read as its type says, or as `others` says. The function raises `CorruptRow` for a row that
-    can't be read.
+    The type of a column decides how it is read, unless `others` has a reader for it. The function raises `CorruptRow`
+    for a row that can't be read.
     """
     columns = [table.c[name] for name in names]
     readers = [others.get(column.key) or _BY_TYPE[type(column.type)] for column in columns]
@@ -148,14 +149,14 @@ def converter(
     ]
     source = "\n".join(lines) + "\n"
     file = f"<the conversion of rows of {table.name}>"
-    # Where tracebacks and debuggers find it.
+    # Tracebacks and debuggers read the source from this cache.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    exec(compile(source, file, "exec"), namespace)  # noqa: S102 - made of the names of our own columns
+    exec(compile(source, file, "exec"), namespace)  # noqa: S102 - built from the names of our own columns
     return namespace["convert"]
 
 
 def _code(place: int, column: Column[Any], reader: Reader) -> tuple[list[str], str]:
-    """The conditions that a value must meet, and the expression that converts it."""
+    """The conditions on a value, and the expression that converts it."""
     value, read = f"value_{place}", f"read_{place}"
     may_be_null = bool(column.nullable) and not reader.reads_null
     if isinstance(reader.read, type):
@@ -177,7 +178,7 @@ def _read(read: Any, value: object) -> None:
 def _finder(
     table: str, columns: Sequence[Column[Any]], readers: Sequence[Reader]
 ) -> Callable[[Sequence[Any]], CorruptRow]:
-    """Finds the column of a row that can't be read: only after the row has failed."""
+    """Returns a function that finds the unreadable column of a row; it runs only after the conversion has failed."""
     id_at = [column.key for column in columns].index("id")
 
     def corrupt(row: Sequence[Any]) -> CorruptRow:

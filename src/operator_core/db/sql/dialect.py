@@ -1,4 +1,4 @@
-"""Which of the two databases a connection is to."""
+"""The dialect of a connection."""
 
 from sqlalchemy import Connection
 
@@ -6,5 +6,5 @@ __all__ = ["is_sqlite"]
 
 
 def is_sqlite(conn: Connection) -> bool:
-    """Whether it is SQLite; else it is PostgreSQL."""
+    """Whether the connection is to SQLite; otherwise it is to PostgreSQL."""
     return conn.dialect.name == "sqlite"

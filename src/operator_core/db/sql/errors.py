@@ -1,4 +1,4 @@
-"""Driver exceptions become the ledger's own; no other kind leaves the facade."""
+"""Converts driver exceptions to the ledger's own; the facade raises no others."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _PRIMARY_CODE = 0xFF
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
-# A write past RLIMIT_FSIZE or a quota is an I/O error to SQLite, with the errno lost on the way.
+# SQLite reports a write beyond RLIMIT_FSIZE or a quota as an I/O error, without its errno.
 _WRITE_FAILED = {
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_TRUNCATE,
@@ -49,19 +49,19 @@ def translate(
     server: bool = False,
     limits: Limits = NO_LIMITS,
 ) -> BaseException:
-    """The ledger's exception for `error`, with `error` as its cause; others come back as they are.
+    """Returns the ledger's exception for `error`, with `error` as its cause; returns other exceptions unchanged.
 
-    From a `server`, an error of the operating system is one of the connection too, and `limits` are how
-    long it may wait for what. The cause has lost what may hold the values of a row.
+    With `server`, an error of the operating system is an error of the connection. `limits` are the server's timeouts,
+    for the messages. Everything that may contain values of rows is removed from the cause.
     """
     if isinstance(error, ActionError):
-        # A unit may have raised it on account of one of the driver's.
+        # A unit may have raised it because of a driver exception.
         _scrub_sqlite(error)
         scrub(error.__cause__ or error.__context__)
         return error
     if isinstance(error, UnicodeDecodeError) and not server:
-        # Python's driver can't read SQLite's own message, which quotes a name in a damaged schema.
-        found = StorageCorrupt("not a SQLite database, or a damaged one (its schema is no text)")
+        # sqlite3 can't decode SQLite's message, which quotes a name from the damaged schema.
+        found = StorageCorrupt("not a SQLite database, or a damaged one (its schema is not text)")
         found.__cause__ = error
         return found
     driver_error = error.orig if isinstance(error, DBAPIError) else error
@@ -87,12 +87,12 @@ def translate(
 def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionError:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        return StorageUnavailable(f"SQLite could not do it: {type(error).__name__}")
+        return StorageUnavailable(f"SQLite failed: {type(error).__name__}")
     primary = code & _PRIMARY_CODE
     if primary in _LOCKED:
         return Busy(busy_timeout)
     if primary == sqlite3.SQLITE_FULL or code in _WRITE_FAILED:
-        return StorageFull(f"no room left for the ledger ({error.sqlite_errorname})")
+        return StorageFull(f"no space left for the ledger ({error.sqlite_errorname})")
     if primary == sqlite3.SQLITE_READONLY:
         return StorageReadOnly(f"the ledger can't be written ({error.sqlite_errorname})")
     if primary in _CORRUPT:
@@ -100,19 +100,19 @@ def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionErro
     if primary == sqlite3.SQLITE_TOOBIG:
         return InvalidValue("", "is larger than SQLite can hold")
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        # The units know the constraints that callers can run into; what is left names itself.
+        # The units convert the constraints that callers can violate; the message of every other one names it.
         return ConstraintViolation(str(error))
-    return StorageUnavailable(f"SQLite could not do it: {error} ({error.sqlite_errorname})")
+    return StorageUnavailable(f"SQLite failed: {error} ({error.sqlite_errorname})")
 
 
 _DECODING: Final = "Could not decode to UTF-8"
 
 
 def _scrub_sqlite(error: BaseException) -> None:
-    """Takes the values of rows out of `error` and of what it came from.
+    """Removes the values of rows from `error` and from its causes.
 
-    A service's engine shows parameters in its messages, unless it was told to hide them. SQLite's own
-    messages name tables, columns and constraints; that of the driver for text that is no UTF-8 quotes it.
+    A service's engine shows parameters in its messages unless `hide_parameters` is set. SQLite's own messages name only
+    tables, columns and constraints, but the driver's message for text that is not UTF-8 quotes that text.
     """
     for link in _chain(error):
         if isinstance(link, StatementError):
@@ -124,7 +124,7 @@ def _scrub_sqlite(error: BaseException) -> None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, what caused it, and what was being handled when it was raised."""
+    """`error`, with all its causes and contexts."""
     seen: set[int] = set()
     links = [error]
     while links:
@@ -136,18 +136,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_refusal(error: DBAPIError) -> bool:
-    """Whether the database has refused this one change, by a constraint or a lock, and would take others."""
+    """Whether the database refused this one change, by a constraint or a lock, and may accept others."""
     if isinstance(error.orig, sqlite3.Error):
         return isinstance(error.orig, sqlite3.IntegrityError)
     return is_refused(error)
 
 
 def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:
-    """Runs a reading `unit`, again if SQLite's driver finds text that is no UTF-8, and raw then.
+    """Runs a reading `unit`; if SQLite's driver finds text that is not UTF-8, runs it again with such text as bytes.
 
-    The driver gives up on the whole result for one such value. With the bytes in its place, the
-    rows are read and the one that can't be is a `CorruptRow`. Not done at once, because a converter
-    of our own for each text costs more than reading the row.
+    The driver fails the whole result for one such value. With bytes in its place, all other rows are read, and the
+    damaged one is a `CorruptRow`. The first run does not do this, because a converter for each text costs more than
+    reading the row.
     """
     try:
         return unit(conn)
@@ -163,7 +163,7 @@ def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:
 
 
 def text_or_bytes(value: bytes) -> str | bytes:
-    """A `text_factory` for sqlite3 that gives up on no value; readers of rows say which is no text."""
+    """A `text_factory` for sqlite3 that returns undecodable text as bytes, which the readers of rows refuse."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The SQL functions of the ledger, each compiled for both dialects."""
+"""The SQL functions of the ledger, compiled for both dialects."""
 
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ticket_now(FunctionElement[str]):  # noqa: N801
-    """The database's clock as the tickets' service writes it: SQLite's CURRENT_TIMESTAMP, text in UTC."""
+    """The database's clock in the form of the tickets table: text in UTC, as SQLite's CURRENT_TIMESTAMP."""
 
     type = Text()
     inherit_cache = True
@@ -40,7 +40,7 @@ def _ticket_now_sqlite(element: ticket_now, compiler: SQLCompiler, **_: Any) -> 
     return "CURRENT_TIMESTAMP"
 
 
-class utcnow(FunctionElement[datetime]):  # noqa: N801 - it stands in statements as SQL functions do
+class utcnow(FunctionElement[datetime]):  # noqa: N801 - used in statements like a SQL function
     """The database's clock, in the form that `UTCDateTime` stores."""
 
     type = UTCDateTime()
@@ -58,7 +58,7 @@ def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **_: Any) -> str:
 
 
 class written_now(FunctionElement[datetime]):  # noqa: N801
-    """As `utcnow`, and the same for all columns of a row."""
+    """As `utcnow`, but with the same value for all columns of a row."""
 
     type = UTCDateTime()
     inherit_cache = True
@@ -71,12 +71,12 @@ def _written_now(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(written_now, "sqlite")
 def _written_now_sqlite(element: written_now, compiler: SQLCompiler, **_: Any) -> str:
-    # The clock of SQLite stands still during a statement.
+    # SQLite's clock does not advance during a statement.
     return SQLITE_NOW
 
 
 class current_transaction(FunctionElement[int]):  # noqa: N801
-    """The transaction that writes, by a number that grows from one to the next; 0 on SQLite, which has one at a time."""
+    """The growing number of the writing transaction; 0 on SQLite, which has one writer at a time."""
 
     type = BigInteger()
     inherit_cache = True
@@ -84,8 +84,8 @@ class current_transaction(FunctionElement[int]):  # noqa: N801
 
 @compiles(current_transaction)
 def _current_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
-    # Not before any that has completed: two that change one proposal, the second of which waited for the
-    # first, may have got their own numbers in the other order.
+    # Never below a completed transaction. If two transactions change one proposal and the second waits for the first,
+    # the second may still have the lower number of its own.
     return (
         "greatest(pg_current_xact_id()::text::bigint, "
         "pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)"
@@ -100,7 +100,7 @@ def _current_transaction_sqlite(
 
 
 class strictly_after(FunctionElement[datetime]):  # noqa: N801
-    """The database's clock, or just after the time in the given column where the clock is not past it."""
+    """The database's clock, or one tick after the time in the column if the clock is not later."""
 
     type = UTCDateTime()
     inherit_cache = True
@@ -109,7 +109,7 @@ class strictly_after(FunctionElement[datetime]):  # noqa: N801
 @compiles(strictly_after)
 def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
     column = compiler.process(element.clauses, **options)
-    # A time at the end of what there is, which another tool set, gives way to the clock.
+    # A time at the end of the range, which another tool set, is replaced by the clock.
     after = f"CASE WHEN {column} < '9998-01-01 00:00:00+00' THEN {column} + interval '1 microsecond' END"
     return f"greatest(clock_timestamp(), {after})"
 
@@ -118,12 +118,12 @@ def _strictly_after(element: strictly_after, compiler: SQLCompiler, **options: A
 def _strictly_after_sqlite(element: strictly_after, compiler: SQLCompiler, **options: Any) -> str:
     column = compiler.process(element.clauses, **options)
     after = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '+0.001 seconds')"
-    # A time that another tool made unreadable, or none, gives way to the clock.
+    # NULL, or a time that another tool made unreadable, is replaced by the clock.
     return f"coalesce(max({SQLITE_NOW}, {after}), {SQLITE_NOW})"
 
 
 class from_now(FunctionElement[datetime]):  # noqa: N801
-    """The database's clock and so many seconds."""
+    """The database's clock plus a number of seconds."""
 
     type = UTCDateTime()
     inherit_cache = True
@@ -144,8 +144,8 @@ def _from_now_sqlite(element: from_now, compiler: SQLCompiler, **options: Any) -
 class after_jitter(FunctionElement[float]):  # noqa: N801
     """Seconds until the retry after `retry_count` others: exponential backoff with full jitter.
 
-    Anything from none to ``min(max_retry_delay, retry_delay * 2 ** retry_count)``, so that what
-    failed together does not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+    A random number from 0 to ``min(max_retry_delay, retry_delay * 2 ** retry_count)``, so that proposals that failed
+    together are not retried together (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
     """
 
     type = Float()
@@ -155,8 +155,8 @@ class after_jitter(FunctionElement[float]):  # noqa: N801
 @compiles(after_jitter)
 def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
     count, delay, most = (compiler.process(each, **options) for each in element.clauses)
-    # Within what the ledger takes, whatever another tool wrote there.
-    # A product too small for a float is an error on PostgreSQL, which would fail all of a statement.
+    # Limited to the ledger's maximum, whatever another tool wrote into the columns.
+    # On PostgreSQL, a product too small for a float is an error, which would fail the whole statement.
     return (
         f"random() * greatest(1e-9, least({most}, {MAX_DELAY}, "
         f"least({delay}, {MAX_DELAY}) * power(2, least({count}, 60))))"
@@ -166,7 +166,7 @@ def _after_jitter(element: after_jitter, compiler: SQLCompiler, **options: Any) 
 @compiles(after_jitter, "sqlite")
 def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options: Any) -> str:
     count, delay, most = (compiler.process(each, **options) for each in element.clauses)
-    # SQLite's random() is any 64-bit integer, and its power() an option of how it was built.
+    # SQLite's random() returns any 64-bit integer, and power() exists only with a build option.
     return (
         f"abs(random() % 1000000) / 1e6 * min({most}, {MAX_DELAY}, "
         f"min({delay}, {MAX_DELAY}) * (1 << min({count}, 60)))"
@@ -174,7 +174,7 @@ def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options
 
 
 class readable(FunctionElement[bool]):  # noqa: N801
-    """Whether the ledger can read the JSON in a column of parameters, as far as the database can tell."""
+    """Whether the ledger can read the JSON in a column, as far as the database can check; always true on SQLite."""
 
     type = Boolean()
     inherit_cache = True
@@ -183,7 +183,7 @@ class readable(FunctionElement[bool]):  # noqa: N801
 @compiles(readable)
 def _readable(element: readable, compiler: SQLCompiler, **options: Any) -> str:
     (column,) = element.clauses
-    # The column as it is, without the cast that results get.
+    # The raw column, without the cast that JSONText adds to results.
     return f"action_ledger_readable({compiler.process(column, **options)})"
 
 

@@ -1,13 +1,13 @@
-"""Conditions that hold for every row, and tell PostgreSQL's planner how many of them to expect.
+"""Conditions that fix the number of rows that PostgreSQL's planner expects, whatever its statistics are.
 
-It plans by statistics. A young table has none, and a queue's are never right: what waits comes and goes
-within a second, and a plan is kept until the next ANALYZE. Made when nothing waited, it would read and
-sort all that does; made when a table was one page, it would read all of it ever after. These say the same
-whatever the statistics say, and so does the plan: by index, a few at a time.
+The planner uses statistics. A young table has none, and those of a queue are never right: its rows come and go within
+a second, and a plan is kept until the next ANALYZE. A plan made for an empty queue would read and sort all rows that
+wait later. A plan made for a table of one page would always read the whole table. With these conditions, the expected
+number and thus the plan do not depend on the statistics: it reads a few rows at a time by an index.
 
-The numbers are the planner's own defaults (PostgreSQL, src/include/utils/selfuncs.h): one row in 200
-where it knows nothing of two expressions that are to be equal, 199 in 200 for IS NOT NULL, a tenth of
-all for a LIMIT that it can't see.
+The numbers are the planner's own defaults (PostgreSQL, src/include/utils/selfuncs.h): one row in 200 for the equality
+of two expressions that it knows nothing about, 199 in 200 for IS NOT NULL, and a tenth of the rows for a LIMIT whose
+value it can't see.
 """
 
 from typing import Any
@@ -27,20 +27,20 @@ __all__ = ["any_number", "few", "few_in", "nearly_all"]
 
 
 def few(number: ColumnElement[int]) -> ColumnElement[bool]:
-    """True of every number; taken for true of one row in 200."""
+    """True for every number; the planner expects one row in 200."""
     return number + literal_column("0") == number
 
 
 def few_in(text: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    """Whether a text is `value`; taken for true of one row in 200, however often it is there."""
+    """Whether a text is `value`; the planner expects one row in 200, however frequent the value is."""
     return text + literal_column("''", Text()) == literal_column(f"'{value}'", Text())
 
 
 def nearly_all(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether all conditions hold; taken for true of nearly every row."""
+    """Whether all conditions are true; the planner expects that of nearly every row."""
     return case((and_(*conditions), literal_column("1", Integer()))).is_not(None)
 
 
 def any_number(limit: BindParameter[int]) -> Any:
-    """For a LIMIT, which is then planned for whatever its value: in the order of an index, as far as it goes."""
+    """A LIMIT whose value the planner can't see: it then plans to read the rows in the order of an index."""
     return select(limit).scalar_subquery()

@@ -1,8 +1,8 @@
-"""What PostgreSQL and its drivers say becomes the ledger's own errors, and what may be tried again.
+"""Converts errors of PostgreSQL and its drivers to the ledger's own, and tells which of them may be retried.
 
-By SQLSTATE (PostgreSQL manual, appendix A), which both drivers give. A server's message may go on: the
-ledger's own triggers write theirs, and those of constraints hold names only. DETAIL may hold the values
-of a row, so it goes nowhere.
+The SQLSTATE decides (PostgreSQL manual, appendix A); both drivers provide it. A server's message is kept: the ledger's
+triggers write their own, and those of constraints contain only names. DETAIL may contain values of a row, so it
+is dropped.
 """
 
 import re
@@ -49,12 +49,12 @@ _READ_ONLY: Final = "25006"
 LOCK_NOT_AVAILABLE: Final = "55P03"
 _NO_CONNECTION_LEFT: Final = "53300"
 _GONE: Final = {
-    "57P01",  # ended by the administrator
-    "57P02",  # another session's crash
+    "57P01",  # terminated by the administrator
+    "57P02",  # crash of another session
     "57P03",  # starting up, or in recovery
     _NO_CONNECTION_LEFT,
 }
-# A session that waited for its client too long: it has not read what the client said last.
+# The session waited too long for its client, so the server has not read the client's last statement.
 _IDLE: Final = {
     "57P05",  # idle_session_timeout
 }
@@ -71,28 +71,28 @@ _FULL: Final = {"53100", "53200", "54000"}
 
 
 class Trouble(Enum):
-    """What kind of failure it is, as far as trying again goes."""
+    """The kind of a failure, which decides whether a retry is useful and safe."""
 
     REFUSED = auto()
-    """The database has answered; asking again gives the same answer."""
+    """The database has refused; a retry gets the same error."""
     CONFLICT = auto()
-    """Serialization failure or deadlock: the transaction is undone, and the same may succeed now."""
+    """Serialization failure or deadlock: the transaction is rolled back, and a retry may succeed."""
     READ_ONLY = auto()
-    """A standby, or a primary that no longer is one; nothing was done."""
+    """The server is a standby, or a former primary; nothing was changed."""
     LOST = auto()
-    """The connection is gone, with or without an answer on its way."""
+    """The connection is lost, and the server may have executed the statement."""
     UNSENT = auto()
-    """The connection is gone, and the server has not read the statement."""
+    """The connection is lost, and the server has not read the statement."""
 
 
 LOSSES: Final = (Trouble.LOST, Trouble.UNSENT)
 
 
 class Limits(NamedTuple):
-    """How many seconds a call waits for what, as far as is known; None is for ever, or not known."""
+    """The known timeouts of a call, in seconds; None is no timeout or an unknown one."""
 
     call: float | None = None
-    """For a connection, and for a server that is away."""
+    """For a connection, and for an unreachable server."""
     lock: float | None = None
     statement: float | None = None
 
@@ -101,16 +101,16 @@ NO_LIMITS: Final = Limits()
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of what a driver raised, wrapped by SQLAlchemy or not."""
+    """The SQLSTATE of a driver exception, wrapped by SQLAlchemy or not; None if it has none."""
     states = _states(error)
     if not states:
         return None
-    # asyncpg's own, for a lost connection; behind it may be what the server said last.
+    # asyncpg raises its own state for a lost connection; the last error of the server may be its cause.
     return states[-1] if states[0] == _DOES_NOT_EXIST else states[0]
 
 
 def _states(error: BaseException) -> list[str]:
-    """All SQLSTATEs that a driver gave for it, its own and the server's."""
+    """All SQLSTATEs of a driver exception and its causes, the driver's own and the server's."""
     return [
         state for each in _chain(error) if isinstance(state := getattr(each, "sqlstate", None), str)
     ]
@@ -120,7 +120,7 @@ _DOES_NOT_EXIST: Final = "08003"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """What a driver raised, with what it says that came from, from SQLAlchemy's error or from that itself."""
+    """The driver exception, wrapped by SQLAlchemy or not, and its causes."""
     found: BaseException | None = _driver_error(error)
     seen: list[BaseException] = []
     while found is not None and found not in seen:
@@ -138,7 +138,7 @@ def _is_drivers(error: BaseException) -> bool:
 
 
 _GONE_BEFORE: Final = ("connection is closed", "cannot switch to state")
-"""What drivers say that have heard the server's last words before they were asked for the next statement."""
+"""Messages of drivers that had read the server's last error before the next statement was sent."""
 
 
 def _was_gone_before(error: BaseException) -> bool:
@@ -146,7 +146,7 @@ def _was_gone_before(error: BaseException) -> bool:
 
 
 def _was_preparing(error: BaseException) -> bool:
-    """Whether asyncpg failed while it had the statement prepared: in a round of its own, once a connection."""
+    """Whether asyncpg failed while it prepared the statement, which is a separate round trip once per connection."""
     return any(
         frame.f_code.co_name == "_get_statement"
         for each in _chain(error)
@@ -155,7 +155,7 @@ def _was_preparing(error: BaseException) -> bool:
 
 
 def trouble(error: BaseException) -> Trouble:
-    """What kind of failure `error` is."""
+    """The kind of the failure `error`."""
     state = sqlstate(error)
     if state in _CONFLICTS:
         return Trouble.CONFLICT
@@ -164,15 +164,15 @@ def trouble(error: BaseException) -> Trouble:
     if state in _IDLE or (state is None and _was_gone_before(error)):
         return Trouble.UNSENT
     if state is not None:
-        # 08P01 is a message that the other side did not understand; asked again, it won't either. But PgBouncer
-        # says everything so, also that the server is gone: asyncpg then says the same of the connection.
+        # 08P01 is a message that the other side did not understand; a retry does not help. But PgBouncer reports every
+        # failure with it, including a lost server: then asyncpg also reports the connection as lost.
         misunderstood = state == "08P01" and _DOES_NOT_EXIST not in _states(error)
         lost = state in _GONE or (state.startswith("08") and not misunderstood)
     elif isinstance(error, DBAPIError):
-        # psycopg has no code for a connection that could not be made.
+        # psycopg has no SQLSTATE for a failed connection attempt.
         lost = type(error.orig).__name__ == "OperationalError"
     else:
-        # Not wrapped: it happened while connecting, or asyncpg was asked directly.
+        # Not wrapped: it failed while connecting, or in a direct call of asyncpg.
         lost = isinstance(error, OSError) or _is_drivers(error)
     if not lost and not (isinstance(error, DBAPIError) and error.connection_invalidated):
         return Trouble.REFUSED
@@ -180,22 +180,22 @@ def trouble(error: BaseException) -> Trouble:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether it is about the rows that a statement was to change, and others may be changed all the same.
+    """Whether the database refused particular rows, so that a change of other rows may succeed.
 
-    Values, constraints, locks, limits, what a trigger says by whatever code. Not what the next statement
-    would say too: the connection, the transaction, rights, resources, the server.
+    These are errors of values, constraints, locks, limits and triggers, of any SQLSTATE. Errors that the next statement
+    would get too are not among them: connection, transaction, privileges, resources, server.
     """
     state = sqlstate(error) or "XX"
     return not state.startswith(("08", "25", "40", "42501", "53", "57P", "58", "XX"))
 
 
 def from_postgresql(error: BaseException, limits: Limits = NO_LIMITS) -> ActionError | None:
-    """The ledger's error for what came from a PostgreSQL driver; None for anything else."""
+    """Returns the ledger's error for an exception of a PostgreSQL driver; None for any other exception."""
     found = _driver_error(error)
     state = sqlstate(error)
     if state is None:
         if _is_drivers(found) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-            # psycopg gives no code for a server that refuses a connection, only its words.
+            # psycopg has no SQLSTATE for a refused connection, only a message.
             name = type(found).__name__
             why = _message(found) if name == "OperationalError" else name
             return StorageUnavailable(f"the database can't be reached ({why})")
@@ -203,9 +203,9 @@ def from_postgresql(error: BaseException, limits: Limits = NO_LIMITS) -> ActionE
     if state in _BUSY:
         return _busy(state, limits)
     if state in _FULL:
-        return StorageFull(f"no room left for the ledger (SQLSTATE {state})")
+        return StorageFull(f"no space left for the ledger (SQLSTATE {state})")
     if state == _READ_ONLY:
-        return StorageReadOnly("the database server takes no writes: it is a standby")
+        return StorageReadOnly("the database server accepts no writes: it is a standby")
     message = _message(found)
     if state == "42501":
         return PermissionDenied(
@@ -216,10 +216,10 @@ def from_postgresql(error: BaseException, limits: Limits = NO_LIMITS) -> ActionE
     if state.startswith("XX"):
         return StorageCorrupt(f"the database is damaged (SQLSTATE {state})")
     if state[:2] == "22":
-        return InvalidValue("", f"can't be kept by PostgreSQL (SQLSTATE {state})")
+        return InvalidValue("", f"can't be stored by PostgreSQL (SQLSTATE {state})")
     if state[:2] in ("08", "28", "3D", "53", "57"):
         return StorageUnavailable(f"the database server can't be used: {message} ({state})")
-    return StorageUnavailable(f"PostgreSQL could not do it: {message} (SQLSTATE {state})")
+    return StorageUnavailable(f"PostgreSQL failed: {message} (SQLSTATE {state})")
 
 
 def _busy(state: str, limits: Limits) -> Busy:
@@ -227,19 +227,19 @@ def _busy(state: str, limits: Limits) -> Busy:
     if state == LOCK_NOT_AVAILABLE:
         return Busy(limits.lock, what)
     if state == _CANCELLED and limits.statement is not None:
-        # Which of the two it was, the server says in its own language only.
+        # Only the localized message tells a cancelled statement from statement_timeout.
         what += f" ({limits.statement:g} s)"
     return Busy(limits.call if state == _NO_CONNECTION_LEFT else None, what)
 
 
 def unreachable(error: OSError) -> StorageUnavailable:
-    """What it means that the operating system could not reach the server."""
+    """Returns the ledger's error for an operating system error on the way to the server."""
     why = f"{type(error).__name__}: {error.strerror}" if error.strerror else type(error).__name__
     return StorageUnavailable(f"the database server can't be reached ({why})")
 
 
 def _message(error: BaseException) -> str:
-    """The server's message alone, without DETAIL, HINT and CONTEXT, and without a URL's secrets."""
+    """The first line of the server's message, without DETAIL, HINT, CONTEXT and the secrets of URLs."""
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     if primary is None:
@@ -254,10 +254,10 @@ _KEY: Final = re.compile(r"\((\w+)\)=\((\d+)\)")
 
 
 def missing_key(error: BaseException) -> tuple[str, int] | None:
-    """Which column's id a foreign key did not find, from the DETAIL of PostgreSQL's error; None elsewhere.
+    """Returns the column and the id that a foreign key did not find, from PostgreSQL's DETAIL; None for other errors.
 
-    Asking afterwards which one it was would need a savepoint: the failed statement has ended the
-    transaction. In every language of the server the key stands there as ``(column)=(value)``.
+    A query for the missing row would need a savepoint, because the failed statement has aborted the transaction. In
+    every language of the server, DETAIL contains the key as ``(column)=(value)``.
     """
     found: Any = _driver_error(error)
     detail = getattr(found, "detail", None) or getattr(
@@ -268,7 +268,7 @@ def missing_key(error: BaseException) -> tuple[str, int] | None:
 
 
 def missing_row(error: BaseException) -> NotFound | None:
-    """What a proposal refers to and a foreign key did not find; None for any other error."""
+    """Returns `NotFound` for the row to which a proposal refers and that does not exist; None for other errors."""
     if (missing := missing_key(error)) is None:
         return None
     column, id_ = missing
@@ -276,7 +276,7 @@ def missing_row(error: BaseException) -> NotFound | None:
 
 
 def scrub(error: BaseException | None) -> None:
-    """Takes out of `error`, and of what it came from, all that may hold the values of a row."""
+    """Removes everything that may contain values of a row from `error` and from its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
-"""The row classes: which columns make a model, and the functions that make it.
+"""The columns of each model, and the functions that convert a row to it.
 
-A stored row is trusted to be within the limits of new values, and never trusted to be readable:
-whatever another tool left there that the ledger would not write is a `CorruptRow`.
+The limits of new values are not checked for a stored row, but its readability is: a value that another tool wrote
+and that can't be read raises `CorruptRow`.
 """
 
 import logging
@@ -57,7 +57,7 @@ def _one_of(enum: type[StrEnum], problem: str) -> Reader:
     return Reader({each.value: each for each in enum}, problem)
 
 
-# The columns that are not read as their types say, by row class.
+# The columns whose type alone does not decide how they are read, by model.
 _STATUS: Final = _one_of(ActionStatus, "is not a status")
 _PROPOSAL: Final = {
     "status": _STATUS,
@@ -86,13 +86,13 @@ to_workflow: Final = converter(WORKFLOWS, list(Workflow.model_fields), Workflow.
 
 
 class Listing(list[T]):
-    """A list of the rows that could be read; `corrupt` holds a `CorruptRow` for each that could not."""
+    """A list of the readable rows; `corrupt` has a `CorruptRow` for each of the others."""
 
     corrupt: tuple[CorruptRow, ...] = ()
 
 
 def to_listing(rows: Iterable[Sequence[Any]], convert: Callable[[Sequence[Any]], T]) -> Listing[T]:
-    """Every readable row as a model; the others are logged and reported in the listing's `corrupt`."""
+    """Returns the readable rows as models; the others are logged and reported in the listing's `corrupt`."""
     listing: Listing[T] = Listing()
     corrupt: list[CorruptRow] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""A part of a transaction that can be undone without the rest."""
+"""Savepoints: parts of a transaction that can be rolled back alone."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ __all__ = ["in_transaction", "savepoint"]
 
 @contextmanager
 def savepoint(conn: Connection) -> Generator[None]:
-    """A block inside a transaction, which is as it was before if the block fails."""
+    """A block inside a transaction; if it fails, only the changes of the block are rolled back."""
     if not is_sqlite(conn):
         with conn.begin_nested():
             yield
@@ -31,6 +31,6 @@ def savepoint(conn: Connection) -> Generator[None]:
 
 
 def in_transaction(conn: Connection) -> bool:
-    """Whether SQLite has begun a transaction, whatever SQLAlchemy believes."""
+    """Whether SQLite is in a transaction, which SQLAlchemy's own state may not show."""
     driver_connection: Any = conn.connection.driver_connection
     return driver_connection.in_transaction

@@ -1,7 +1,7 @@
-"""The tables of the ledger: columns, constraints and indexes, and no behaviour.
+"""The tables of the ledger: columns, constraints and indexes.
 
-The triggers that keep the promises (updated_at, immutability, lifecycle, history, append-only)
-stand in the revisions under ``migrations/versions``; SQLAlchemy's metadata has no word for them.
+The triggers that enforce its guarantees (updated_at, immutability, lifecycle, history, append-only) are in the
+revisions under ``migrations/versions``, because SQLAlchemy's metadata can't describe triggers.
 """
 
 from typing import Any, Final, TypeVar, cast
@@ -44,7 +44,7 @@ __all__ = [
 
 ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
 
-# AUTOINCREMENT: without it SQLite gives the id of the newest row again once that row is gone.
+# Without AUTOINCREMENT, SQLite reuses the id of the newest row after that row is deleted.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
 
 
@@ -57,7 +57,7 @@ def _on_sqlite(constraint: ConstraintT) -> ConstraintT:
 
 
 def _only_on(dialect: str, constraint: ConstraintT) -> ConstraintT:
-    # Alembic's comparison does not ask ddl_if; env.py asks the info.
+    # Alembic's comparison ignores ddl_if; env.py reads the info instead.
     constraint.info["only on"] = dialect
     constraint.ddl_if(dialect=dialect)
     return constraint
@@ -71,7 +71,7 @@ def _one_of(
 
 
 def _one_of_known(column: str) -> CheckConstraint:
-    # By a function of the revisions, which PostgreSQL need not read anew for each statement.
+    # It calls a function of the revisions, which PostgreSQL need not parse again for each statement.
     return _on_postgresql(CheckConstraint(f"action_ledger_is_{column}({column})", name=column))
 
 
@@ -85,7 +85,7 @@ def _partial(name: str, *columns: Any, where: str, on_postgresql: str | None = N
 
 
 class TicketRow(Base):
-    """The neighbour's table: another service writes it by raw SQL, its times as text of its own."""
+    """The table of another service, which writes it with raw SQL and has its own text form of times."""
 
     __tablename__ = "tickets"
     __table_args__: tuple[SchemaItem | dict[str, bool], ...] = (
@@ -119,13 +119,13 @@ class TicketRow(Base):
 
 
 class WorkflowRow(Base):
-    """Actions that belong together. How far it is, its actions tell."""
+    """A workflow. Its status is not stored, but derived from its proposals."""
 
     __tablename__ = "workflows"
     __table_args__ = (
-        # On SQLite a trigger sees to it: an id is not chosen yet when a CHECK looks.
+        # On SQLite a trigger checks this: a CHECK runs before the id is chosen.
         _on_postgresql(CheckConstraint("id > 0", name="id")),
-        # No time that Python can't hold: neither infinity nor the year 294276.
+        # Excludes times that Python can't represent, such as infinity and the year 294276.
         _on_postgresql(
             CheckConstraint(
                 "least(created_at, updated_at) >= '1970-01-01 00:00:00+00'"
@@ -145,7 +145,7 @@ class WorkflowRow(Base):
 
 
 class ActionProposalRow(Base):
-    """A proposal. What was proposed never changes; the status moves along the lifecycle only."""
+    """A proposal. Its content never changes; its status moves only along the lifecycle."""
 
     __tablename__ = "action_proposals"
     __table_args__ = (
@@ -153,7 +153,7 @@ class ActionProposalRow(Base):
         _one_of_known("action_type"),
         _one_of("status", ActionStatus),
         _one_of_known("status"),
-        # With id behind, so that the newest of each are read in order, without sorting.
+        # The id follows, so that the newest rows of each value are read in order, without sorting.
         Index("idx_action_proposals_status", "status", "id"),
         Index(
             "idx_action_proposals_ticket",
@@ -170,12 +170,12 @@ class ActionProposalRow(Base):
             sqlite_where=text("idempotency_key IS NOT NULL"),
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        # On SQLite a trigger sees to it: a column that is added can't have a constraint of its table.
+        # On SQLite a trigger checks this: an added column can't have a table constraint.
         _on_postgresql(ForeignKeyConstraint(["workflow_id"], ["workflows.id"])),
         _partial(
             "idx_action_proposals_workflow", "workflow_id", "id", where="workflow_id IS NOT NULL"
         ),
-        # The order in which they are claimed.
+        # The order of claims.
         _partial(
             "idx_action_proposals_due",
             "status",
@@ -183,11 +183,11 @@ class ActionProposalRow(Base):
             text("coalesce(next_retry_at, scheduled_at, created_at)"),
             "id",
             where="status = 'validated'",
-            # Written so that the planner has no statistics of it: see `planner_hints`.
+            # Written so that the planner has no statistics for it: see `planner_hints`.
             on_postgresql="status || '' = 'validated'",
         ),
-        # What a claim looks for besides: who was not started in time, and who is to be run again. The status
-        # first, or without statistics SQLite would read the index of statuses, with all that has failed.
+        # The next two are for the sweep of each claim: expired proposals, and due retries. The status comes first,
+        # because SQLite without statistics would otherwise read the index of statuses, with all failed proposals.
         _partial(
             "idx_action_proposals_expires",
             "status",
@@ -216,11 +216,11 @@ class ActionProposalRow(Base):
     cancelled_at: Mapped[str | None] = mapped_column(UTCDateTime)
     created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
     updated_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
-    # What the facade tells the history's trigger: who moved the status, why and when.
+    # The facade sets these for the trigger of the history: actor, reason and time of the last move.
     status_changed_by: Mapped[str | None] = mapped_column(Text)
     status_reason: Mapped[str | None] = mapped_column(Text)
     status_changed_at: Mapped[str | None] = mapped_column(UTCDateTime)
-    # The caller's own name for what it proposes, by which a second attempt finds the first.
+    # The caller's name for the proposal, by which a second attempt finds the first.
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     scheduled_at: Mapped[str | None] = mapped_column(UTCDateTime)
@@ -238,7 +238,7 @@ class ActionProposalRow(Base):
 
 
 class ActionDependencyRow(Base):
-    """What waits for what, as ``depends_on`` says. Triggers write it; an edge leads to a smaller id."""
+    """One dependency from ``depends_on``. Triggers write it; the id that it depends on is always lower."""
 
     __tablename__ = "action_dependencies"
     __table_args__ = (
@@ -278,7 +278,7 @@ class ActionRecordRow(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     result_data: Mapped[str | None] = mapped_column(JSONText)
     created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
-    # What the facade tells the history's trigger: who started the execution and who ended it.
+    # The facade sets these for the trigger of the history: the actors of the start and of the end.
     started_by: Mapped[str | None] = mapped_column(Text)
     completed_by: Mapped[str | None] = mapped_column(Text)
     worker: Mapped[str | None] = mapped_column(Text)
@@ -287,11 +287,11 @@ class ActionRecordRow(Base):
 
 
 class ActionEventRow(Base):
-    """The history. Triggers write it; it refuses to be changed."""
+    """One event of the history. Triggers write it and refuse every change."""
 
     __tablename__ = "action_events"
     __table_args__ = (
-        # On PostgreSQL nobody but triggers can write an event.
+        # On SQLite only: on PostgreSQL, only triggers can write an event.
         _one_of("event_type", EventType),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
@@ -303,7 +303,7 @@ class ActionEventRow(Base):
             )
         ),
         Index("idx_action_events_proposal", "proposal_id", "id"),
-        # By which SQLite's triggers know whether the start or the end of a record was told.
+        # SQLite's triggers read it to know whether the start or the end of a record has an event.
         Index(
             "idx_action_events_record",
             "record_id",
@@ -329,14 +329,14 @@ class ActionEventRow(Base):
     actor: Mapped[str] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     occurred_at: Mapped[str] = mapped_column(UTCDateTime)
-    # By which a follower knows that no event before it is still to come: ids are given before the commit.
+    # It tells a follower that no earlier event can follow: ids are assigned before the commit.
     transaction_id: Mapped[int] = mapped_column(BIGINT, server_default=current_transaction())
     version: Mapped[int | None] = mapped_column(BIGINT)
     worker: Mapped[str | None] = mapped_column(Text)
 
 
-# What statements are made of. The classes' own attributes would do too, but each statement would go
-# through the ORM's planning on every execution, which costs as much as running it on SQLite.
+# Statements use these tables. With the attributes of the classes, each execution would go through the ORM's planning,
+# which costs as much as the execution on SQLite.
 TICKETS: Final = cast(Table, TicketRow.__table__)
 PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
 RECORDS: Final = cast(Table, ActionRecordRow.__table__)
@@ -350,4 +350,4 @@ TABLES: Final = tuple(Base.metadata.tables)
 NUMBERED: Final = tuple(
     name for name in TABLES if "id" in Base.metadata.tables[name].c and name != "tickets"
 )
-"""Those whose rows have ids that the ledger gives."""
+"""The names of the tables whose ids the ledger assigns."""

@@ -1,4 +1,4 @@
-"""Units of work: plain functions of a connection, and what a runner may know of one before it runs it."""
+"""Units of work: plain functions of a connection, with optional facts that help a runner to run them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 Unit = Callable[[Connection], T]
-"""A unit of work: a plain function of a connection that neither commits nor keeps anything.
+"""A unit of work: a plain function of a connection that never commits and keeps no state.
 
-It may run more than once (when a neighbour in its group fails, or the database asks for it), so
-all that it does, it does through the connection.
+It may run more than once, for example after another unit of its group fails or after a serialization failure. All its
+effects must therefore go through the connection.
 """
 
 
@@ -36,17 +36,16 @@ class _Unanswered(Enum):
 Unanswered = Literal[_Unanswered.UNANSWERED]
 
 UNANSWERED: Final = _Unanswered.UNANSWERED
-"""The answer of a shortcut whose statement changed nothing: run the unit, which finds out why."""
+"""The result of a shortcut whose statement changed nothing: the unit itself must run and find the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortcut(Generic[T]):
-    """The one statement that does a unit's work if all goes well, for a driver to run without SQLAlchemy.
+    """One statement that does the work of a unit in the usual case, and that a driver can run without SQLAlchemy.
 
-    `statement` is built once in the life of the program, its bound `parameters` are plain values, and
-    `answer` makes the result of its rows, or returns `UNANSWERED`. Then nothing was changed, and the unit itself
-    is run; so it is if the database refuses the statement with a SQLSTATE that begins as one of those that the
-    unit `explains`.
+    `statement` is built once per program, and its bound `parameters` are plain values. `answer` converts its rows to
+    the result, or returns `UNANSWERED` if nothing was changed; then the unit itself runs. The unit also runs if the
+    database refuses the statement with a SQLSTATE that starts with one of the prefixes in `explains`.
     """
 
     statement: Executable
@@ -57,11 +56,12 @@ class Shortcut(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[A, T]):
-    """How concurrent units with the same `each` run as one statement.
+    """A unit that can be batched: concurrent units with the same `each` run as one statement.
 
-    `each` takes the connection and the arguments of all, and returns their results in the same order. If one fails
-    all do, and each is run again on its own, as in every group. `size` is how many rows this unit adds to the
-    statement. One that `may_wait` for a lock of another transaction takes no neighbours along where locks are of rows.
+    `each` takes the connection and the arguments of all units, and returns their results in the same order. If one
+    unit fails, all fail, and each runs again alone, as in every group. `size` is the number of rows that this unit
+    adds to the statement. A unit that `may_wait` for a lock of another transaction runs without others where locks
+    are per row.
     """
 
     each: Callable[[Connection, Sequence[A]], list[T]]
@@ -72,7 +72,7 @@ class Batch(Generic[A, T]):
 
 @dataclass(frozen=True, slots=True)
 class SingleStatement(Generic[T]):
-    """A unit that changes the database by one statement at the most: whole or absent without a transaction around it."""
+    """A unit that changes the database by at most one statement, which is atomic without a transaction around it."""
 
     unit: Unit[T]
     shortcut: Shortcut[T] | None = None
@@ -83,7 +83,7 @@ class SingleStatement(Generic[T]):
 
 
 def run_units(conn: Connection, units: Sequence[Unit[Any]]) -> list[Any]:
-    """Runs `units` in their order, neighbours with the same batch together; the results in the same order."""
+    """Runs `units` in order, adjacent units with the same batch as one; returns the results in the same order."""
     results: list[Any] = []
     for each, some in groupby(units, _each):
         if each is None:

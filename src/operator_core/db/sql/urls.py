@@ -1,4 +1,4 @@
-"""URLs and paths as people write them: read, checked before anything is opened, and shown without secrets."""
+"""Parses and checks database URLs and paths before anything is opened, and masks their secrets."""
 
 import os
 import re
@@ -21,15 +21,15 @@ __all__ = [
 
 _MEMORY: Final = ":memory:"
 
-# libpq's form has them between the @ and the database; SQLAlchemy's in the query.
+# libpq has several hosts between the @ and the database, SQLAlchemy in the query.
 _SEVERAL_HOSTS: Final = re.compile(
     r"(?P<scheme>[\w+]+://)(?P<who>[^/?]*@)?(?P<hosts>[^@/?]*,[^/?]*)(?P<rest>.*)", re.DOTALL
 )
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]@]*)(:(?P<port>.*))?", re.DOTALL)
 
-# A URL without its slashes, or the other form that libpq reads: no name of a file.
-_MEANT_OTHERWISE: Final = re.compile(
+# A URL without its slashes, or a DSN of libpq: neither is meant as the name of a file.
+_NOT_A_PATH: Final = re.compile(
     r"(postgres(ql)?|sqlite)(\+\w+)?:(?!//)|\s*(host|hostaddr|dbname|user|password|service)\s*=",
     re.IGNORECASE,
 )
@@ -43,19 +43,19 @@ _SECRET_PART: Final = re.compile(r"(\w://[^:/?#@\s]*):(\S*)@")
 _MASK: Final = "***"
 
 
-def parse_url(given: str | URL, name: str = "db_path") -> URL:
-    """`given` as a URL whose scheme is SQLAlchemy's, with one host or several.
+def parse_url(text: str | URL, name: str = "db_path") -> URL:
+    """Returns the URL with the scheme that SQLAlchemy uses, and with one host or several.
 
-    Raises `ArgumentError` for text that is no URL, `InvalidValue` of `name` for white space around it.
+    Raises `ArgumentError` for text that is not a URL, and `InvalidValue` for `name` if it has white space around it.
     """
-    if isinstance(given, URL):
-        url = given
+    if isinstance(text, URL):
+        url = text
         for part in (url.username, url.host, url.database):
             check_trimmed(part or "", name)
     else:
-        url = _read(check_trimmed(given, name))
+        url = _read(check_trimmed(text, name))
     backend, plus, driver = url.drivername.lower().partition("+")
-    # libpq takes both, and hosts of databases give both.
+    # libpq accepts both schemes, and database hosting services use both.
     backend = "postgresql" if backend == "postgres" else backend
     return url.set(drivername=backend + plus + driver)
 
@@ -71,19 +71,19 @@ def _read(text: str) -> URL:
         )
         return url.update_query_dict({"host": tuple(several["hosts"].split(","))})
     except ValueError:
-        # SQLAlchemy does not catch a port that is no number. Its message may quote a password.
+        # SQLAlchemy does not catch a port that is not a number. The message may quote a password.
         raise ArgumentError("not a database URL") from None
 
 
 def check_trimmed(text: str, name: str) -> str:
-    """`text`; raises `InvalidValue` if it has white space around it, as what was copied often has."""
+    """Returns `text`; raises `InvalidValue` if it has white space around it, as copied text often has."""
     if text != text.strip():
         raise InvalidValue(name, "must have no white space around it")
     return text
 
 
 def check_path(path: Any, name: str = "db_path") -> str:
-    """`path` as the name of a file; raises `InvalidValue` for one that no file can have."""
+    """Returns `path` as text; raises `InvalidValue` if no file can have this name."""
     text = cast(object, os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise InvalidValue(name, "must be a path, a URL, an AsyncEngine or an AsyncSession")
@@ -92,17 +92,17 @@ def check_path(path: Any, name: str = "db_path") -> str:
         if b"\0" in os.fsencode(text):
             raise InvalidValue(name, "must have no NUL in it")
     except UnicodeEncodeError:
-        raise InvalidValue(name, "has characters that no path can have") from None
-    if _MEANT_OTHERWISE.match(text):
+        raise InvalidValue(name, "has characters that a path can't contain") from None
+    if _NOT_A_PATH.match(text):
         raise InvalidValue(name, "is neither a URL (its scheme ends with ://) nor a path")
     return text
 
 
 def target_from_text(text: str, name: str) -> str | URL:
-    """What `text` names: a database by its URL, or a SQLite file by its path.
+    """Returns the database of a typed or configured text: a URL, or the path of a SQLite file.
 
-    For text that is typed or configured: `name` says where. A bare word is refused with `InvalidValue`,
-    unless a file has that name: it is rather a mistake than a new ledger's name.
+    `name` names the source of the text in errors. A bare word raises `InvalidValue` unless a file has that name: it
+    is more likely a mistake than the name of a new ledger.
     """
     check_trimmed(text, name)
     if "://" in text:
@@ -121,7 +121,7 @@ def target_from_text(text: str, name: str) -> str | URL:
 
 
 def hosts_of(url: URL) -> list[str]:
-    """The hosts in the query of a PostgreSQL URL as they stand there, with their ports."""
+    """The hosts in the query of a PostgreSQL URL, unchanged and with their ports."""
     return [host for each in _values(url, "host") for host in each.split(",")]
 
 
@@ -131,18 +131,18 @@ def _values(url: URL, name: str) -> tuple[str, ...]:
 
 
 def check_parts(url: URL) -> None:
-    """Raises `InvalidValue` for a part of a PostgreSQL URL that can't be what it stands for.
+    """Raises `InvalidValue` for an invalid part of a PostgreSQL URL.
 
-    That is a host with white space in it, a port that is no number from 1 to 65535, a NUL anywhere.
+    Invalid are a host with white space, a port that is not a number from 1 to 65535, and a NUL anywhere.
     """
     if any("\0" in (part or "") for part in (url.username, url.password, url.host, url.database)):
         raise InvalidValue("db_path", "must have no NUL in it")
     for host in hosts_of(url):
-        # A folder with the server's socket has no port in its name.
+        # The path of a folder with the server's socket contains no port.
         if not host.startswith(("/", "@")):
             _check_host(host)
     if re.search(r"\s", url.host or ""):
-        raise InvalidValue("db_path", "names a host that can't be one")
+        raise InvalidValue("db_path", "names an invalid host")
     if url.port is not None:
         _check_port(str(url.port))
     for port in ",".join(_values(url, "port")).split(","):
@@ -153,7 +153,7 @@ def check_parts(url: URL) -> None:
 def _check_host(host: str) -> None:
     found = _HOST.fullmatch(host)
     if found is None or not found["name"] or re.search(r"\s", host):
-        raise InvalidValue("db_path", "names a host that can't be one")
+        raise InvalidValue("db_path", "names an invalid host")
     if found["port"] is not None:
         _check_port(found["port"])
 
@@ -164,7 +164,7 @@ def _check_port(port: str, name: str = "db_path") -> None:
 
 
 def masked(place: Any) -> str:
-    """`place`, a URL or what a user has typed for one, as it may be shown: with no secret in it."""
+    """Returns `place`, a URL or the text of a user, with its secrets masked."""
     if isinstance(place, str) and "://" in place:
         try:
             place = parse_url(place.strip())
@@ -178,5 +178,5 @@ def masked(place: Any) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text`, such as a driver's message, with the secrets of what it quotes of a URL or a DSN masked."""
+    """Returns `text`, such as a driver's message, with the secrets of quoted URLs and DSNs masked."""
     return _SECRET_PAIR.sub(rf"\1{_MASK}", _SECRET_PART.sub(rf"\1:{_MASK}@", text))

@@ -1,1 +1,1 @@
-"""Runners for SQLite: files, databases in memory, and engines of a service."""
+"""The runners for SQLite: for files, databases in memory, and engines of a service."""

@@ -1,4 +1,4 @@
-"""Noticing what other connections and processes commit to a SQLite file."""
+"""Detects commits that other connections and processes make to a SQLite file."""
 
 import asyncio
 import sqlite3
@@ -12,11 +12,14 @@ from operator_core.db.sqlite.connection import SqliteConnection
 __all__ = ["LOOKS_EVERY", "SqliteChanges"]
 
 LOOKS_EVERY: Final = 0.02
-"""Seconds between two looks at ``PRAGMA data_version``, some 10 microseconds each (SQLite manual, "PRAGMA data_version")."""
+"""Seconds between two reads of ``PRAGMA data_version``.
+
+A read takes about 10 microseconds (SQLite manual, "PRAGMA data_version").
+"""
 
 
 class SqliteChanges:
-    """Rings while somebody listens: looks at the file's version in a thread of its own."""
+    """Calls `ring` after each commit of another connection; polls the file's version in its own thread."""
 
     def __init__(self, connection: SqliteConnection, ring: Callable[[], None]) -> None:
         self._connection = connection
@@ -28,21 +31,21 @@ class SqliteChanges:
 
     @property
     def connection(self) -> SqliteConnection:
-        """The connection, for whoever waits until it has ended."""
+        """The polling connection; callers use it to wait until its thread has ended."""
         return self._connection
 
     async def started(self) -> None:
-        """From when it returns on, no change is missed; raises `StorageError` if the file can't be read."""
-        # Shielded: several may wait for it, on several event loops.
+        """Waits until polling has begun; no later change is missed. Raises `StorageError` if the file can't be read."""
+        # Shielded: several callers may await this future, on several event loops.
         await asyncio.shield(asyncio.wrap_future(self._started))
 
     def end(self) -> None:
-        """Ends the thread and closes the connection; waits for nothing."""
+        """Stops the thread and closes the connection, without waiting."""
         self._stop.set()
         self._connection.end()
 
     async def ended(self) -> None:
-        """Waits until that is done."""
+        """Waits until the thread has ended and the connection is closed."""
         await self._connection.ended()
 
     def _version(self) -> int:
@@ -59,7 +62,7 @@ class SqliteChanges:
             try:
                 version = self._version()
             except sqlite3.Error:
-                # Whoever listens looks for itself, and is told what is wrong.
+                # Rings anyway: the listener then reads the ledger and gets the error.
                 version = -1
             if version != self._seen:
                 self._seen = version

@@ -1,4 +1,4 @@
-"""One SQLite connection in its own thread, and the settings that every such connection gets."""
+"""One SQLite connection in its own thread, and the settings of all connections of the ledger."""
 
 import asyncio
 import logging
@@ -28,19 +28,19 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 
 _SETTINGS: Final = (
-    # Off in SQLite unless asked for, on each connection anew.
+    # SQLite's default is off, and each connection has its own setting.
     "PRAGMA foreign_keys = ON",
-    # An answered write survives the loss of power. NORMAL would only survive the process's death.
+    # An acknowledged write survives a power failure. With NORMAL it would only survive a crash of the process.
     "PRAGMA synchronous = FULL",
-    # A damaged page is found before it is used.
+    # SQLite detects a damaged page before it uses the page.
     "PRAGMA cell_size_check = ON",
 )
 
 
 def _json_is_innocuous() -> bool:
-    """Whether CHECKs and triggers may use SQLite's JSON functions in a schema that is not trusted.
+    """Whether CHECKs and triggers of an untrusted schema may use SQLite's JSON functions.
 
-    Some releases (3.40 is one) have them marked the wrong way round.
+    Some releases, for example 3.40, mark these functions the wrong way round.
     """
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -53,22 +53,22 @@ def _json_is_innocuous() -> bool:
 
 
 NO_TRUST: Final = "PRAGMA trusted_schema = OFF"
-"""For a connection that only reads, or looks at a file that may come from anywhere.
+"""The setting of a connection that only reads, or that checks a file of unknown origin.
 
-Its views and triggers may not use functions and virtual tables with effects of their own (SQLite, "Defense
+The file's views and triggers can't use functions and virtual tables with side effects (SQLite, "Defense
 Against The Dark Arts").
 """
 
 TRUST: Final = NO_TRUST if _json_is_innocuous() else "PRAGMA trusted_schema = ON"
-"""For a connection that writes to a ledger, whose own triggers use SQLite's JSON functions."""
+"""The setting of a connection that writes to a ledger: the ledger's triggers use SQLite's JSON functions."""
 
 
 def connect(
     path: str, *, busy_timeout: float, how: str | None = None, read_only: bool = False
 ) -> sqlite3.Connection:
-    """A connection in autocommit mode: transactions begin and end where the ledger says so.
+    """Returns a connection in autocommit mode: the ledger itself begins and ends transactions.
 
-    An existing file is opened as `how` says (see `sqlite_files.uri`); without it, it may be made.
+    With `how`, this opens an existing file (see `files.uri`). Without it, SQLite may create the file.
     """
     connection = sqlite3.connect(
         path if how is None else uri(path, how),
@@ -79,12 +79,12 @@ def connect(
     )
     try:
         if sys.version_info >= (3, 12):
-            # SQL can't write to the schema's table, nor switch the journal off.
+            # SQL can't write to the schema table or switch off the journal.
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
         for setting in (*_SETTINGS, NO_TRUST if read_only else TRUST):
             connection.execute(setting)
         if read_only:
-            # A unit that was called a reader and writes all the same is a bug; it fails here.
+            # A unit that writes on a reading connection is a bug; this makes it fail.
             connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
@@ -92,16 +92,16 @@ def connect(
     return connection
 
 
-# Kept from the garbage collector, which would close them in whatever thread it runs in.
+# Keeps connections from the garbage collector, which would close them in an arbitrary thread.
 _connected: Final[set[Connection | None]] = set()
 
 
 class Answer:
-    """Brings one outcome from a connection's thread to whoever awaits it, on whichever loop that is.
+    """Delivers one outcome from a connection's thread to the awaiting caller, on the caller's event loop.
 
-    `orphaned` runs, in either thread, if the outcome was a success that nobody could be told of
-    any more: the awaiting task was cancelled, or its loop is gone. Sending never raises, and an error
-    sent to who has an answer already changes nothing.
+    `orphaned` runs, in either thread, if a success can't be delivered: the awaiting task was
+    cancelled, or its event loop is closed. Sending never raises. An error that is sent after the
+    outcome changes nothing.
     """
 
     __slots__ = ("_orphaned", "future", "loop")
@@ -113,11 +113,11 @@ class Answer:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the caller was cancelled, so that work not yet begun need not begin."""
+        """Whether the caller was cancelled. Its work can be skipped if it has not begun."""
         return self.future.cancelled()
 
     def send(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Called in the connection's thread."""
+        """Sends the outcome; called in the connection's thread."""
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed
@@ -133,7 +133,7 @@ class Answer:
 
     @staticmethod
     def send_all(answers: "list[tuple[Answer, Any]]") -> None:
-        """Sends each its result, waking each loop once; called in the connection's thread."""
+        """Sends each result and wakes each event loop once; called in the connection's thread."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Answer, Any]]] = {}
         for answer, result in answers:
             by_loop.setdefault(answer.loop, []).append((answer, result))
@@ -155,9 +155,9 @@ def _settle_all(settled: list[tuple[Answer, Any]]) -> None:
 
 
 class _Work:
-    """A function and the caller who waits for it. Done once: then it holds on to neither.
+    """A function and its waiting caller. It runs once, and then references neither.
 
-    The thread keeps what it has done last until there is something else to do.
+    The thread keeps a reference to its last work until it gets the next.
     """
 
     __slots__ = ("_parts",)
@@ -166,17 +166,17 @@ class _Work:
         self,
         function: Callable[[], object],
         answer: Answer,
-        to_own: Callable[[BaseException], BaseException],
+        to_ledger_error: Callable[[BaseException], BaseException],
     ) -> None:
-        self._parts: list[Any] = [function, answer, to_own]
+        self._parts: list[Any] = [function, answer, to_ledger_error]
 
     def __call__(self) -> None:
-        function, answer, to_own = self._parts
+        function, answer, to_ledger_error = self._parts
         self._parts.clear()
         try:
             result = function()
         except BaseException as error:
-            answer.send(error=to_own(error))
+            answer.send(error=to_ledger_error(error))
         else:
             answer.send(result)
 
@@ -184,8 +184,8 @@ class _Work:
 class SqliteConnection(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole unit of work in one hop to its thread.
 
-    `opener` connects, in the thread, when it is first given something to do, and again after `drop`.
-    One that `lasts` is never dropped: a database in memory is gone with its connection.
+    `opener` connects in the thread, for the first work and again after `drop`. With `lasts`, the
+    connection is never dropped: a database in memory is lost with its connection.
     """
 
     def __init__(
@@ -201,23 +201,23 @@ class SqliteConnection(aiosqlite.Connection):
         self._lasts = lasts
         self._prepare = prepare
         self._wrapped: Connection | None = None
-        # One that its holder can take again: the garbage collector may end this very connection meanwhile.
+        # Reentrant: while a thread holds the lock, the garbage collector may end this connection in that thread.
         self._stopping = threading.RLock()
         self._stopped = False
         self._earlier: SqliteConnection | None = None
         self._ended: Future[None] = Future()
-        # Nobody who waits for it can cancel it.
+        # A waiting caller can't cancel it.
         self._ended.set_running_or_notify_cancel()
-        # A process that forgets to close its ledger can still end; SQLite survives worse.
+        # A process that does not close its ledger can still exit, which SQLite survives.
         self._thread.daemon = True
         self._thread.start()
 
     def __del__(self) -> None:
-        # aiosqlite's own warns, which is for the ledger to do, and ends no thread that has not connected.
+        # Replaces aiosqlite's: that one warns, which the ledger does, and does not end a thread that never connected.
         self.end()
 
     def submit(self, function: Callable[[], object]) -> None:
-        """Queues `function`, which must not raise, for the thread; waits for nothing."""
+        """Queues `function`, which must not raise, for the thread, without waiting."""
         with self._stopping:
             if self._stopped:
                 raise NotOpen("the ledger was closed")
@@ -227,24 +227,24 @@ class SqliteConnection(aiosqlite.Connection):
     def _work(self) -> "SimpleQueue[tuple[None, Callable[[], object]]]":
         return cast(Any, self)._tx
 
-    # ------ only for the thread
+    # From here on: only in the connection's thread.
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The connection itself."""
+        """The sqlite3 connection."""
         if self._connection is None:
             self._connect_now()
         return cast(sqlite3.Connection, self._connection)
 
     @property
     def wrapped(self) -> Connection:
-        """SQLAlchemy's connection over it."""
+        """The SQLAlchemy connection over `raw`."""
         if self._wrapped is None:
             self._connect_now()
         return cast(Connection, self._wrapped)
 
     def _connect_now(self) -> None:
-        # Tried again with the next work if it fails.
+        # If this fails, the next work connects again.
         try:
             self._connection = self._connector()
             self._wrapped = over(self._connection)
@@ -256,25 +256,25 @@ class SqliteConnection(aiosqlite.Connection):
             raise
 
     def begin(self) -> None:
-        """Begins a transaction that has the write lock from its start."""
+        """Begins a transaction that holds the write lock from its start."""
         raw = self.raw
         if raw.in_transaction:
-            # Undoing the one before has failed.
+            # The rollback of the previous transaction failed.
             raw.execute("ROLLBACK")
         raw.execute("BEGIN IMMEDIATE")
 
     def undo(self) -> None:
-        """Rolls back whatever is open; gives the connection up where that fails. Never raises."""
+        """Rolls back an open transaction, and drops the connection if that fails. Never raises."""
         raw = self._connection
         try:
             if raw is not None and raw.in_transaction:
                 raw.execute("ROLLBACK")
         except BaseException:
-            logger.exception("a transaction could not be rolled back; its connection is given up")
+            logger.exception("a transaction could not be rolled back; its connection is dropped")
             self.drop()
 
     def drop(self) -> None:
-        """Closes the connection; the next work makes another one. Never raises."""
+        """Closes the connection; the next work opens another one. Never raises."""
         if not self._lasts:
             self._disconnect()
 
@@ -290,7 +290,7 @@ class SqliteConnection(aiosqlite.Connection):
                 logger.exception("a connection could not be closed")
 
     def serve_while(self, condition: Callable[[], bool], *, look_every: float) -> None:
-        """Does what is queued until `condition` is no longer true, which is looked at that often."""
+        """Runs queued work while `condition` holds; checks it after each work, or every `look_every` seconds."""
         while not self._ended.done() and condition():
             try:
                 _, function = self._work.get(timeout=look_every)
@@ -300,35 +300,35 @@ class SqliteConnection(aiosqlite.Connection):
                 function()
             except BaseException:
                 logger.exception("work on a connection failed")
-            # It may hold an event loop that nobody else has any more.
+            # The function may hold the last reference to an event loop.
             del function
 
-    # ------
+    # From here on: in any thread.
 
     async def run(self, function: Callable[[Connection], T]) -> T:
-        """Runs `function` in the thread, to its end, whatever becomes of the caller."""
+        """Runs `function` in the thread, to its end even if the caller is cancelled."""
         return await self.run_raw(lambda: function(self.wrapped))
 
     async def run_raw(self, function: Callable[[], T]) -> T:
-        """As `run`, for a function that reaches for the connection itself."""
+        """Like `run`, for a function that takes no connection."""
         answer = Answer()
         self.submit(_Work(function, answer, self.translate))
         return cast(T, await answer.future)
 
     def translate(self, error: BaseException) -> BaseException:
-        """The ledger's exception for what the driver raised."""
+        """Returns the ledger's exception for an exception of the driver."""
         return translate(error, busy_timeout=self._busy_timeout)
 
     def close_after(self, earlier: "SqliteConnection") -> None:
-        """Has it closed when `earlier`, which is ended too, has been.
+        """Delays closing until `earlier`, which is ended too, is closed.
 
-        Two connections that close at the same time each take the other for one that stays, and neither brings
-        the write-ahead log into the file: who copies the file then copies nothing of it.
+        If two connections close at the same time, each assumes that the other stays open. Neither then moves
+        the write-ahead log into the file, and a copy of the file contains nothing of the log.
         """
         self._earlier = earlier
 
     def end(self) -> None:
-        """Lets the thread finish what is queued, close the connection and end; waits for nothing."""
+        """Lets the thread finish its queue, close the connection and end, without waiting."""
         with self._stopping:
             if not self._stopped:
                 self._stopped = True
@@ -338,17 +338,17 @@ class SqliteConnection(aiosqlite.Connection):
         if self._earlier is not None:
             self._earlier._ended.result()
         self._disconnect()
-        # aiosqlite's, which ends the thread's loop; here it finds no event loop to tell of it.
+        # aiosqlite's `stop` ends the loop of the thread. In this thread it finds no event loop to notify.
         cast(Any, self).stop()
         self._ended.set_result(None)
 
     async def ended(self) -> None:
-        """Waits until the thread is at its end."""
+        """Waits until the thread has ended."""
         await asyncio.wrap_future(self._ended)
-        # Nothing is left to do for it but to end.
+        # The thread has no work left, so this returns soon.
         self._thread.join()
 
     async def shut(self) -> None:
-        """As `end`, and waits for it."""
+        """Does `end`, and waits until the thread has ended."""
         self.end()
         await self.ended()

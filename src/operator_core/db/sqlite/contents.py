@@ -1,7 +1,7 @@
-"""Noticing that a file in WAL mode was written to by something that is not SQLite, such as ``cp``.
+"""Detects that a program other than SQLite, such as ``cp``, wrote to a file in WAL mode.
 
-There SQLite changes the file itself only by checkpoints, and each leaves its mark in the log's index (SQLite, "WAL-mode
-File Format", 2.2 and 2.3). A file that has changed without one was written to by somebody else.
+In this mode SQLite changes the file itself only in checkpoints, and the log's index shows each of them (SQLite,
+"WAL-mode File Format", 2.2 and 2.3). If a file changed without a checkpoint, another program wrote to it.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ _TO_WRITE_BACK: Final = slice(128, 132)
 
 
 def inode_of(found: os.stat_result) -> Inode:
-    """The device and the inode, which no two files have in common."""
+    """The device and the inode, which identify a file."""
     return found.st_dev, found.st_ino
 
 
 class _Seen(NamedTuple):
     times: tuple[int, int]
-    """When the file was last written to, and its size."""
+    """The file's modification time and its size."""
     checkpoint: bytes
-    """Which checkpoint was the last; it was over."""
+    """The identity of the last checkpoint, which was complete."""
     sample: bytes
 
 
 class Contents:
-    """What a ledger's file held when it was last looked at. For several threads.
+    """The state of a ledger's file at the last look. Several threads may use it.
 
-    `watched`: a connection stays open all the time. Without one the index may be made anew between two looks,
-    and one in which nothing stands yet does not tell one checkpoint from another.
+    `watched` means that a connection is open all the time. Otherwise SQLite may recreate the index between
+    two looks, and an empty index does not distinguish checkpoints.
     """
 
     def __init__(self, path: str, *, watched: bool) -> None:
@@ -49,22 +49,22 @@ class Contents:
         self._seen: _Seen | None = None
 
     def remember(self) -> None:
-        """Looks at the file; where it can't, as elsewhere than in WAL mode, nothing will be noticed."""
+        """Stores the file's state. If it can't be read, as outside WAL mode, no write is detected."""
         with self._lock:
             self._seen = self._look()
 
     def checkpoint(self) -> bytes | None:
-        """Which checkpoint was the last; None while one is under way, and if there is no telling."""
+        """The identity of the last checkpoint; None while a checkpoint runs, or if it is unknown."""
         try:
             return self._checkpoint()
         except OSError:
             return None
 
     def were_replaced(self, found: os.stat_result, checkpoint: bytes | None) -> bool:
-        """Whether somebody else has written to the file.
+        """Whether a program other than SQLite has written to the file.
 
-        `found` is what was just said of it, and `checkpoint` what was said before that. Without that, which saves
-        a reader some time, the last write's is taken.
+        `found` is the file's current status, and `checkpoint` the result of `checkpoint()` before it. With None,
+        which saves a reader time, the checkpoint of the last write counts.
         """
         seen = self._seen
         if checkpoint is None and (seen is None or seen.times == _times(found)):
@@ -73,7 +73,7 @@ class Contents:
             seen = self._seen
             if seen is not None and seen.times == _times(found):
                 if checkpoint is not None and checkpoint != seen.checkpoint:
-                    # The log has begun anew, or there was nothing to write back.
+                    # The log was restarted, or there was nothing to write back.
                     self._seen = seen._replace(checkpoint=checkpoint)
                 return False
             now = self._look()
@@ -94,7 +94,7 @@ class Contents:
             if checkpoint is None:
                 return None
             sample = self._sample(before)
-            # Nothing is written any more once the index says that all is written back.
+            # SQLite writes nothing to the file after the index shows that all is written back.
             after = os.stat(self._path)
         except OSError:
             return None
@@ -111,7 +111,7 @@ class Contents:
         return index[_SALTS] + index[_TO_WRITE_BACK]
 
     def _sample(self, found: os.stat_result) -> bytes | None:
-        """A digest of the file's size, beginning and end: its owner may have done no more than touch it."""
+        """A digest of the file's size, beginning and end: ``touch`` changes a file's time but not its content."""
         digest = hashlib.blake2b(str(found.st_size).encode())
         for start in (0, max(0, found.st_size - _SAMPLE)):
             part = self._file.read(inode_of(found), _SAMPLE, start)
@@ -128,14 +128,14 @@ def _times(found: os.stat_result) -> tuple[int, int]:
 class _Descriptor:
     """Reads a file that SQLite has open, by SQLite's own descriptor.
 
-    To open and close it anew would give up the locks that the process has on it (SQLite, "How To Corrupt", 2.2).
+    Opening and closing the file again would release the process's locks on it (SQLite, "How To Corrupt", 2.2).
     """
 
     def __init__(self) -> None:
         self._number = -1
 
     def read(self, inode: Inode, size: int, start: int) -> bytes | None:
-        """Bytes of the file with that inode; None if nobody has it open for reading. Raises `OSError`."""
+        """Bytes of the file with `inode`; None if the process does not have it open for reading. Raises `OSError`."""
         found = _read(self._number, inode, size, start)
         if found is None:
             for name in os.listdir("/dev/fd"):
@@ -151,7 +151,7 @@ def _read(number: int, inode: Inode, size: int, start: int) -> bytes | None:
         if inode_of(os.fstat(number)) != inode:
             return None
         found = os.pread(number, size, start)
-        # It may have been closed meanwhile, and the number have become another file's.
+        # The descriptor may have been closed meanwhile, and its number reused for another file.
         return found if inode_of(os.fstat(number)) == inode else None
     except OSError:
         return None

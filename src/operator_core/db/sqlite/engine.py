@@ -1,7 +1,7 @@
-"""SQLAlchemy over the ledger's own SQLite connections, out of reach of a service's event listeners.
+"""SQLAlchemy over the ledger's own SQLite connections, isolated from a service's event listeners.
 
-A listener on one of SQLAlchemy's classes (Engine, Connection, Pool, Dialect) hears of every engine in the
-process. One that sets PRAGMAs, rewrites statements or raises would switch off durability or stop the ledger.
+A listener on one of SQLAlchemy's classes (Engine, Connection, Pool, Dialect) gets the events of every engine in
+the process. If it sets PRAGMAs, rewrites statements or raises, it can switch off durability or stop the ledger.
 """
 
 import sqlite3
@@ -16,41 +16,40 @@ from sqlalchemy.pool import NullPool
 __all__ = ["over"]
 
 
-class _Unheard:
-    """Listeners on the base class are not listeners on this one: SQLAlchemy's own switch for that."""
+class _WithoutListeners:
+    """Excludes a class from the listeners on its base class, by SQLAlchemy's own switch."""
 
     _sa_propagate_class_events = False
-    # A listener on the base class sets it there, which would be inherited.
+    # A listener on the base class sets this attribute there, and a subclass would inherit it.
     _has_events = False
 
 
-class _Connection(_Unheard, Connection):
+class _Connection(_WithoutListeners, Connection):
     pass
 
 
-class _Dialect(_Unheard, SQLiteDialect_pysqlite):
+class _Dialect(_WithoutListeners, SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
 
-class _Pool(_Unheard, NullPool):
+class _Pool(_WithoutListeners, NullPool):
     _sqla_logger_namespace = "sqlalchemy.pool.impl.NullPool"
 
 
-class _Engine(_Unheard, Engine):
-    # The name that a service's logging settings know; by its own it would log at the root's level.
+class _Engine(_WithoutListeners, Engine):
+    # The logger that a service configures. A logger with the class's own name would have the root's level.
     _sqla_logger_namespace = "sqlalchemy.engine.Engine"
     _connection_cls = _Connection
 
 
-# One engine for all SQLite connections of the process, because its cache of compiled statements is what
-# opening a ledger would otherwise pay for again. It pools nothing and is told through this thread-local
-# which connection it is to wrap.
+# One engine for all SQLite connections of the process: it caches compiled statements, which each opening of a
+# ledger would otherwise compile again. It pools nothing. This thread-local passes it the connection to wrap.
 _wrapping = threading.local()
 
 
 def _engine() -> Engine:
-    # Not by create_engine, which makes an Engine. Its listeners set the isolation level, which the
-    # ledger's connections have, and look at the server's version once, which `initialize` does.
+    # Not by create_engine, which returns an Engine. Its listeners set the isolation level, which the
+    # ledger's connections already have, and read the server's version once, which `initialize` does.
     dialect = _Dialect(dbapi=sqlite3)
     # Nothing to reset: a unit of work leaves no transaction behind.
     pool = _Pool(lambda: _wrapping.connection, reset_on_return=None, dialect=dialect)
@@ -61,7 +60,7 @@ _ENGINE = _engine()
 
 
 def over(connection: sqlite3.Connection) -> Connection:
-    """A SQLAlchemy connection over `connection`, for the thread that calls; closing it closes both."""
+    """A SQLAlchemy connection over `connection`, for the calling thread; closing it closes both."""
     _wrapping.connection = connection
     try:
         return _ENGINE.connect()

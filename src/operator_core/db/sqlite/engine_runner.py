@@ -1,4 +1,4 @@
-"""Units of work on a service's own SQLite engine: borrowed, neither disposed nor changed."""
+"""The runner for a service's own SQLite engine, which it neither disposes of nor changes."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class SqliteEngineRunner(EngineRunner):
     """Runs units of work on a SQLite engine's connections.
 
-    How long a write waits is a setting of the engine's own; the `timeout` is for upgrading only.
+    The engine's own settings limit how long a write waits; `timeout` is for upgrading only.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SqliteEngineRunner(EngineRunner):
         self._file = None if path is None else FileIdentity(path, watched=False)
 
     async def open(self) -> None:
-        """Checks the schema; one that is behind is upgraded, as when the ledger opens a file."""
+        """Checks the schema, and upgrades one that is behind, as opening a file does."""
         if self._shared:
             check_outside(self._use.under_way)
         self._pid = os.getpid()
@@ -71,7 +71,7 @@ class SqliteEngineRunner(EngineRunner):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
-        """One connection of the pool, and the write lock, from entry to exit."""
+        """Holds one connection of the pool, and the write lock, from entry to exit."""
         self._check_file(writing=True)
         async with super().transaction() as units:
             yield units
@@ -111,8 +111,8 @@ class SqliteEngineRunner(EngineRunner):
         if self._file is not None:
             self._file.check(writing=writing)
 
-    def _new_changes(self) -> "_Looks":
-        return _Looks(self._engine, self._doorbell.ring)
+    def _new_changes(self) -> "_Poller":
+        return _Poller(self._engine, self._doorbell.ring)
 
     def _translate(self, error: BaseException) -> BaseException:
         return translate(error)
@@ -125,14 +125,14 @@ class SqliteEngineRunner(EngineRunner):
         return isinstance(self._engine.pool, StaticPool)
 
     def _alone(self) -> AbstractAsyncContextManager[Any]:
-        # A StaticPool is one connection for everyone (SQLAlchemy's way with SQLite in memory): two
-        # units on it at once would be one transaction, and the rollback of one would take the
-        # other's rows along.
+        # A StaticPool has one connection for all callers (SQLAlchemy uses it for SQLite in memory).
+        # Two concurrent units would share one transaction, and the rollback of one would remove the
+        # rows of the other.
         return self._use.turn if self._shared else nullcontext()
 
 
 def _path(engine: AsyncEngine) -> str | None:
-    """The engine's file, if it has one that can be told."""
+    """The path of the engine's file; None if it has no file or the path is unknown."""
     url = engine.url
     named = url.database
     if not named or named == MEMORY or named.startswith("file:") or "uri" in url.query:
@@ -141,13 +141,13 @@ def _path(engine: AsyncEngine) -> str | None:
 
 
 def _total_changes(conn: Connection) -> int:
-    """How many rows the connection has changed in its life."""
+    """The number of rows that the connection has changed since it was opened."""
     driver_connection: Any = conn.connection.driver_connection
     return driver_connection.total_changes
 
 
-class _Looks:
-    """Looks at ``PRAGMA data_version`` on a connection of the engine's kind, beside its pool."""
+class _Poller:
+    """Polls ``PRAGMA data_version`` on a connection with the engine's settings, outside its pool."""
 
     def __init__(self, engine: AsyncEngine, ring: Callable[[], None]) -> None:
         self._pool = engine.sync_engine.pool.recreate()
@@ -156,13 +156,13 @@ class _Looks:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """From when it returns on, no change is missed."""
+        """Starts to poll; no change after its return is missed."""
         self._connection = await greenlet_spawn(self._pool.connect)
         seen = await greenlet_spawn(_version, self._connection)
-        self._task = asyncio.create_task(self._look(self._connection, seen))
+        self._task = asyncio.create_task(self._poll(self._connection, seen))
 
     async def stop(self) -> None:
-        """Closes the connection, also if `start` failed."""
+        """Stops polling and closes the connection, also if `start` failed."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -170,13 +170,13 @@ class _Looks:
         if self._connection is not None:
             await greenlet_spawn(self._connection.invalidate)
 
-    async def _look(self, connection: PoolProxiedConnection, seen: int) -> None:
+    async def _poll(self, connection: PoolProxiedConnection, seen: int) -> None:
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             try:
                 version = await greenlet_spawn(_version, connection)
             except Exception:
-                # Whoever listens looks for itself, and is told what is wrong.
+                # Rings anyway: the listener then reads the ledger and gets the error.
                 version = -1
             if version != seen:
                 seen = version

@@ -1,4 +1,4 @@
-"""A ledger's SQLite file: how it is made, opened, and known again."""
+"""Creates, opens and identifies a ledger's SQLite file."""
 
 import os
 import sqlite3
@@ -23,60 +23,61 @@ __all__ = [
 ]
 
 FILE_MODE: Final = 0o600
-"""The permissions of a ledger's file: proposals are for those who run the service."""
+"""The permissions of a ledger's file: only the user that runs the service can read proposals."""
 
 IMMUTABLE: Final = "ro&immutable=1"
-"""For a file that nobody changes: SQLite takes no locks and needs no files beside it."""
+"""The mode for a file that does not change: SQLite takes no locks and needs no files beside it."""
 
 _making: Final = threading.Lock()
 
 
 def make_file(path: str, mode: int) -> None:
-    """Makes an empty file with exactly the permissions `mode`; leaves one that is there as it is.
+    """Creates an empty file with exactly the permissions `mode`; leaves an existing file unchanged.
 
-    SQLite gives the files beside it the same ones. If it can't be made, SQLite will say why.
+    SQLite gives the files beside it the same permissions. If creating fails, this returns without an error,
+    because SQLite reports the reason when it opens the file.
     """
-    # Closing a file gives up all locks that the process has on it (SQLite, "How To Corrupt", 2.2). So no
-    # other ledger of the process may open it before this one is done.
+    # Closing a file releases all locks that the process has on it (SQLite, "How To Corrupt", 2.2). So no
+    # other ledger of the process may open the file before this call has ended.
     with _making:
-        # A link that leads nowhere would count as a file that is there, and SQLite would follow it.
+        # O_EXCL would take a dangling link for an existing file, and SQLite would follow the link.
         real = os.path.realpath(path)
         try:
             made = os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
         except OSError:
             return
         try:
-            # Whatever the process's umask is.
+            # Independent of the process's umask.
             os.fchmod(made, mode)
         finally:
             os.close(made)
 
 
 def uri(path: str | Path, how: str) -> str:
-    """The URI by which SQLite opens an existing file as `how` says: ``rw``, ``ro``, `IMMUTABLE`."""
+    """The URI that opens an existing file in the mode `how`: ``rw``, ``ro`` or `IMMUTABLE`."""
     return f"{Path(path).absolute().as_uri()}?mode={how}"
 
 
 def reading(path: str | Path) -> str:
-    """How to open a file in order to read it and to change nothing."""
+    """The mode that reads a file and changes nothing."""
     if any(os.path.exists(f"{path}{suffix}") for suffix in ("-wal", "-journal")):
-        # Somebody writes, or died writing: what is to be recovered is left to the next writer.
+        # A writer is active or has crashed; the next writer does the recovery.
         return "ro"
     if not os.access(Path(path).absolute().parent, os.W_OK):
-        # SQLite would need to put files beside it. Nobody writes, so it can do without.
+        # SQLite can't create files beside it. Without a writer it needs none.
         return IMMUTABLE
-    # For "ro", SQLite would make the files of WAL mode and leave them behind.
+    # With "ro", SQLite would create the files of WAL mode and leave them behind.
     return "rw"
 
 
 @contextmanager
 def open_read_only(path: Path) -> Generator[sqlite3.Connection]:
-    """A connection to an existing file that can't change it; raises `sqlite3.Error`."""
+    """Yields a connection that can't change an existing file; raises `sqlite3.Error`."""
     connection = sqlite3.connect(uri(path, reading(path)), uri=True, isolation_level=None)
     connection.text_factory = text_or_bytes
     try:
         connection.execute("PRAGMA query_only = ON")
-        # Nobody has looked yet at what the file's own views and indexes call.
+        # The functions that the file's own views and indexes call are unknown here.
         connection.execute("PRAGMA trusted_schema = OFF")
         yield connection
     finally:
@@ -84,9 +85,9 @@ def open_read_only(path: Path) -> Generator[sqlite3.Connection]:
 
 
 class FileIdentity:
-    """Which file a ledger has open, to notice when its path leads to another one, or to none.
+    """The identity of a ledger's open file, to detect that its path leads to another file or to none.
 
-    `watched`: a connection to it is open all the time.
+    `watched` means that a connection to the file is open all the time.
     """
 
     def __init__(self, path: str, *, watched: bool = True) -> None:
@@ -96,35 +97,39 @@ class FileIdentity:
         self._beside: dict[str, Inode | None] = {}
 
     def remember(self) -> None:
-        """Called when the ledger is opened, after its first connection."""
+        """Stores the identity; called when the ledger is opened, after its first connection."""
         found = _found(self._path)
         self._file = None if found is None else inode_of(found)
         self._contents.remember()
         self._beside = {}
 
     def check(self, *, writing: bool = False) -> None:
-        """Raises `StorageCorrupt` if the file was deleted, replaced or written to by something else than SQLite.
+        """Raises `StorageCorrupt` if the file was deleted, replaced or written by a program other than SQLite.
 
-        The last is looked at more closely when `writing`.
+        With `writing`, the check for such writes is stricter.
         """
         checkpoint = self._contents.checkpoint() if writing else None
         try:
             found = _found(self._path)
         except OSError:
-            # It can't be looked at, which does not say that it is gone.
+            # A failed look does not prove that the file is gone.
             return
         if (None if found is None else inode_of(found)) != self._file:
             raise StorageCorrupt(
-                f"{self._path} was deleted or replaced while the ledger was open: what the ledger "
-                "writes is no longer in the file of that name"
+                f"{self._path} was deleted or replaced while the ledger was open: the ledger's "
+                "writes do not reach the file of that name"
             )
         if found is not None and self._contents.were_replaced(found, checkpoint):
             raise StorageCorrupt(
-                f"{self._path} was written over while the ledger was open, by something that is not SQLite"
+                f"{self._path} was overwritten by a program other than SQLite while the ledger was open"
             )
 
-    def check_log(self) -> None:
-        """As `check`, and the files of WAL mode too, which stay as long as somebody writes."""
+    def check_log(self, *, begun: bool) -> None:
+        """Checks the file, and the files of WAL mode, which exist as long as a writer is open.
+
+        `begun`: the writer has begun a transaction. Before that it holds no lock on the files of WAL mode: another
+        connection that closes as the last one deletes them, and the writer creates others.
+        """
         self.check(writing=True)
         for suffix in ("-wal", "-shm"):
             path = self._path + suffix
@@ -135,17 +140,17 @@ class FileIdentity:
             there = None if found is None else inode_of(found)
             known = self._beside.get(suffix)
             if known is None:
-                # The first write makes it.
-                self._beside[suffix] = there
+                # The first write creates it.
+                self._beside[suffix] = there if begun else None
             elif there != known:
                 raise StorageCorrupt(
-                    f"{path} was deleted or replaced while the ledger was open: what stands in it "
-                    "alone is lost when the ledger is closed"
+                    f"{path} was deleted or replaced while the ledger was open: changes that are "
+                    "only in this file are lost when the ledger is closed"
                 )
 
 
 def _found(path: str) -> os.stat_result | None:
-    """The file's status, None if there is none; raises `OSError` if that can't be told."""
+    """The file's status, or None if it does not exist; raises `OSError` if that is unknown."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""A connection that reads a SQLite file beside its writers."""
+"""A connection that reads a SQLite file while others write."""
 
 import sqlite3
 from pathlib import Path
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ReadingOpener:
-    """Connects to an existing file, and knows whether it was taken for one that nobody changes."""
+    """Connects to an existing file, and detects changes of a file that it opened as immutable."""
 
     def __init__(
         self, path: str, *, busy_timeout: float, changes_nothing: bool, query_only: bool
@@ -24,19 +24,19 @@ class ReadingOpener:
         self._busy_timeout = busy_timeout
         self._changes_nothing = changes_nothing
         self._query_only = query_only
-        self._as_taken: Any = None
+        self._immutable_state: Any = None
 
     def __call__(self) -> sqlite3.Connection:
         how = reading(self._path) if self._changes_nothing else "rw"
-        self._as_taken = self._state() if how == IMMUTABLE else None
+        self._immutable_state = self._state() if how == IMMUTABLE else None
         return connect(
             self._path, busy_timeout=self._busy_timeout, how=how, read_only=self._query_only
         )
 
     @property
     def is_outdated(self) -> bool:
-        """Whether somebody writes to the file that nobody was to change."""
-        return self._as_taken is not None and self._as_taken != self._state()
+        """Whether a file that was opened as immutable has changed."""
+        return self._immutable_state is not None and self._immutable_state != self._state()
 
     def _state(self) -> object:
         try:
@@ -47,7 +47,7 @@ class ReadingOpener:
 
 
 class SqliteReader:
-    """A connection that reads, and how many callers wait for it."""
+    """A reading connection, and the number of callers that wait for it."""
 
     __slots__ = ("_file", "_opener", "connection", "waiting")
 
@@ -58,7 +58,7 @@ class SqliteReader:
         self.waiting = 0
 
     def read(self, unit: Unit[T]) -> T:
-        """Runs `unit`, in the connection's thread."""
+        """Runs `unit`; called in the connection's thread."""
         while True:
             try:
                 result = read_damaged(self.connection.wrapped, unit)

@@ -1,8 +1,8 @@
-"""Units of work on a SQLite file or in memory: one writer, and readers beside it.
+"""The runner for a SQLite file or a database in memory: one writer, and readers beside it.
 
-A file has a writer's connection, opened at the first write, and up to a few readers' ones, which see
-the last committed state and wait for nobody. In memory there is one connection, and readers queue
-with the writers.
+A file has one writing connection, which the first write opens, and a few reading connections. Readers see
+the last committed state and do not wait for the writer. In memory there is one connection, and readers
+queue with the writers.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ __all__ = ["SqliteRunner"]
 T = TypeVar("T")
 
 _MAX_READERS: Final = 4
-"""How many connections read at once at the most. A read holds the interpreter, so more help little."""
+"""The maximum number of reading connections. A read holds the interpreter, so more would gain little."""
 
 _PATIENCE: Final = 1.0
 """Seconds that a cancelled opening waits for its thread to end."""
 
 
 class SqliteRunner:
-    """Runs units of work on one SQLite database. Any number may be open on the same file.
+    """Runs units of work on one SQLite database. Any number of runners may be open on one file.
 
-    With `upgrade`, opening makes a file that is not there, with the permissions `file_mode`, and upgrades one
-    that is behind; without it, opening changes nothing.
+    With `upgrade`, opening creates a missing file with the permissions `file_mode`, and upgrades one
+    that is behind. Without it, opening changes nothing.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SqliteRunner:
         self._file = FileIdentity(path)
         self._pid: int | None = None
         self._lock = threading.Lock()
-        # From here on all is guarded by the lock: the ledger may be used, and closed, by several threads.
+        # The lock guards all attributes below: several threads may use and close the ledger.
         self._is_open = False
         self._writer: SqliteWriter | None = None
         self._readers: list[SqliteReader] = []
@@ -81,7 +81,7 @@ class SqliteRunner:
 
     @property
     def path(self) -> Path | None:
-        """The file; None in memory."""
+        """The path of the file; None in memory."""
         return None if self._in_memory else Path(self._path)
 
     @property
@@ -102,13 +102,13 @@ class SqliteRunner:
         except asyncio.CancelledError:
             limit.stop()
             connection.end()
-            # Whoever cancels does not wait for a lock that the thread may wait for.
+            # The thread may wait for a lock; a cancelled caller does not wait for that lock.
             await asyncio.wait({asyncio.ensure_future(connection.ended())}, timeout=_PATIENCE)
             raise
         except BaseException:
             await connection.shut()
             raise
-        # The connection that looked goes on as the first reader, or in memory as the only one.
+        # The connection that checked the schema becomes the first reader, or in memory the only connection.
         with self._lock:
             if reader is None:
                 self._writer = self._new_writer(connection)
@@ -133,24 +133,24 @@ class SqliteRunner:
                     self._schema.check_usable(connection.wrapped)
                 raw.execute(TRUST)
                 self._schema.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
-        # From here on it reads.
+        # From here on this connection only reads.
         raw.execute(NO_TRUST)
         raw.execute("PRAGMA query_only = ON")
         self._file.remember()
 
     async def close(self) -> None:
-        """Refuses new units, lets the queued ones finish, rolls back an open transaction, closes."""
+        """Refuses new units, finishes the queued ones, rolls back an open transaction, and closes."""
         if os.getpid() != self._pid:
             return
         self._end()
-        # Whoever else closes it waits too, also if the first one lost patience, or its event loop is gone.
+        # Every caller of `close` waits, also if the first one was cancelled or its event loop is closed.
         for connection in list(self._ending):
             await connection.ended()
-        # Who listens looks, and finds it closed.
+        # Wakes the listeners, which then find the ledger closed.
         self._doorbell.ring()
 
     def _end(self) -> None:
-        """Begins to close, and waits for nothing."""
+        """Starts to close, without waiting."""
         with self._lock:
             if not self._is_open:
                 return
@@ -161,7 +161,7 @@ class SqliteRunner:
             if self._changes is not None:
                 self._ending.insert(0, self._changes.connection)
                 self._changes.end()
-                # Who listens once it is open again has another one.
+                # A listener after the next opening gets another one.
                 self._changes = None
             if writer is not None:
                 self._ending.append(writer.connection)
@@ -173,7 +173,7 @@ class SqliteRunner:
                 reader.connection.end()
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` beside the writers, on the last committed state; in memory, after them."""
+        """Runs `unit` on the last committed state while others write; in memory, after the queued units."""
         self._check_open()
         if self._in_memory:
             return await self._started_writer().write(partial(read_damaged, unit=unit))
@@ -208,20 +208,23 @@ class SqliteRunner:
         return SqliteConnection(opener, busy_timeout=self._busy_timeout, lasts=True)
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
+        """Runs `unit` and returns when it is durable.
+
+        If the caller is cancelled, the unit takes effect as a whole or not at all.
+        """
         self._check_open()
         return await self._started_writer().write(unit)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
-        """Holds the write lock from entry to exit: the other writers of the process queue behind."""
+        """Holds the write lock from entry to exit; other writers of the process queue."""
         self._check_open()
         async with self._started_writer().transaction() as units:
             yield units
 
     @asynccontextmanager
     async def changes(self) -> AsyncGenerator[asyncio.Event]:
-        """Set by each commit of this ledger at once, by those of others within some 20 ms."""
+        """Yields an event that each commit sets: a commit of this ledger at once, others within about 20 ms."""
         self._check_open()
         if self._writer is not None:
             self._writer.check_not_inside()
@@ -233,7 +236,7 @@ class SqliteRunner:
                     await watch.started()
                 yield changed
             except GeneratorExit:
-                # Garbage-collected; there may be no event loop any more to wait in.
+                # Garbage-collected: there may be no event loop to wait in.
                 collected = True
                 raise
             finally:
@@ -243,7 +246,7 @@ class SqliteRunner:
                         await asyncio.shield(unwatched.ended())
 
     def _watch(self) -> SqliteChanges | None:
-        """What looks at the file as long as anybody listens; in memory nobody else writes."""
+        """Adds a listener and returns the file's poller; None in memory, where nobody else writes."""
         with self._lock:
             self._check_open()
             self._listeners += 1
@@ -265,10 +268,10 @@ class SqliteRunner:
             if self._writer is None:
                 self._writer = self._new_writer(
                     SqliteConnection(
-                        # Only opening makes a file.
+                        # Only opening creates a file.
                         partial(connect, self._path, busy_timeout=self._busy_timeout, how="rw"),
                         busy_timeout=self._busy_timeout,
-                        # Somebody may have made or restored the file without it.
+                        # The file may have been created or restored without WAL mode.
                         prepare=partial(use_wal, busy_timeout=self._busy_timeout),
                     )
                 )
@@ -278,7 +281,7 @@ class SqliteRunner:
         kept = _nothing if self._in_memory else self._file.check_log
         return SqliteWriter(connection, kept=kept, changed=self._doorbell.ring)
 
-    # ------ misuse, told at once instead of hanging or answering wrongly
+    # Misuse raises at once instead of hanging or returning a wrong answer.
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -1,4 +1,4 @@
-"""What the runners of SQLite need to know of the schema; `operator_core.db.migrate` has it."""
+"""The interface to the schema for the SQLite runners; `operator_core.db.migrate` implements it."""
 
 import sqlite3
 from typing import Protocol
@@ -9,14 +9,14 @@ __all__ = ["Schema"]
 
 
 class Schema(Protocol):
-    """How a database becomes a ledger at head."""
+    """Checks the schema of a database, and brings it to head."""
 
     def is_current(self, connection: sqlite3.Connection) -> bool:
-        """Whether nothing needs to be done; one SELECT."""
+        """Whether the schema is at head; one SELECT."""
         ...
 
     def make_current(self, conn: Connection, *, busy_timeout: float) -> None:
-        """Makes the schema in an empty database, and upgrades one that is behind."""
+        """Creates the schema in an empty database, and upgrades one that is behind."""
         ...
 
     def check_usable(self, conn: Connection) -> None:
@@ -24,5 +24,5 @@ class Schema(Protocol):
         ...
 
     def copy_template(self, connection: sqlite3.Connection) -> None:
-        """Makes an empty database in memory a ledger at head."""
+        """Creates the schema at head in an empty database in memory."""
         ...

@@ -1,4 +1,4 @@
-"""Write-ahead logging."""
+"""Switches a SQLite file to write-ahead logging."""
 
 import sqlite3
 import time
@@ -10,10 +10,10 @@ __all__ = ["use_wal"]
 
 
 def use_wal(conn: Connection, *, busy_timeout: float) -> None:
-    """Write-ahead logging, so that readers and the writer do not wait for each other.
+    """Switches on write-ahead logging, so that readers and the writer do not wait for each other.
 
-    It is a property of the file; asking again costs nothing. SQLite does not wait for locks here
-    as it does elsewhere, so a race between two that open a new file is waited out by hand.
+    The mode is a property of the file; setting it again costs nothing. Unlike elsewhere, SQLite does not
+    wait for locks here. So if several connections open a new file at once, this retries for `busy_timeout` seconds.
     """
     deadline = time.monotonic() + busy_timeout
     while True:

@@ -1,4 +1,4 @@
-"""A limit to the work that a file can make SQLite do."""
+"""A limit on the work that a file can cause in SQLite."""
 
 import sqlite3
 from collections.abc import Generator
@@ -18,11 +18,11 @@ _FOR_EACH_BYTE: Final = 2_000
 
 
 class WorkLimit:
-    """Ends the work of a SQLite connection when it is more than a ledger needs, or when it is told to.
+    """Interrupts a SQLite connection that does more work than a ledger needs, or after `stop`.
 
-    A prepared file can make one SELECT, or one trigger, last for ever. Work is counted in steps of SQLite's
-    virtual machine, some 100 million a second: 10 million to look at the file. To upgrade it 1,000 million,
-    and 2,000 for each byte of it, while a row of 200 bytes takes some hundreds.
+    In a malicious file one SELECT or one trigger can run forever. Work is counted in steps of SQLite's virtual
+    machine, about 100 million a second. The limit is 10 million to check a file. To upgrade it, the limit is
+    1,000 million plus 2,000 for each byte of the file; a row of 200 bytes takes some hundreds.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class WorkLimit:
 
     @contextmanager
     def watching(self, connection: sqlite3.Connection) -> Generator[None]:
-        """Raises `UnmanagedSchema` where the work on `connection` in the block comes to the limit."""
+        """Raises `UnmanagedSchema` if the work on `connection` in the block exceeds the limit."""
         connection.set_progress_handler(self._step, _EVERY)
         try:
             yield
@@ -39,17 +39,17 @@ class WorkLimit:
             if self._left >= 0:
                 raise
             raise UnmanagedSchema(
-                ["opening it takes more work than any ledger of its size"]
+                ["opening it takes more work than any ledger of its size needs"]
             ) from error
         finally:
             connection.set_progress_handler(None, 0)
 
     def allow_upgrade(self, size: int) -> None:
-        """From here on a file of `size` bytes is upgraded."""
+        """Raises the limit for the upgrade of a file of `size` bytes."""
         self._left = _TO_UPGRADE + _FOR_EACH_BYTE * size
 
     def stop(self) -> None:
-        """Ends the work soon; may be called in any thread."""
+        """Interrupts the work soon; may be called in any thread."""
         self._stopped = True
 
     def _step(self) -> bool:

@@ -1,9 +1,8 @@
-"""The one writer of a SQLite ledger: a queue of units, committed in groups, or held by a transaction.
+"""The only writer of a SQLite ledger: it commits queued units in groups, and holds the queue for a transaction.
 
-Callers put units in the queue, on any thread and any event loop; the connection's thread takes what
-waits and runs it in one ``BEGIN IMMEDIATE ... COMMIT``. Every caller is answered after the commit. If
-a unit fails, the group is rolled back and each unit runs again on its own, so that no one pays for a
-neighbour.
+Callers queue units from any thread and any event loop. The connection's thread takes the waiting units and
+runs them in one ``BEGIN IMMEDIATE ... COMMIT``. Every caller gets its answer after the commit. If a unit fails,
+the group is rolled back and each unit runs again alone, so that a failure does not affect other callers.
 """
 
 import asyncio
@@ -32,15 +31,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_GROUP: Final = 128
-"""How many units share one commit at the most: whoever comes first waits for the whole group."""
+"""The maximum number of units in one commit: the first caller waits for the whole group."""
 
 
 _LOOK_EVERY: Final = 0.5
-"""Seconds between two looks whether the event loop of an open transaction is still there."""
+"""Seconds between two checks that the event loop of an open transaction is not closed."""
 
 
 class _Job:
-    """A unit in the queue, and the caller who waits for it."""
+    """A unit in the queue, and its waiting caller."""
 
     __slots__ = ("answer", "unit")
 
@@ -50,16 +49,16 @@ class _Job:
 
 
 class _Begin(_Job):
-    """The start of a transaction: what stands behind it in the queue waits until that is over."""
+    """The start of a transaction: later units in the queue wait until the transaction is over."""
 
     __slots__ = ()
 
 
 class SqliteWriter:
-    """Queues units of work for one connection, which nobody else writes through.
+    """Queues units of work for one connection; nothing else writes through that connection.
 
-    `kept` raises if what is written is not where it should be. It runs before each BEGIN, and after each
-    COMMIT that has changed something, before anybody is answered; then `changed` runs.
+    `kept` raises if the file that receives the writes is not the ledger's file. It runs before each BEGIN. It also
+    runs after each COMMIT that changed rows, before any caller gets an answer; then `changed` runs.
     """
 
     def __init__(
@@ -72,9 +71,9 @@ class SqliteWriter:
         self._connection = connection
         self._kept = kept
         self._changed = changed
-        # One that its holder can take again: the garbage collector may close this very ledger meanwhile.
+        # Reentrant: while a thread holds the lock, the garbage collector may close this ledger in that thread.
         self._lock = threading.RLock()
-        # All four are guarded by the lock: callers' threads and the connection's meet here.
+        # The lock guards these four attributes: callers' threads and the connection's thread use them.
         self._queue: deque[_Job] = deque()
         self._draining = False
         self._held: _Transaction | None = None
@@ -82,11 +81,14 @@ class SqliteWriter:
 
     @property
     def connection(self) -> SqliteConnection:
-        """The connection, for whoever waits until it has ended."""
+        """The connection; callers use it to wait until its thread has ended."""
         return self._connection
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` and answers when it is durable. A cancelled caller's unit is whole or absent."""
+        """Runs `unit` and returns when it is durable.
+
+        If the caller is cancelled, the unit takes effect as a whole or not at all.
+        """
         self.check_not_inside()
         answer = Answer()
         self._enqueue(_Job(unit, answer))
@@ -102,7 +104,7 @@ class SqliteWriter:
         try:
             await answer.future
         except asyncio.CancelledError:
-            # Cancelled in the very turn of the loop that brought the answer.
+            # Cancelled in the same turn of the event loop that delivered the answer.
             if not answer.abandoned:
                 await transaction.end("ROLLBACK")
             raise
@@ -110,7 +112,7 @@ class SqliteWriter:
             with inside(transaction):
                 yield transaction
         except GeneratorExit:
-            # Garbage-collected; there may be no event loop any more to wait in.
+            # Garbage-collected: there may be no event loop to wait in.
             transaction.abandon()
             raise
         except BaseException:
@@ -119,7 +121,7 @@ class SqliteWriter:
         await transaction.end("COMMIT")
 
     def end(self) -> None:
-        """Rolls back an open transaction, lets the queue run empty, and ends the connection; waits for nothing."""
+        """Rolls back an open transaction, finishes the queue, and ends the connection, without waiting."""
         with self._lock:
             if self._closing:
                 return
@@ -151,7 +153,7 @@ class SqliteWriter:
         else:
             self._draining = True
 
-    # ------ from here on in the connection's thread
+    # From here on: in the connection's thread.
 
     def _drain(self) -> None:
         group: list[_Job] = []
@@ -162,8 +164,8 @@ class SqliteWriter:
             elif group:
                 self._run_together(group)
         except BaseException as error:
-            # Not the units' doing: each of those is caught. Who has no answer yet gets this one.
-            logger.exception("the ledger's writer has failed; its connection is replaced")
+            # Not a failure of a unit: those are caught. Callers without an answer get this error.
+            logger.exception("the ledger's writer failed; its connection is replaced")
             self._connection.drop()
             self._send_error(group, error)
         finally:
@@ -175,7 +177,7 @@ class SqliteWriter:
                     self._start_draining()
 
     def _serve_held(self) -> None:
-        """Does what a transaction asks for until it is over, or the event loop that it belongs to is closed."""
+        """Runs the work of an open transaction until it is over or its event loop is closed."""
         with self._lock:
             held = self._held
         while held is not None and not held.over:
@@ -202,7 +204,7 @@ class SqliteWriter:
             self._connection.begin()
             raw, conn = self._connection.raw, self._connection.wrapped
         except BaseException as error:
-            # Not one unit's fault: asking again for each would make the last wait for all timeouts.
+            # Not a failure of one unit. A retry for each unit would make the last caller wait for all timeouts.
             self._connection.undo()
             self._send_error(group, error)
             return
@@ -235,10 +237,10 @@ class SqliteWriter:
 
     def _send_error(self, group: Iterable[_Job], error: BaseException) -> None:
         for number, job in enumerate(group):
-            own = self._connection.translate(error)
-            # One each: whoever raises it adds to its traceback.
-            twin = number and own is error and isinstance(own, ActionError)
-            job.answer.send(error=copy(own) if twin else own)
+            translated = self._connection.translate(error)
+            # One copy for each caller: raising an exception adds to its traceback.
+            shared = number and translated is error and isinstance(translated, ActionError)
+            job.answer.send(error=copy(translated) if shared else translated)
 
     def _committed(self, changes: bool) -> None:
         if changes:
@@ -277,12 +279,12 @@ class SqliteWriter:
             self._connection.end()
             return
         with suppress(NotOpen):
-            # Behind what there is to do by now.
+            # Runs after the work that is queued at this moment.
             self._connection.submit(self._end_when_empty)
 
 
 class _Transaction:
-    """A `UnitRunner` inside one transaction, for the task that began it and whom it hands it to."""
+    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there."""
 
     _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
 
@@ -295,37 +297,37 @@ class _Transaction:
         self._connection = connection
         self._release = release
         self._committed = committed
-        # Weakly, so that a loop that nobody has any more, and the transaction with it, can go.
+        # Weak, so that an unused event loop, and the transaction with it, can be garbage-collected.
         self._loop = weakref.ref(asyncio.get_running_loop())
         self._changes_before = 0
         self.over = False
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody may still end it: it is not over, and its event loop is not closed."""
+        """Whether a caller can still end it: it is not over, and its event loop is not closed."""
         loop = self._loop()
         return not self.over and loop is not None and not loop.is_closed()
 
     async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit` on what the transaction has done so far."""
+        """Runs `unit`, which sees the changes of the transaction."""
         return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
 
     async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` in a savepoint: if it fails, the transaction is as it was before."""
+        """Runs `unit` in a savepoint: if it fails, the transaction stays as it was before."""
         return await self._connection.run_raw(lambda: self._in_savepoint(unit))
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
-        """Refused: nested transactions are one transaction with parts that may vanish."""
+        """Raises `ActionError`: a nested transaction is a part of the outer one that could be undone alone."""
         raise ActionError("a transaction() can't be opened inside another one")
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Refused."""
+        """Raises `ActionError`."""
         raise no_waiting()
 
     async def end(self, how: str) -> None:
-        """Commits or rolls back and lets the others write, whatever becomes of the caller.
+        """Commits or rolls back and lets other callers write, even if this caller is cancelled.
 
-        Raises `NotOpen` if it was to be committed and is rolled back already.
+        Raises `NotOpen` for a COMMIT if the transaction is already rolled back.
         """
         try:
             await self._connection.run_raw(lambda: self._end(how))
@@ -334,19 +336,19 @@ class _Transaction:
                 raise NotOpen(self._LOST) from None
 
     def abandon(self) -> None:
-        """Rolls back what nobody will end: the caller was cancelled while it was begun."""
+        """Rolls back a transaction that has no caller: the caller was cancelled while it began."""
         with suppress(NotOpen):
             self._connection.submit(self.end_quietly)
 
-    # ------ from here on in the connection's thread
+    # From here on: in the connection's thread.
 
     def begun(self) -> None:
-        """Called right after its BEGIN."""
+        """Notes the state at the start; called right after the BEGIN."""
         self._changes_before = self._connection.raw.total_changes
 
     def _end(self, how: str) -> None:
         if self.over:
-            # Closing the ledger was first.
+            # Closing the ledger has ended it before.
             if how == "COMMIT":
                 raise NotOpen(self._LOST)
             return
@@ -364,17 +366,17 @@ class _Transaction:
             self._release()
 
     def end_quietly(self) -> None:
-        """Rolls it back unless it is over; never raises."""
+        """Rolls back the transaction unless it is over; never raises."""
         try:
             self._end("ROLLBACK")
         except Exception:
-            logger.exception("a transaction that nobody waits for could not be rolled back")
+            logger.exception("an abandoned transaction could not be rolled back")
 
     def _usable(self) -> Connection:
         if self.over:
             raise NotOpen("the transaction is over")
         if not self._connection.raw.in_transaction:
-            # A full disk ends it; the next statement would begin a transaction of its own.
+            # A full disk ends the transaction; the next statement would begin another one.
             raise NotOpen(self._LOST)
         return self._connection.wrapped
 

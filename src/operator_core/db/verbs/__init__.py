@@ -1,1 +1,1 @@
-"""The methods of `ActionDB`, one module a subject: each checks its arguments and runs one unit of work."""
+"""The methods of `ActionDB`, one module per subject: each checks its arguments and runs one unit of work."""

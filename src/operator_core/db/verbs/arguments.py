@@ -1,4 +1,4 @@
-"""Arguments that are not fields of a model, checked before any SQL runs, by the models' own rules."""
+"""Checks of the arguments that are not fields of a model: before any SQL runs, by the rules of the models."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -67,14 +67,14 @@ T = TypeVar("T")
 _MAX_SECONDS: Final = 3600
 _MAX_AGE: Final = 3650 * 86_400
 _SHORTEST_LEASE: Final = 0.001
-# Well below what SQLite holds in one value (a thousand million bytes).
+# Well below the size limit of one value in SQLite (1,000,000,000 bytes).
 _MAX_SIZE: Final = 1 << 28
 
 
 class Argument(Generic[T]):
-    """What an argument may be: a type with Pydantic's annotations.
+    """The values that an argument may have: a type with Pydantic's annotations.
 
-    `problem` says what it must be, where Pydantic's own words would not; ``{kind}`` in it is the type of the value.
+    `problem` replaces Pydantic's message where that is unclear. ``{kind}`` in it is replaced by the type of the value.
     """
 
     def __init__(self, annotation: Any, problem: str | None = None) -> None:
@@ -83,7 +83,7 @@ class Argument(Generic[T]):
 
 
 def check(argument: Argument[T], value: object, path: str) -> T:
-    """`value`, which is the argument named `path`, as the ledger takes it; raises `InvalidValue`."""
+    """Returns `value`, the argument named `path`, checked and converted; raises `InvalidValue`."""
     try:
         return argument.adapter.validate_python(value)
     except ValidationError as error:
@@ -99,7 +99,7 @@ def _integer(least: int, most: int) -> Any:
 
 def _not_reserved(name: str) -> str:
     if is_reserved(name):
-        raise InvalidValue("", "must not be a name that stands for the ledger itself")
+        raise InvalidValue("", "must not be a reserved name of the ledger")
     return name
 
 
@@ -114,7 +114,7 @@ def _in_seconds(least: float, most: float) -> AfterValidator:
 
 
 def _to_list(value: object) -> object:
-    """One or several, as a list."""
+    """Returns a list of one value or of several."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return [value]
     return list(cast("Iterable[object]", value))
@@ -127,13 +127,13 @@ def _check_collection(value: object) -> Iterable[Any]:
 
 
 def _several(of: Any) -> Any:
-    return Optional[Annotated[tuple[of, ...], BeforeValidator(_to_list)]]  # noqa: UP045 - of Annotated, no type to pyright
+    return Optional[Annotated[tuple[of, ...], BeforeValidator(_to_list)]]  # noqa: UP045 - pyright refuses `|` here
 
 
 _timedelta = InstanceOf[timedelta]
 
 ID: Final[Argument[int]] = Argument(Identifier, f"must be an integer from 1 to {MAX_ID}")
-"""A positive 64-bit integer, and no bool."""
+"""A positive 64-bit integer. A bool is refused."""
 
 OPTIONAL_ID: Final[Argument[int | None]] = Argument(
     Identifier | None, f"must be None or an integer from 1 to {MAX_ID}"
@@ -142,7 +142,7 @@ OPTIONAL_ID: Final[Argument[int | None]] = Argument(
 POSITION: Final[Argument[int | None]] = Argument(
     _integer(0, MAX_ID) | None, f"must be None or an integer from 0 to {MAX_ID}"
 )
-"""An id to go on behind, 0 being before the first; or how many rows at the most."""
+"""An id to continue after, where 0 is before the first; or the largest number of rows to return."""
 
 SECONDS: Final[Argument[float]] = Argument(
     Annotated[float, Field(strict=True, ge=0, le=_MAX_SECONDS)],
@@ -153,7 +153,7 @@ LEASE: Final[Argument[float]] = Argument(
     Annotated[_timedelta, _in_seconds(_SHORTEST_LEASE, MAX_DELAY)],
     "must be a timedelta from a millisecond to seven days",
 )
-"""How long a lease is: a timedelta, returned in seconds."""
+"""The length of a lease: a timedelta, returned in seconds."""
 
 AGE: Final[Argument[float | None]] = Argument(
     Optional[Annotated[_timedelta, _in_seconds(0, _MAX_AGE)]],  # noqa: UP045
@@ -164,7 +164,7 @@ AGE: Final[Argument[float | None]] = Argument(
 SIZE: Final[Argument[int]] = Argument(
     _integer(len("{}"), _MAX_SIZE), f"must be a number of bytes from 2 to {_MAX_SIZE}"
 )
-"""A number of bytes that an empty JSON object fits in."""
+"""A number of bytes that is enough for an empty JSON object."""
 
 FLAG: Final[Argument[bool]] = Argument(Annotated[bool, Field(strict=True)], "must be True or False")
 
@@ -176,15 +176,15 @@ NAME: Final[Argument[str | None]] = Argument(Name | None)
 """Text as in `action_name`, `proposed_by` and idempotency keys."""
 
 NAMES: Final[Argument[tuple[str, ...] | None]] = Argument(_several(Name))
-"""Names, of which one may stand alone."""
+"""Several names, or one alone."""
 
 TYPES: Final[Argument[tuple[ActionType, ...] | None]] = Argument(
     _several(ActionType), f"must be among {', '.join(ActionType)}"
 )
-"""Action types, of which one may stand alone."""
+"""Several action types, or one alone."""
 
 ACTOR: Final[Argument[str]] = Argument(Annotated[Name, AfterValidator(_not_reserved)])
-"""Who acts: no name that is, or looks like, one of the ledger's own."""
+"""The name of an actor. A name that is, or looks like, a reserved name of the ledger is refused."""
 
 REASON: Final[Argument[str | None]] = Argument(Reason | None)
 
@@ -198,7 +198,7 @@ JSON: Final[Argument[dict[str, Any] | None]] = Argument(JsonObject | None)
 COLLECTION: Final[Argument[Iterable[Any]]] = Argument(
     Annotated[Any, AfterValidator(_check_collection)], "must be a collection, not {kind}"
 )
-"""Several things, whether they are there already or come by and by."""
+"""Any iterable except text and bytes; it may be a generator."""
 
 MAPPING: Final[Argument[Mapping[Any, Any]]] = Argument(
     InstanceOf[Mapping[Any, Any]], "must be a mapping, not {kind}"
@@ -207,7 +207,7 @@ MAPPING: Final[Argument[Mapping[Any, Any]]] = Argument(
 
 @cache
 def count_up_to(most: int) -> Argument[int]:
-    """A number of things from 1 to `most`."""
+    """An integer from 1 to `most`."""
     return Argument(_integer(1, most), f"must be an integer from 1 to {most}")
 
 
@@ -219,16 +219,17 @@ def instance_of(kind: type[T]) -> Argument[T]:
 
 
 CLAIM: Final[Argument[Claim]] = instance_of(Claim)
-"""What `claim` has returned."""
+"""One of the claims that `claim` returned."""
 
 _REQUEST: Final[Argument[ProposalRequest]] = instance_of(ProposalRequest)
 
 
 def check_proposal(value: object, path: str, actor: str, proposed_by: str | None) -> ActionProposal:
-    """A checked copy of what is proposed, by `proposed_by`, so that nothing can change it before it is written.
+    """Returns a checked copy of a proposal, so that nothing can change it before it is written.
 
-    Checked again although it was when it was made: ``model_copy`` checks nothing, and a dict inside a frozen
-    model can still be changed. Raises `InvalidValue`, also for a proposer with a name of the ledger's own.
+    The proposer is `proposed_by`, or else that of an `ActionProposal`, or else `actor`. The model is checked a
+    second time, because ``model_copy`` checks nothing and a dict inside a frozen model can be changed.
+    Raises `InvalidValue`, also if the proposer has a reserved name of the ledger.
     """
     values = dict(check(_REQUEST, value, path).__dict__)
     if proposed_by is not None:

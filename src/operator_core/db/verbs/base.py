@@ -1,4 +1,4 @@
-"""What all verbs of the ledger have in common: where they run, and who acts."""
+"""The base class of all verbs: it holds the runner of their units of work and the default actor."""
 
 import logging
 from typing import Final, TypeVar
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_ACTOR: Final = "agent"
-"""Who acts where neither the call nor the ledger names anybody."""
+"""The actor if neither the call nor the ledger names one."""
 
 
 class Verbs:
-    """A place for units of work, and what holds for all calls."""
+    """A runner of units of work, and the settings that apply to all calls."""
 
     def __init__(self, runner: UnitRunner | None, actor: str | None, max_json_bytes: int) -> None:
         self._runner = runner
@@ -35,19 +35,21 @@ class Verbs:
         return self._runner
 
     def _who(self, actor: str | None) -> str:
-        """Who acts: whom the call names, or else the ledger."""
-        return self._said(actor) or DEFAULT_ACTOR
+        """Returns the actor of the call, else the actor of the ledger, else `DEFAULT_ACTOR`."""
+        return self._named(actor) or DEFAULT_ACTOR
 
-    def _said(self, actor: str | None) -> str | None:
-        """As `_who`, or None where neither names anybody."""
+    def _named(self, actor: str | None) -> str | None:
+        """Returns the actor of the call, else the actor of the ledger, else None."""
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
 
-    async def _write_what_can_be(self, unit: Unit[T], in_parts: Unit[T]) -> T:
-        """Runs a `unit` that changes many rows; if the database refuses some of them, the same `in_parts`."""
+    async def _write_or_in_parts(self, unit: Unit[T], in_parts: Unit[T]) -> T:
+        """Runs a `unit` that changes many rows; if the database refuses some of them, runs `in_parts` instead."""
         try:
             return await self._units.write(unit)
         except ActionError as error:
             if not is_refused(error):
                 raise
-            logger.warning("refused as a whole, and now tried in parts: %s", error)
+            logger.warning(
+                "the database refused the whole change; it is retried in parts: %s", error
+            )
         return await self._units.write(in_parts)

@@ -1,4 +1,4 @@
-"""The verbs of workers: claim, keep, end; and what becomes of work that nobody ends."""
+"""The verbs of workers: claim an execution, extend its lease, end it, and recover expired ones."""
 
 import asyncio
 import logging
@@ -29,10 +29,10 @@ __all__ = ["BEATS", "LEASE", "Names", "ResultData", "Types", "WorkVerbs", "lease
 logger = logging.getLogger(__name__)
 
 LEASE: Final = timedelta(minutes=5)
-"""How long a worker is believed to be alive without a word from it, unless it says otherwise."""
+"""The default length of a lease."""
 
 BEATS: Final = 3
-"""How many heartbeats are sent in the time of a lease: two may be late."""
+"""The number of heartbeats per length of a lease: two may be late."""
 
 MAX_CLAIMS: Final = 1000
 
@@ -44,7 +44,7 @@ ResultData: TypeAlias = Mapping[str, Any] | BaseModel | None
 
 
 class WorkVerbs(Verbs):
-    """What workers ask of the ledger. Times are the database's; a worker's clock decides nothing."""
+    """The verbs of workers. All times come from the database's clock; a worker's clock decides nothing."""
 
     async def claim(
         self,
@@ -57,20 +57,22 @@ class WorkVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> list[Claim]:
-        """Takes up to `limit` (1 to 1,000) validated proposals that are due, each for this worker alone.
+        """Claims up to `limit` (1 to 1,000) due proposals for one worker and returns them.
 
-        Those of the highest priority first, and of these the one that has been due longest. Each is
-        executing afterwards, with an open record, and the worker is believed in for the time of the
-        `lease` (1 ms to 7 days). What can't be read is passed over. Whatever is overdue in the ledger
-        is seen to in the same call: see `recover_expired`, `expires_at` and `max_retries`.
+        It takes the highest `priority` first, then the proposal that has been due longest. Each claimed proposal is
+        executing and belongs to this worker alone. It has an open record, whose lease lasts for `lease` (1 ms to
+        7 days). Rows that can't be read are skipped. `actor` is the actor of the events, by default the worker.
 
-        `actor` is who claims, by default the worker itself. If the caller is cancelled meanwhile, what was
-        taken fails before the cancellation goes on: it was not begun, and is run again if it may be.
+        The same call recovers expired leases (see `recover_expired`), cancels proposals that have passed their
+        `expires_at`, and moves proposals whose retry is due back to `validated` (see `max_retries`).
+
+        If the caller is cancelled, the claim finishes before the cancellation is raised. The claimed proposals then
+        fail as not begun, and are retried if they have retries left. Raises `InvalidValue` for an invalid argument.
         """
         check(arguments.count_up_to(MAX_CLAIMS), limit, "limit")
         check(arguments.ACTOR, worker, "worker")
         types = check(arguments.TYPES, action_types, "action_types")
-        wanted = claims.Wanted(
+        request = claims.ClaimRequest(
             worker,
             limit,
             check(arguments.LEASE, lease, "lease"),
@@ -79,31 +81,33 @@ class WorkVerbs(Verbs):
             None if actor is None else check(arguments.ACTOR, actor, "actor"),
             check(arguments.REASON, reason, "reason"),
         )
-        return await finish_or_give_back(self._claim(wanted), self._give_back)
+        return await finish_or_give_back(self._claim(request), self._give_back)
 
-    async def _claim(self, wanted: claims.Wanted) -> list[Claim]:
-        taken, overdue = await self._write_what_can_be(
-            _claim(wanted),
-            lambda conn: read_damaged(conn, partial(claims.claim_what_can_be, wanted=wanted)),
+    async def _claim(self, request: claims.ClaimRequest) -> list[Claim]:
+        taken, overdue = await self._write_or_in_parts(
+            _claim(request),
+            lambda conn: read_damaged(conn, partial(claims.claim_in_parts, request=request)),
         )
         if overdue:
             try:
-                async with self._kept(taken, wanted.lease):
+                async with self._kept(taken, request.lease):
                     await self._units.write(recovery.sweep)
-                if len(taken) < wanted.limit:
-                    rest = wanted._replace(limit=wanted.limit - len(taken))
+                if len(taken) < request.limit:
+                    rest = request._replace(limit=request.limit - len(taken))
                     more, _ = await self._units.write(_claim(rest))
                     taken += more
             except ActionError as error:
                 if not taken:
                     raise
-                # What is taken must reach the worker; the next claim sees to the rest.
-                logger.warning("what is overdue has to wait: %s", error)
+                # The claimed proposals must reach the worker; the next claim sweeps again.
+                logger.warning(
+                    "the sweep of overdue rows failed and is left to the next claim: %s", error
+                )
         return taken
 
     @asynccontextmanager
     async def _kept(self, taken: Sequence[Claim], seconds: float) -> AsyncGenerator[None]:
-        """A block in which what was taken does not age: a sweep may take its time over a long chain."""
+        """A block during which the leases of `taken` are extended: a sweep of a long chain may take long."""
 
         async def beat() -> None:
             while True:
@@ -120,21 +124,25 @@ class WorkVerbs(Verbs):
             await asyncio.wait({beating})
 
     async def _give_back(self, taken: Sequence[Claim]) -> None:
-        """Fails what nobody will carry out, which is better known than found out when its lease has ended."""
+        """Fails claimed proposals that no worker will run, instead of leaving them to the end of their leases."""
         try:
             worker = next((known.record.worker for known in taken), None)
             unbegun = {known.record.id: _UNBEGUN for known in taken if known.record.id}
             await self.fail_many(unbegun, actor=worker)
         except ActionError as error:
-            logger.warning("what a cancelled claim took is left to its lease: %s", error)
+            logger.warning(
+                "the proposals of a cancelled claim wait for their leases to expire: %s", error
+            )
 
     async def heartbeat(self, claim: Claim | int, lease: timedelta | None = None) -> datetime:
-        """Says that the worker is alive: the lease ends so long from now, at the time that it returns.
+        """Extends the lease of an execution to `lease` (1 ms to 7 days) from now, and returns when it expires.
 
-        `claim` is what `claim` returned, or the id of its record. Without a `lease` (1 ms to 7 days) a claim is extended by
-        its own; of a record's id the ledger does not know that: it has at least five minutes then, and what it has is never
-        shortened. Raises `LeaseLost` if the execution has ended or its proposal is no longer executing, for
-        instance because somebody cancelled it: then stop. Raises `NotFound` for an unknown record.
+        `claim` is a `Claim`, or the id of its record. Without `lease`, a `Claim` is extended by the length of its own
+        lease. For a record's id, the ledger does not know that length: the lease then lasts for at least five more
+        minutes and is never shortened.
+
+        Raises `LeaseLost` if the execution has ended or its proposal is no longer executing, for example because
+        somebody cancelled it; the worker must then stop. Raises `NotFound` for an unknown record.
         """
         if isinstance(claim, Claim):
             unit = executions.heartbeat(claim.record.id, lease_of(claim, lease))
@@ -152,12 +160,14 @@ class WorkVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Ends an execution well, and completes its proposal.
+        """Ends an execution successfully and completes its proposal, in one unit of work.
 
-        `actor` is who says so: whom the call or the ledger names, or else the worker. Raises `LeaseLost`, which says
-        why, if the lease was taken away meanwhile, and changes nothing. A lease that has merely expired is no obstacle.
-        A proposal that was cancelled meanwhile stays cancelled; its record has the outcome. Raises `NotFound` for an unknown
-        record, and `InvalidValue` for a result that the ledger can't keep, before anything is changed.
+        The actor is `actor`, else the actor of the ledger, else the worker. An expired lease alone does not prevent the
+        end. If the proposal was cancelled during the execution, it stays cancelled and the record has the outcome.
+
+        Raises `LeaseLost` if the execution no longer belongs to the worker; its `cause` says why, and nothing is
+        changed. Raises `NotFound` for an unknown record. Raises `InvalidValue` before any change for a result that the
+        ledger can't store.
         """
         ending = self._ending(record_id, result_data, None)
         await self._end_one(ending, self._manner(True, actor, reason))
@@ -172,10 +182,10 @@ class WorkVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Ends an execution that went wrong; its proposal fails, and is run again if it may be.
+        """Ends an execution with an error, and fails its proposal; it is retried if it has retries left.
 
-        With `outcome_unknown` it is not known whether the action was done, and the record says so. `actor` and errors are
-        as for `complete`.
+        With `outcome_unknown`, the record states that it is not known whether the action was done. `actor` and the
+        errors raised are those of `complete`.
         """
         message = check(arguments.ERROR_MESSAGE, error_message, "error_message")
         unknown = check(arguments.FLAG, outcome_unknown, "outcome_unknown")
@@ -190,16 +200,16 @@ class WorkVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> list[int]:
-        """As `complete`, for many in one round: record ids, each with its result if it has one.
+        """Completes many executions in one unit of work: ids of records, or a mapping of ids to results.
 
-        Returns the ids that were not completed: their lease was lost, they do not exist, or the database refused it, which
-        is logged.
+        Returns the ids that were not completed: their lease was lost, they do not exist, or the database refused the
+        change, which is logged. Raises `InvalidValue` before any change, as `complete` does.
         """
         if not isinstance(results, Mapping):
             ids = [*check(arguments.COLLECTION, results, "results")]
             results = dict.fromkeys(check(arguments.ID, each, "record_id") for each in ids)
-        given = cast(Mapping[int, ResultData], results)
-        ended = [self._ending(each, result, None) for each, result in given.items()]
+        by_id = cast(Mapping[int, ResultData], results)
+        ended = [self._ending(each, result, None) for each, result in by_id.items()]
         return await self._end_many(ended, self._manner(True, actor, reason))
 
     async def fail_many(
@@ -211,15 +221,21 @@ class WorkVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> list[int]:
-        """As `fail`, for many in one round: record ids, each with its error message, and with its result if it has one."""
+        """Fails many executions in one unit of work: a mapping of record ids to messages, and one of ids to results.
+
+        Returns the ids that were not failed, as `complete_many` does. Raises `InvalidValue` before any change,
+        also for a result whose id is not in `errors`.
+        """
         unknown = check(arguments.FLAG, outcome_unknown, "outcome_unknown")
         messages = check(arguments.MAPPING, errors, "errors")
-        given = check(arguments.MAPPING, results or {}, "results")
-        if others := given.keys() - messages.keys():
-            raise InvalidValue("results", f"must be of records in errors, and {min(others)} is not")
+        by_id = check(arguments.MAPPING, results or {}, "results")
+        if others := by_id.keys() - messages.keys():
+            raise InvalidValue(
+                "results", f"must have only ids that are in errors, not {min(others)}"
+            )
         ended = [
             self._ending(
-                each, given.get(each), check(arguments.ERROR_MESSAGE, why, "error_message")
+                each, by_id.get(each), check(arguments.ERROR_MESSAGE, why, "error_message")
             )
             for each, why in messages.items()
         ]
@@ -236,7 +252,7 @@ class WorkVerbs(Verbs):
         self, success: bool | None, actor: str | None, reason: str | None
     ) -> executions.Manner:
         why = check(arguments.REASON, reason, "reason")
-        return executions.Manner(success, self._said(actor), why)
+        return executions.Manner(success, self._named(actor), why)
 
     async def _end_one(self, ending: executions.Ending, manner: executions.Manner) -> None:
         unit = executions.end([ending], manner)
@@ -248,7 +264,7 @@ class WorkVerbs(Verbs):
     ) -> list[int]:
         if not ended:
             return []
-        done = await self._write_what_can_be(
+        done = await self._write_or_in_parts(
             executions.end(ended, manner), lambda conn: executions.end_in_parts(conn, ended, manner)
         )
         return [each.record_id for each in ended if each.record_id not in done]
@@ -262,13 +278,12 @@ class WorkVerbs(Verbs):
     ) -> list[StoredRecord]:
         """Ends executions whose lease has expired, at most 100, and returns their records.
 
-        Their outcome is unknown: the record says so (`outcome_unknown`) and has no `success`. The
-        proposal fails, and is never run again by itself unless it has retries left. `claim` does this
-        by itself; it need not be called.
+        Their outcome is unknown: the record has `outcome_unknown` and no `success`. The proposal fails, and does not
+        run again unless it has retries left. `claim` and `wait_for` do this too, so nothing needs to call it.
 
-        With `older_than` (a timedelta from 0 to 3,650 days) also those that have no lease and have been executing for so long,
-        as nobody else ends them: records that were made by hand, and proposals that are executing without an open record, for which
-        one is written. `actor` is who decides so, by default the ledger.
+        `older_than` (a timedelta from 0 to 3,650 days) includes executions without a lease that are at least that old,
+        because nothing else ends them. These are records that were created by hand, and executing proposals without
+        an open record, for which one is written. `actor` is the actor of the events, by default the ledger.
         """
         seconds = check(arguments.AGE, older_than, "older_than")
         by = LEDGER if actor is None else check(arguments.ACTOR, actor, "actor")
@@ -278,13 +293,13 @@ class WorkVerbs(Verbs):
 
 
 def lease_of(claim: Claim, lease: timedelta | None) -> float:
-    """The seconds of `lease`, or of the claim's own; raises `InvalidValue`."""
-    # That of a record which was read again later may have been extended since.
+    """Returns `lease` in seconds, or else the claim's own lease; raises `InvalidValue`."""
+    # The lease of a record that was read again may have been extended since the claim, beyond the maximum.
     own = min(claim.lease or LEASE, timedelta(seconds=MAX_DELAY))
     return check(arguments.LEASE, own if lease is None else lease, "lease")
 
 
-def _claim(wanted: claims.Wanted) -> SingleStatement[tuple[list[Claim], bool]]:
-    """A claim that text which is no UTF-8, in whichever row, does not stop."""
-    claim = claims.claim(wanted)
+def _claim(request: claims.ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
+    """A claim that skips rows with text that is not UTF-8, instead of failing."""
+    claim = claims.claim(request)
     return replace(claim, unit=partial(read_damaged, unit=claim.unit))

@@ -1,4 +1,4 @@
-"""The verbs of the history, and of those who wait: for a proposal to be finished, and for what happens next."""
+"""The verbs of the history, and of programs that wait for the end of a proposal or for the next events."""
 
 import asyncio
 import logging
@@ -31,26 +31,28 @@ logger = logging.getLogger(__name__)
 _PAGE: Final = 1000
 
 _AT_LEAST_EVERY: Final = 5.0
-"""Seconds after which who waits looks without having been woken, as behind PgBouncer, which forwards no NOTIFY."""
+"""Seconds after which a waiting program looks without a signal: PgBouncer, for example, forwards no NOTIFY."""
 
 _HELD_BACK: Final = 0.02
-"""Seconds between two looks while events are there that an older transaction, still open, may precede."""
+"""Seconds between two looks while events are held back, because an older open transaction may precede them."""
 
 
 class HistoryVerbs(Verbs):
-    """What is asked of the ledger by those who do nothing themselves."""
+    """The verbs that read the history and wait for changes."""
 
     async def wait_for(
         self,
         proposal_id: int,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - a caller's own timeout would do as well
+        timeout: float | None = None,  # noqa: ASYNC109 - a caller may use its own timeout instead
     ) -> StoredProposal:
-        """Returns the proposal when it is finished: completed, cancelled, or failed for good.
+        """Waits until a proposal is completed, cancelled, or failed with no retry left, and returns it.
 
-        It ends what is overdue in the ledger, as a claim does, so that a dead worker keeps nobody waiting; on a ledger
-        that can only be read it leaves that to others. Raises `NotFound`, and `TimeoutError` after `timeout` seconds
-        (0 to 3,600). A server that is away for longer than `busy_timeout` ends it with `StorageUnavailable`: wait again.
+        While it waits, it recovers expired leases and other overdue rows, as `claim` does. A crashed worker thus can't
+        make it wait forever. On a read-only ledger it leaves that to other programs.
+
+        Raises `NotFound` for an unknown proposal, and `TimeoutError` after `timeout` seconds (0 to 3,600). Raises
+        `StorageUnavailable` if a server is unreachable for longer than `busy_timeout`; call it again then.
         """
         known = check(arguments.ID, proposal_id, "proposal_id")
         if timeout is not None:
@@ -77,7 +79,7 @@ class HistoryVerbs(Verbs):
                 ):
                     return proposal
                 if not swept and await self._units.read(is_overdue):
-                    # Once in a turn: what the database refuses to end stays overdue.
+                    # Once per signal: rows that the database refuses to change stay overdue.
                     swept = True
                     await self._sweep()
                     continue
@@ -88,7 +90,7 @@ class HistoryVerbs(Verbs):
         try:
             await self._units.write(sweep)
         except ActionError as error:
-            logger.info("what is overdue is left to others: %s", error)
+            logger.info("could not sweep overdue rows, which is left to other programs: %s", error)
 
     async def history(
         self,
@@ -97,7 +99,10 @@ class HistoryVerbs(Verbs):
         after: int | None = None,
         limit: int | None = None,
     ) -> Listing[ActionEvent]:
-        """The events, of one proposal or of all, oldest first; pass the last id as `after` to go on."""
+        """Returns the events of one proposal or of the ledger, oldest first.
+
+        For the next page, pass the id of the last event as `after`.
+        """
         check(arguments.OPTIONAL_ID, proposal_id, "proposal_id")
         check(arguments.POSITION, after, "after")
         most = check(arguments.POSITION, limit, "limit")
@@ -108,14 +113,17 @@ class HistoryVerbs(Verbs):
     async def events(
         self, *, after: int | None = None, follow: bool = False
     ) -> AsyncGenerator[ActionEvent]:
-        """The whole history, or what came after the event `after`: of each proposal in the order in which it happened.
+        """Yields all events, or those after the event `after`; those of one proposal keep their order.
 
-        With `follow` it never ends, and gives each event within some 50 ms of its commit. None is
-        skipped, however late its transaction commits, and none comes twice: to go on later, pass the
-        id of the last one. So it may come later: on a server an event waits for all transactions that
-        were open when it was written, and what one's own transaction() has written comes after its
-        commit (`history` has it before). Raises `NotFound` for an `after` that is no event. A server that
-        is away for longer than `busy_timeout` ends it with `StorageUnavailable`: go on after the last one.
+        With `follow` it never ends, and yields each event within about 50 ms of its commit. No event is skipped,
+        however late its transaction commits, and none is yielded twice. To continue later, pass the id of the last
+        event as `after`.
+
+        On a server, an event is held back until all transactions that were open when it was written have ended. Inside
+        a `transaction()`, the events of that transaction are yielded only after its commit; `history` includes them.
+
+        Raises `NotFound` if there is no event `after`. Raises `StorageUnavailable` if a server is unreachable for
+        longer than `busy_timeout`; continue after the last event then.
         """
         known = check(arguments.POSITION, after, "after") or 0
         position = await self._units.read(lambda conn: position_of(conn, known))
@@ -136,10 +144,10 @@ class HistoryVerbs(Verbs):
                 position = page.position
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """An event that is set whenever somebody may have committed something, for loops of one's own.
+        """Returns a context manager whose `asyncio.Event` is set after every possible commit of any process.
 
-        Clear it, look at the ledger, wait for it; and look now and then without it, as for what is
-        scheduled. Within some 50 ms, by whichever process.
+        It is set within about 50 ms of the commit. In a loop, clear it, look at the ledger, then wait for it. Wait
+        with a timeout: nothing sets it when a scheduled time is reached.
         """
         return self._units.changes()
 
@@ -147,7 +155,7 @@ class HistoryVerbs(Verbs):
         return await self._units.read(lambda conn: next_events(conn, position, _PAGE))
 
     async def newest_event_id(self) -> int:
-        """The id of the last event, to follow from now on; 0 in an empty ledger."""
+        """Returns the id of the last event, from which `events` can follow; 0 in an empty ledger."""
         return await self._units.read(newest_event)
 
 

@@ -1,4 +1,4 @@
-"""Holding a claim for the time of a block: alive while it runs, ended with it."""
+"""Blocks that hold a claim: they send heartbeats while the block runs, and end the execution with it."""
 
 import asyncio
 import logging
@@ -43,23 +43,23 @@ logger = logging.getLogger(__name__)
 _UNKNOWN: Final = ": whether it was done is not known"
 
 _AGAIN: Final = 1.0
-"""Seconds after which a heartbeat that did not reach the ledger is sent again, if the lease leaves time."""
+"""Seconds after which a failed heartbeat is sent again, if the lease leaves time for it."""
 
 _PASSING: Final = (Busy, CommitOutcomeUnknown, StorageFull, StorageUnavailable)
 
 
 class Execution:
-    """A claim that is held: what it is, and the result that its block sets."""
+    """A claim that a block holds, and the result that the block sets."""
 
     def __init__(self, claim: Claim) -> None:
         self.proposal = claim.proposal
         self.record = claim.record
         self.result_data: object = None
-        """What the block gives back: kept as `operator_core.actions.results.keep` says, whatever it is."""
+        """The result of the block, of any type; `operator_core.actions.results.keep` describes how it is stored."""
 
 
 class HoldingVerbs(WorkVerbs):
-    """The verbs of workers, and the blocks that use them."""
+    """The verbs of workers, and blocks that hold a claim."""
 
     @asynccontextmanager
     async def claimed(
@@ -72,8 +72,8 @@ class HoldingVerbs(WorkVerbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> AsyncGenerator[Execution | None]:
-        """Claims one proposal for the block, or gives None if none is due; as `holding` from there."""
-        asked = asyncio.get_running_loop().time()
+        """Claims one proposal for a block and holds it as `holding` does; yields None if no proposal is due."""
+        requested_at = asyncio.get_running_loop().time()
         taken = await self.claim(
             worker,
             lease=lease,
@@ -85,23 +85,28 @@ class HoldingVerbs(WorkVerbs):
         if not taken:
             yield None
             return
-        async with self._hold(taken[0], check(arguments.LEASE, lease, "lease"), asked) as execution:
+        async with self._hold(
+            taken[0], check(arguments.LEASE, lease, "lease"), requested_at
+        ) as execution:
             yield execution
 
     @asynccontextmanager
     async def holding(
         self, claim: Claim, *, lease: timedelta | None = None
     ) -> AsyncGenerator[Execution]:
-        """Keeps a claim alive while the block runs, and ends it with the block; by default for its own lease.
+        """Sends heartbeats for a claim while the block runs, and ends its execution at the end of the block.
 
-        At its end the execution is completed with what the block has set as `result_data`. A result that is no JSON
-        object is kept as ``{"result": ...}``; one that the ledger can't keep is replaced by a note, with a warning
-        in the log. An exception fails the execution and goes on; after a cancellation its outcome is unknown. If the lease is
-        lost the block is cancelled, and `LeaseLost` raised; so it is if no heartbeat has reached the ledger for the
-        time of the lease, by the clock of the event loop.
+        `lease` is by default the claim's own. The end of the block completes the execution with the `result_data`
+        that the block has set. A result that is not a JSON object is stored as ``{"result": ...}``. A result that the
+        ledger can't store is replaced by a note, and the log has a warning. An exception fails the execution and
+        propagates. A cancellation makes the outcome unknown.
 
-        It begins with a heartbeat: a claim that has been lost already raises `LeaseLost`, and one that
-        the ledger can't be asked about for the time of a lease what is in the way; the block is not run.
+        If the lease is lost, the block is cancelled and `LeaseLost` is raised. The same happens if no heartbeat has
+        reached the ledger for the length of the lease, by the clock of the event loop.
+
+        The first heartbeat is sent before the block starts. If it fails, the block does not run. It raises
+        `LeaseLost` if the lease is lost already, and the error of the last attempt if the ledger can't be reached for
+        the length of the lease.
         """
         check(arguments.CLAIM, claim, "claim")
         async with self._hold(claim, lease_of(claim, lease), None) as execution:
@@ -111,11 +116,11 @@ class HoldingVerbs(WorkVerbs):
     async def _hold(
         self, claim: Claim, seconds: float, since: float | None
     ) -> AsyncGenerator[Execution]:
-        """As `holding`; `since`: when it was claimed by the loop's clock, which saves the first heartbeat."""
+        """As `holding`; `since` is the time of the claim by the loop's clock, which saves the first heartbeat."""
         clock = asyncio.get_running_loop().time
         if since is None or clock() - since > seconds / BEATS:
             try:
-                since = await self._confirmed(claim.record.id, seconds)
+                since = await self._first_heartbeat(claim.record.id, seconds)
             except asyncio.CancelledError:
                 await finish(self._give_back([claim]))
                 raise
@@ -128,14 +133,14 @@ class HoldingVerbs(WorkVerbs):
     ) -> AsyncGenerator[Execution]:
         body = asyncio.current_task()
         assert body is not None
-        # Others may have asked for its end before, which is not ours to take back.
-        asked = body.cancelling()
+        # The task may have cancellations by others, which must not be undone here.
+        cancelled_before = body.cancelling()
         lost: list[ActionError] = []
         ended = asyncio.Event()
         execution = Execution(claim)
 
         async def end(call: Callable[[], Awaitable[None]]) -> None:
-            await finish(self._surely(record_id, call, seconds))
+            await finish(self._end_with_retries(record_id, call, seconds))
 
         def lose(error: ActionError) -> None:
             if not ended.is_set():
@@ -150,7 +155,7 @@ class HoldingVerbs(WorkVerbs):
             except BaseException as error:
                 ended.set()
                 if lost:
-                    ours = body.uncancel() <= asked
+                    ours = body.uncancel() <= cancelled_before
                     if ours and isinstance(error, asyncio.CancelledError):
                         raise lost[0] from None
                     raise
@@ -159,13 +164,13 @@ class HoldingVerbs(WorkVerbs):
                     await end(failed)
                 raise
             if lost:
-                # It was to be cancelled in the very turn in which it ended.
+                # The block ended before the cancellation was delivered.
                 body.uncancel()
                 raise lost[0]
             await end(partial(self._complete_held, execution))
         finally:
             beating.cancel()
-            # A cancellation that comes meanwhile is the caller's.
+            # A cancellation during this wait comes from the caller.
             await asyncio.wait({beating})
 
     async def _complete_held(self, execution: Execution) -> None:
@@ -176,7 +181,7 @@ class HoldingVerbs(WorkVerbs):
 
     async def _fail_held(self, execution: Execution, error: BaseException) -> None:
         record, why = execution.record, describe(error)
-        # Who is cancelled in the middle can't tell how far it came.
+        # A block that is cancelled can't tell how far it came.
         unknown = isinstance(error, asyncio.CancelledError | GeneratorExit)
         if unknown:
             why = why[: MAX_TEXT - len(_UNKNOWN)] + _UNKNOWN
@@ -190,7 +195,7 @@ class HoldingVerbs(WorkVerbs):
     async def _with_result(
         self, execution: Execution, end: Callable[[ResultData], Awaitable[None]]
     ) -> None:
-        """Ends with what can be kept of the result: what has been done is never undone for its sake."""
+        """Ends the execution with a storable form of its result: the action was done, whatever its result."""
         kept = keep(execution.result_data, self._max_json_bytes)
         if kept.problem is not None:
             logger.warning("the result of record %s: %s", execution.record.id, kept.problem)
@@ -200,8 +205,8 @@ class HoldingVerbs(WorkVerbs):
             logger.warning("the result of record %s is dropped: %s", execution.record.id, error)
             await end(None)
 
-    async def _confirmed(self, record_id: int, seconds: float) -> float:
-        """Sends a heartbeat, again and again for the time of a lease if the ledger can't be reached; when."""
+    async def _first_heartbeat(self, record_id: int, seconds: float) -> float:
+        """Sends a heartbeat and returns when; retries for the length of the lease if the ledger can't be reached."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
         lease = timedelta(seconds=seconds)
@@ -221,7 +226,7 @@ class HoldingVerbs(WorkVerbs):
     async def _keep_alive(
         self, record_id: int, seconds: float, since: float, lose: Callable[[ActionError], None]
     ) -> None:
-        """Sends heartbeats until the lease is lost, or has run out with none that arrived; says so at once."""
+        """Sends heartbeats until the lease is lost, or has expired because none arrived; then calls `lose` at once."""
         clock = asyncio.get_running_loop().time
         lease = timedelta(seconds=seconds)
         until, rest = since + seconds, seconds / BEATS
@@ -249,10 +254,10 @@ class HoldingVerbs(WorkVerbs):
                 beat.cancel()
                 await asyncio.wait({beat})
 
-    async def _surely(
+    async def _end_with_retries(
         self, record_id: int, end: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
-        """Ends an execution, again and again for the time of a lease if the ledger can't be reached."""
+        """Ends an execution; retries for the length of the lease if the ledger can't be reached."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
         unknown = False
@@ -266,7 +271,7 @@ class HoldingVerbs(WorkVerbs):
                 logger.warning("record %s is not ended yet: %s", record_id, error)
                 unknown |= isinstance(error, CommitOutcomeUnknown)
             except LeaseLost as error:
-                # Or it was ended by the attempt whose answer was lost.
+                # An earlier attempt, whose answer was lost, has ended it.
                 if unknown and error.cause == "ended":
                     break
                 raise
@@ -276,6 +281,9 @@ class HoldingVerbs(WorkVerbs):
 def hold(
     ledger: HoldingVerbs, claim: Claim, lease: timedelta, since: float
 ) -> AbstractAsyncContextManager[Execution]:
-    """As `holding`, for who asked for the claim at the time `since` of the event loop: no heartbeat confirms it."""
+    """As `HoldingVerbs.holding`, without the first heartbeat if the claim is recent.
+
+    `since` is the time by the event loop's clock at which the claim was requested.
+    """
     seconds = check(arguments.LEASE, lease, "lease")
     return ledger._hold(claim, seconds, since)  # pyright: ignore[reportPrivateUsage]

@@ -13,8 +13,8 @@ __all__ = ["ActionLedger"]
 class ActionLedger(
     ProposalVerbs, StatusVerbs, RecordVerbs, HoldingVerbs, HistoryVerbs, WorkflowVerbs
 ):
-    """The verbs of the ledger. Each is one unit of work: one transaction, answered when durable.
+    """The verbs of the ledger. Each is one unit of work: one transaction, durable when the call returns.
 
-    Ids are taken as the models give them, so that ``proposal.id`` needs no assertion before it; the
-    None of a model that is in no ledger is an `InvalidValue`, as any other thing that is no id.
+    The id parameters accept the type of a model's `id`, so that ``proposal.id`` needs no assertion before a call.
+    The None of a model that is not in a ledger raises `InvalidValue`, as does every other value that is not an id.
     """

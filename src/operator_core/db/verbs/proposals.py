@@ -1,4 +1,4 @@
-"""The verbs of proposals: to write them down, read them, and count them."""
+"""The verbs of proposals: create, read, list and count them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -16,14 +16,14 @@ __all__ = ["ProposalVerbs", "Statuses"]
 Statuses: TypeAlias = ActionStatus | Iterable[ActionStatus] | None
 
 _PAGE: Final = 1000
-"""How many proposals `iter_proposals` holds at once."""
+"""The number of proposals that `iter_proposals` holds in memory."""
 
 _TURN: Final = 100
-"""How many proposals are checked before other tasks get a turn."""
+"""The number of proposals that are checked before other tasks of the event loop may run."""
 
 
 class ProposalVerbs(Verbs):
-    """What is asked of the ledger about proposals."""
+    """The verbs of proposals."""
 
     async def create_proposal(
         self,
@@ -33,18 +33,19 @@ class ProposalVerbs(Verbs):
         idempotency_key: str | None = None,
         actor: str | None = None,
     ) -> StoredProposal:
-        """Writes a proposal down and returns it with its id and the database's times.
+        """Creates a proposal and returns it with its id and the database's times.
 
-        `proposal` is a `ProposalRequest`, which `proposed_by` (by default whom the call or the ledger names as
-        acting) makes a proposal of; or an `ActionProposal`, which says that itself unless `proposed_by` is given, and which
-        in another status than proposed is an import, as the history says. Raises `NotFound` for an unknown
-        ticket or dependency, `InvalidValue` for a proposal that already has an id.
+        The proposer of a `ProposalRequest` is `proposed_by`, by default the actor of the call or of the ledger. An
+        `ActionProposal` names its own proposer, which `proposed_by` overrides. If its status is not `proposed`, it is
+        an import, and its event says so.
 
-        With an `idempotency_key` (1 to 255 characters, unique in the ledger) it is written once,
-        however often and from wherever it is asked: the same key with the same content gives back
-        the first one as it stands now, `replayed`; with another content it raises `Conflict`. The
-        content is what is proposed and by whom; not why, which a model words anew each time, not when, and not in which
-        status.
+        `idempotency_key` (1 to 255 characters, unique in the ledger) makes repeated calls safe, from any program. A
+        call with the same key and the same content writes nothing. It returns the existing proposal in its current
+        state, with `replayed` set. The content is everything that is proposed, and the proposer. The reason, the time
+        and the status are not part of it: a model words the reason differently each time.
+
+        Raises `NotFound` for an unknown ticket or dependency, `Conflict` for a key that is in use with other content,
+        and `InvalidValue` for a proposal that already has an id.
         """
         key = check(arguments.NAME, idempotency_key, "idempotency_key")
         new = self._new(actor)
@@ -60,7 +61,7 @@ class ProposalVerbs(Verbs):
         proposed_by: str | None = None,
         actor: str | None = None,
     ) -> list[StoredProposal]:
-        """Writes all of them down, in order, or none; takes and raises what `create_proposal` does."""
+        """Creates several proposals in their order, all or none; accepts and raises what `create_proposal` does."""
         check(arguments.COLLECTION, proposals_, "proposals")
         new, who = self._new(actor), self._who(actor)
         for index, proposal in enumerate(proposals_):
@@ -77,7 +78,7 @@ class ProposalVerbs(Verbs):
         return await self._units.write(proposals.creation(new))
 
     async def get_proposal(self, proposal_id: int) -> StoredProposal | None:
-        """The proposal, or None; raises `CorruptRow` if another tool damaged it."""
+        """Returns the proposal, or None for an unknown id; raises `CorruptRow` if another tool damaged the row."""
         known = check(arguments.ID, proposal_id, "proposal_id")
         return await self._units.read(queries.read_proposal(known))
 
@@ -91,10 +92,10 @@ class ProposalVerbs(Verbs):
         before: int | None = None,
         limit: int | None = None,
     ) -> Listing[StoredProposal]:
-        """The proposals that fit every given filter, newest first.
+        """Returns the proposals that match every filter, newest first.
 
-        `status` takes one or several. For the next page, pass the last id as `before`. Rows that
-        can't be read are left out, logged, and reported in the list's `corrupt`.
+        `status` is one status or several. For the next page, pass the last id as `before`. Rows that can't be read are
+        left out, logged, and reported in the `corrupt` of the returned list.
         """
         filters: dict[str, Any] = {
             "action_name": check(arguments.NAME, action_name, "action_name"),
@@ -103,11 +104,11 @@ class ProposalVerbs(Verbs):
             "before": check(arguments.OPTIONAL_ID, before, "before"),
             "limit": check(arguments.POSITION, limit, "limit"),
         }
-        wanted = _statuses(status)
-        if wanted is not None and not wanted:
+        statuses = _statuses(status)
+        if statuses is not None and not statuses:
             return Listing()
         return await self._units.read(
-            lambda conn: queries.list_proposals(conn, wanted or (), **filters)
+            lambda conn: queries.list_proposals(conn, statuses or (), **filters)
         )
 
     async def iter_proposals(
@@ -119,15 +120,16 @@ class ProposalVerbs(Verbs):
         proposed_by: str | None = None,
         before: int | None = None,
     ) -> AsyncIterator[StoredProposal]:
-        """As `list_proposals`, a page at a time, so that memory stays the same however many there are.
+        """Yields the proposals that match every filter, newest first, with constant memory.
 
-        Between pages others may write: what is proposed meanwhile does not appear, and a status
-        may have moved on. Unreadable rows are logged and left out.
+        It reads pages, between which other programs may write: later proposals do not appear, and a status may have
+        changed since the first page. Rows that can't be read are left out and logged. See `list_proposals` for the
+        filters.
         """
-        wanted = _statuses(status)
+        statuses = _statuses(status)
         while True:
             page = await self.list_proposals(
-                wanted,
+                statuses,
                 action_name=action_name,
                 ticket_id=ticket_id,
                 proposed_by=proposed_by,
@@ -141,7 +143,7 @@ class ProposalVerbs(Verbs):
             before = min([*(each.id for each in page[-1:]), *(each.id for each in page.corrupt)])
 
     async def count_proposals(self) -> dict[ActionStatus, int]:
-        """How many proposals stand in each status; every status has a key."""
+        """Returns the number of proposals in each status; every status has a key."""
         return await self._units.read(queries.count_proposals)
 
 

@@ -1,4 +1,4 @@
-"""The verbs of execution records that are made by hand; a claim's are made and ended by `executions`."""
+"""The verbs of execution records that are created by hand; `executions` creates and ends those of claims."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,16 +19,18 @@ __all__ = ["RecordVerbs", "prepare_result"]
 
 
 class RecordVerbs(Verbs):
-    """What is asked of the ledger about records."""
+    """The verbs of records."""
 
     async def create_record(
         self, record: ActionRecord, *, actor: str | None = None
     ) -> StoredRecord:
-        """Writes down that an execution started, and returns the record with its id.
+        """Records the start of an execution, or a finished one, and returns the record with its id.
 
-        It has no lease: if nobody ends it, `recover_expired(older_than=...)` does. `claim` makes one that has. Raises
-        `NotFound` for an unknown proposal, `Conflict` for a start of one that has ended, `InvalidValue` for a record
-        that has an id, or that has part of an outcome and no `success`.
+        The record has no lease, unlike one of `claim`. If its creator does not end it, only
+        `recover_expired(older_than=...)` does.
+
+        Raises `NotFound` for an unknown proposal, and `Conflict` for a start if the proposal has ended. Raises
+        `InvalidValue` for a record that has an id, or that has a part of an outcome but no `success`.
         """
         check(arguments.instance_of(ActionRecord), record, "record")
         values = prepare_record(record, actor=self._who(actor), max_json_bytes=self._max_json_bytes)
@@ -37,12 +39,12 @@ class RecordVerbs(Verbs):
         )
 
     async def get_record(self, record_id: int) -> StoredRecord | None:
-        """The execution record, or None; raises `CorruptRow` if another tool damaged it."""
+        """Returns the record, or None for an unknown id; raises `CorruptRow` if another tool damaged the row."""
         known = check(arguments.ID, record_id, "record_id")
         return await self._units.read(lambda conn: records.get_record(conn, known))
 
     async def get_records_for_proposal(self, proposal_id: int) -> Listing[StoredRecord]:
-        """The executions of a proposal, oldest first; none for an unknown one."""
+        """Returns the records of a proposal, oldest first; the list is empty for an unknown proposal."""
         known = check(arguments.ID, proposal_id, "proposal_id")
         return await self._units.read(lambda conn: records.get_records_for_proposal(conn, known))
 
@@ -56,10 +58,12 @@ class RecordVerbs(Verbs):
         actor: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Ends an execution now. The outcome is final: ending it again raises `Conflict`.
+        """Ends an execution with its final outcome.
 
-        The proposal of a claimed one moves with it, as by `complete` and `fail`; that of a record which was made by
-        hand is moved by hand. Raises `NotFound` for an unknown record.
+        If the record has a lease, its proposal moves with it, as with `complete` and `fail`. The proposal of a record
+        that was created by hand does not move; use `update_proposal_status`.
+
+        Raises `NotFound` for an unknown record, and `Conflict` for a record that has already ended.
         """
         known = check(arguments.ID, record_id, "record_id")
         ending = executions.Ending(
@@ -78,22 +82,24 @@ class RecordVerbs(Verbs):
 
 
 def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> dict[str, Any]:
-    """The values of a checked copy of `record`; see `proposals.Batch.add`.
+    """Returns the values of the row for a checked copy of `record`.
 
-    Raises `InvalidValue`, also for a record that is in a ledger already, or that has a part of an
-    outcome and no `success`.
+    Raises `InvalidValue`, also for a record that is in a ledger already, or that has a part of an outcome but no
+    `success`.
     """
     record = ActionRecord.model_validate(record.__dict__)
     if record.id is not None:
-        raise InvalidValue("id", "must be None: the ledger gives it")
+        raise InvalidValue("id", "must be None: the ledger sets it")
     if record.lease_expires_at is not None or record.outcome_unknown:
-        raise InvalidValue("lease_expires_at", "and outcome_unknown are given by `claim` alone")
+        raise InvalidValue(
+            "lease_expires_at", "and outcome_unknown can't be set here: the ledger sets them"
+        )
     if record.worker is not None:
         check(arguments.ACTOR, record.worker, "worker")
     if record.success is None:
         for path in ("completed_at", "error_message", "result_data"):
             if getattr(record, path) is not None:
-                raise InvalidValue("success", f"must be given together with {path}")
+                raise InvalidValue("success", f"must be set together with {path}")
     return {
         "proposal_id": record.proposal_id,
         "started_at": record.started_at,
@@ -110,7 +116,7 @@ def prepare_record(record: ActionRecord, *, actor: str, max_json_bytes: int) -> 
 def prepare_result(
     result_data: Mapping[str, Any] | BaseModel | None, max_json_bytes: int
 ) -> str | None:
-    """The JSON text of a result, or None; raises `InvalidValue`."""
+    """Returns the JSON text of a result, or None; raises `InvalidValue`."""
     return _encode(check(arguments.JSON, result_data, "result_data"), max_json_bytes)
 
 

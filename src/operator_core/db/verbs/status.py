@@ -13,7 +13,7 @@ __all__ = ["StatusVerbs"]
 
 
 class StatusVerbs(Verbs):
-    """What people and policies decide of proposals."""
+    """The verbs for decisions of people and policies about proposals."""
 
     async def update_proposal_status(
         self,
@@ -24,12 +24,12 @@ class StatusVerbs(Verbs):
         reason: str | None = None,
         expected_version: int | None = None,
     ) -> None:
-        """Moves a proposal along its lifecycle; of two callers that want the same move one loses.
+        """Moves a proposal to another status; if two callers make the same move, one of them fails.
 
-        Raises `NotFound`, or `InvalidTransition`, which says what would be allowed: `NotDue`, `Expired` or
-        `DependencyPending` for one that may not start yet or any more. With the
-        `expected_version` of a proposal that was read before, raises `VersionConflict` if it has
-        changed since.
+        Raises `NotFound` for an unknown proposal, and `InvalidTransition` for a move that the lifecycle does not
+        allow; its `allowed` lists the possible ones. Its subclasses `NotDue`, `Expired` and `DependencyPending` mean
+        that the proposal can't start yet, or can't start any longer. Raises `VersionConflict` if the proposal has
+        another version than `expected_version`.
         """
         move = Move(
             check(arguments.ID, proposal_id, "proposal_id"),
@@ -43,23 +43,24 @@ class StatusVerbs(Verbs):
     async def cancel_all_pending(
         self, *, actor: str | None = None, reason: str | None = None
     ) -> int:
-        """Cancels every proposal that is proposed or validated, at once, and says how many.
+        """Cancels every proposed or validated proposal in one unit of work, and returns how many.
 
-        What has failed and would be run again is not, and does not count. What is executing goes on: only its
-        worker can stop it. What the database refuses to change is logged, and is in the way of nothing else.
+        A failed proposal with a retry stays failed: its retry is cancelled, and it does not count. Executing
+        proposals continue, because only their workers can stop them. Rows that the database refuses to change are
+        logged, and do not prevent the other changes.
         """
         stop = Stop(actor=self._who(actor), reason=check(arguments.REASON, reason, "reason"))
-        return await self._write_what_can_be(
+        return await self._write_or_in_parts(
             cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
 
     async def retry(
         self, proposal_id: int, *, actor: str | None = None, reason: str | None = None
     ) -> None:
-        """Puts a failed proposal back among those that are claimed, now, by somebody's decision.
+        """Moves a failed proposal back to `validated` immediately, without waiting for its `next_retry_at`.
 
-        That is possible however often it was run before, and counts as none of its own retries.
-        Raises `NotFound`, or `InvalidTransition` for one that has not failed.
+        This is possible however often it has run, and does not count as one of its `max_retries`. Raises `NotFound`
+        for an unknown proposal, and `InvalidTransition` for one that has not failed.
         """
         move = Move(
             check(arguments.ID, proposal_id, "proposal_id"),

@@ -1,4 +1,4 @@
-"""The verbs of workflows: actions that belong together."""
+"""The verbs of workflows: named groups of proposals that depend on each other."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ __all__ = ["WorkflowVerbs"]
 
 
 class WorkflowVerbs(Verbs):
-    """What is asked of the ledger about workflows. A workflow's status is derived from its actions."""
+    """The verbs of workflows. The status of a workflow is derived from the statuses of its proposals."""
 
     async def create_workflow(
         self,
@@ -33,11 +33,11 @@ class WorkflowVerbs(Verbs):
         proposed_by: str | None = None,
         actor: str | None = None,
     ) -> tuple[Workflow, list[StoredProposal]]:
-        """Writes a workflow and its actions in one unit; returns both, the actions in the order given.
+        """Creates a workflow and its proposals in one unit of work, and returns both, in the order of `proposals`.
 
-        `after` says by their positions which come after which: ``{2: [0, 1], 3: 2}``; the ledger makes
-        `depends_on` of it. Raises `InvalidValue` if that goes round in a circle or there are no actions,
-        and as `create_proposal`.
+        `after` maps the position of a proposal to the positions of those that it depends on: ``{2: [0, 1], 3: 2}``.
+        The ledger adds their ids to `depends_on`. Raises `InvalidValue` if `after` contains a cycle or `proposals` is
+        empty; otherwise it raises what `create_proposal` does.
         """
         check(arguments.instance_of(WorkflowProposal), workflow, "workflow")
         proposals = [*check(arguments.COLLECTION, proposals, "proposals")]
@@ -71,27 +71,30 @@ class WorkflowVerbs(Verbs):
         )
 
     async def get_workflow(self, workflow_id: int) -> Workflow | None:
-        """The workflow, or None."""
+        """Returns the workflow, or None for an unknown id."""
         known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.get_workflow(conn, known))
 
     async def list_workflow_actions(self, workflow_id: int) -> Listing[StoredProposal]:
-        """Its actions in the order of their ids, none before what it depends on; raises `NotFound`."""
+        """Returns the proposals of a workflow in the order of their ids, each after those that it depends on.
+
+        Raises `NotFound` for an unknown workflow.
+        """
         known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.list_workflow_actions(conn, known))
 
     async def workflow_status(self, workflow_id: int) -> WorkflowStatus:
-        """How far it is, from the statuses of its actions; raises `NotFound`."""
+        """Returns the status of a workflow, derived from those of its proposals; raises `NotFound`."""
         known = check(arguments.ID, workflow_id, "workflow_id")
         return await self._units.read(lambda conn: workflows.workflow_status(conn, known))
 
     async def cancel_workflow(
         self, workflow_id: int, *, actor: str | None = None, reason: str | None = None
     ) -> int:
-        """Cancels those of its actions that nobody has started, and says how many.
+        """Cancels the proposed and validated proposals of a workflow, and returns how many.
 
-        What has failed and would be run again is not, and does not count. What is executing goes on.
-        Raises `NotFound`.
+        A failed proposal with a retry stays failed: its retry is cancelled, and it does not count. Executing proposals
+        continue. Raises `NotFound` for an unknown workflow.
         """
         known = check(arguments.ID, workflow_id, "workflow_id")
         stop = Stop(
@@ -100,6 +103,6 @@ class WorkflowVerbs(Verbs):
             workflow_id=known,
         )
         await self._units.read(lambda conn: workflows.require_workflow(conn, known))
-        return await self._write_what_can_be(
+        return await self._write_or_in_parts(
             cancellation(stop), partial(cancel_pending_in_parts, stop=stop)
         )
