@@ -310,3 +310,32 @@ async def test_its_connections_close_one_after_another(
         monkeypatch.setattr(SqliteConnection, "_disconnect", slowly)
     assert closed > 1
     assert most == 1
+
+
+async def test_a_write_goes_on_when_the_readers_close_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last connection that closes deletes the files of WAL mode; the writer, which had not begun, creates others."""
+    path = tmp_path / "ledger.db"
+    begin = SqliteConnection.begin
+    checked, closed = threading.Event(), threading.Event()
+
+    def begin_later(connection: SqliteConnection) -> None:
+        # The writer has looked at its files; it goes on when the reader is gone, and with it the files.
+        checked.set()
+        assert closed.wait(PATIENCE)
+        begin(connection)
+
+    async with ActionDB(path) as db:
+        (reader,) = db._database._readers  # type: ignore[attr-defined]
+        monkeypatch.setattr(SqliteConnection, "begin", begin_later)
+        written = asyncio.create_task(db.create_proposal(proposal()))
+        assert await asyncio.to_thread(checked.wait, PATIENCE)
+        # Kept open, so that the file that the writer creates can't have its inode.
+        with path.with_name("ledger.db-wal").open("rb"):
+            reader.connection.end()
+            await reader.connection.ended()
+            assert not path.with_name("ledger.db-wal").exists()
+            closed.set()
+            assert (await asyncio.wait_for(written, PATIENCE)).id == 1
+    assert rows(path, "SELECT count(*) FROM action_proposals") == [(1,)]

@@ -137,6 +137,17 @@ MUTANTS: Final = (
         why="References to rows that do not exist are kept.",
     ),
     Mutant(
+        name="files-are-known-before-they-are-held",
+        file=_DB + "sqlite/files.py",
+        old="self._beside[suffix] = there if begun else None",
+        new="self._beside[suffix] = there",
+        tests=(
+            _FAILURES
+            + "test_closing.py::test_a_write_goes_on_when_the_readers_close_before_it_begins",
+        ),
+        why="A write that is durable is reported as StorageCorrupt while the ledger is closed.",
+    ),
+    Mutant(
         name="parameters-in-sqlites-messages",
         file=_DB + "sqlite/engine.py",
         old="hide_parameters=True)",

@@ -278,8 +278,8 @@ class SqliteRunner:
             return self._writer
 
     def _new_writer(self, connection: SqliteConnection) -> SqliteWriter:
-        kept = _nothing if self._in_memory else self._file.check_log
-        return SqliteWriter(connection, kept=kept, changed=self._doorbell.ring)
+        check_files = _check_nothing if self._in_memory else self._file.check_log
+        return SqliteWriter(connection, check_files=check_files, changed=self._doorbell.ring)
 
     # Misuse raises at once instead of hanging or returning a wrong answer.
 
@@ -289,5 +289,5 @@ class SqliteRunner:
         check_process(self._pid)
 
 
-def _nothing() -> None:
-    pass
+def _check_nothing(*, begun: bool) -> None:
+    """There is no file."""

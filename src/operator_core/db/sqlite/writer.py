@@ -57,7 +57,7 @@ class _Begin(_Job):
 class SqliteWriter:
     """Queues units of work for one connection; nothing else writes through that connection.
 
-    `kept` raises if the file that receives the writes is not the ledger's file. It runs before each BEGIN. It also
+    `check_files` raises if the file that receives the writes is not the ledger's file. It runs before each BEGIN. It also
     runs after each COMMIT that changed rows, before any caller gets an answer; then `changed` runs.
     """
 
@@ -65,11 +65,11 @@ class SqliteWriter:
         self,
         connection: SqliteConnection,
         *,
-        kept: Callable[[], None],
+        check_files: Callable[..., None],
         changed: Callable[[], None],
     ) -> None:
         self._connection = connection
-        self._kept = kept
+        self._check_files = check_files
         self._changed = changed
         # Reentrant: while a thread holds the lock, the garbage collector may close this ledger in that thread.
         self._lock = threading.RLock()
@@ -200,7 +200,7 @@ class SqliteWriter:
 
     def _run_together(self, group: list[_Job]) -> None:
         try:
-            self._kept()
+            self._check_files(begun=False)
             self._connection.begin()
             raw, conn = self._connection.raw, self._connection.wrapped
         except BaseException as error:
@@ -227,7 +227,7 @@ class SqliteWriter:
     def _answer(self, group: list[_Job], results: list[Any], changes: bool) -> None:
         try:
             if changes:
-                self._kept()
+                self._check_files(begun=True)
         except BaseException as error:
             self._send_error(group, error)
             return
@@ -245,13 +245,13 @@ class SqliteWriter:
     def _committed(self, changes: bool) -> None:
         if changes:
             try:
-                self._kept()
+                self._check_files(begun=True)
             finally:
                 self._changed()
 
     def _begin(self, job: _Begin) -> None:
         try:
-            self._kept()
+            self._check_files(begun=False)
             self._connection.begin()
             job.unit(self._connection.wrapped)
         except BaseException as error:
