@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
-from operator_core.db.ledger import recovery
+from operator_core.db.ledger import sweep
 from operator_core.db.verbs import history
 from tests import servers
 from tests.clocks import LoopClock, loop_clock
@@ -229,7 +229,7 @@ async def _loop_clock(db: ActionDB) -> AsyncIterator[LoopClock]:
 @pytest.fixture
 def whole_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep tries to its end: on a busy machine its half a second is over after a row or two."""
-    monkeypatch.setattr(recovery, "_BUDGET", 3600.0)
+    monkeypatch.setattr(sweep, "BUDGET", 3600.0)
 
 
 @pytest.fixture

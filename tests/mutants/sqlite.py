@@ -60,7 +60,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="no-savepoint-in-the-writers-transaction",
-        file=_WRITER,
+        file=_DB + "sqlite/transaction.py",
         old="        with savepoint(conn):\n            return unit(conn)",
         new="        return unit(conn)",
         tests=(_CONTRACT + "test_failed_units.py::test_in_a_transaction_of_the_ledgers",),

@@ -4,12 +4,9 @@ Every claim runs them, so that no other program is needed.
 """
 
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -26,21 +23,17 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionStatus, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.ledger.status import any_of, moved
+from operator_core.db.ledger.sweep import MOST_ROWS, Sweep
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import DOUBLE
-from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sql.errors import is_refusal, translate
 from operator_core.db.sql.functions import from_now, utcnow, written_now
-from operator_core.db.sql.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
 from operator_core.db.sql.rows import RECORD_COLUMNS, to_listing, to_record
-from operator_core.db.sql.savepoint import in_transaction, savepoint
 from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
 
 __all__ = ["is_overdue", "overdue", "recover", "sweep"]
@@ -50,18 +43,6 @@ logger = logging.getLogger(__name__)
 _P = PROPOSALS.c
 _R = RECORDS.c
 _E = EVENTS.c
-
-_SWEEP: Final = 100
-"""The largest number of rows of a kind that one sweep ends, so that a claim does not wait for thousands."""
-
-_BUDGET: Final = 0.5
-"""Seconds after which a sweep stops retrying the rows that it could not end together."""
-
-_LOCK_WAIT: Final = "50ms"
-"""How long a sweep waits on a server for the lock of a dependent proposal, which is cancelled along."""
-
-_SHORTEST_LOCK_WAIT: Final = "1ms"
-"""How long it waits for each lock after the first wait has failed."""
 
 _TOO_LATE: Final = "it was not started before it expired"
 
@@ -108,7 +89,7 @@ def _taken(which: Select[Any], order: Any) -> Select[Any]:
     """The first of these rows, locked. Rows that other transactions have locked are skipped without waiting."""
     return (
         which.order_by(order)
-        .limit(literal_column(str(_SWEEP)))
+        .limit(literal_column(str(MOST_ROWS)))
         .offset(bindparam("seen", type_=BigInteger()))
         .with_for_update(skip_locked=True, key_share=True)
     )
@@ -234,7 +215,7 @@ def recover(
     is open, the proposal gets the outcome of its last record, or a record with an unknown outcome is written. A
     record that can't be read is ended too, logged, and not returned.
     """
-    each = _Sweep(conn)
+    each = Sweep(conn)
     rows = [
         *each.end(
             _EXPIRED_LEASES, partial(_end_records, by=by, why=SILENCE, reason=reason), "end record"
@@ -254,7 +235,7 @@ def sweep(conn: Connection) -> None:
     Rows that another transaction has locked stay unchanged. So do rows that the database refuses to change, with an
     error in the log.
     """
-    each = _Sweep(conn)
+    each = Sweep(conn)
     each.end(_EXPIRED_LEASES, partial(_end_records, by=LEDGER, why=SILENCE), "end record")
     each.end(_PAST_EXPIRY, _cancel_expired, "cancel proposal")
     each.end(_TO_RETRY, _put_back, "retry proposal")
@@ -304,90 +285,3 @@ def _cancel_expired(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
 
 def _put_back(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
     return conn.execute(_RETRY, {"ids": ids}).all()
-
-
-_End: TypeAlias = Callable[[Connection, Sequence[int]], Sequence[Row[Any]]]
-"""Ends the rows with these ids, all or none, and returns a row for each."""
-
-
-class _Sweep:
-    """Ends the rows that can be ended and skips the others, in one transaction and within `_BUDGET`."""
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self._server = not is_sqlite(conn)
-        self._deadline = time.monotonic() + _BUDGET
-
-    def end(
-        self, which: Select[Any], end: _End, what: str, **parameters: float
-    ) -> Sequence[Row[Any]]:
-        """Ends the first rows that can be ended, at most `_SWEEP`, and returns what `end` returns for them.
-
-        `parameters` are those of `which`; `what` names the change in the log.
-
-        Usually all rows end together. If the database refuses them, they are halved, the largest parts first, until the
-        refused row is known or time is up. While none of the first rows could be ended, the rows after them are tried
-        before the halves.
-        """
-        ids = self._first(which, 0, parameters)
-        if not ids:
-            return ()
-        rows: list[Row[Any]] = []
-        parts = deque([ids])
-        seen = len(ids)
-        with self._short_waits():
-            while parts and len(rows) < _SWEEP:
-                ids = parts.popleft()
-                ended = self._end_together(ids, end, what)
-                if ended is None:
-                    half = len(ids) // 2
-                    parts.extend(part for part in (ids[:half], ids[half:]) if half)
-                else:
-                    rows.extend(ended)
-                if time.monotonic() > self._deadline:
-                    break
-                if (
-                    not rows
-                    and len(ids) == _SWEEP
-                    and (ids := self._first(which, seen, parameters))
-                ):
-                    parts.appendleft(ids)
-                    seen += len(ids)
-        return rows
-
-    def _first(self, which: Select[Any], seen: int, parameters: dict[str, float]) -> Sequence[int]:
-        return self._conn.scalars(which, {"seen": seen, **parameters}).all()
-
-    def _end_together(self, ids: Sequence[int], end: _End, what: str) -> Sequence[Row[Any]] | None:
-        """Ends all or none of these rows; returns None if the database refuses the change."""
-        try:
-            with savepoint(self._conn):
-                return end(self._conn, ids)
-        except DBAPIError as error:
-            if not is_refusal(error) or not (self._server or in_transaction(self._conn)):
-                raise
-            held = sqlstate(error) == LOCK_NOT_AVAILABLE
-            if held:
-                self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _SHORTEST_LOCK_WAIT})
-            if len(ids) == 1:
-                # A lock is released later, but a refusal needs a person.
-                level = logging.INFO if held else logging.ERROR
-                logger.log(level, "could not %s %d: %s", what, ids[0], translate(error))
-            return None
-
-    @contextmanager
-    def _short_waits(self) -> Generator[None]:
-        """A block that waits little for locks: a trigger cancels dependent proposals, which may be locked."""
-        if not self._server:
-            yield
-            return
-        before = self._conn.scalar(select(func.current_setting("lock_timeout")))
-        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _LOCK_WAIT})
-        yield
-        # If the block fails, its transaction or savepoint is rolled back, and the setting with it.
-        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
-
-
-_SET_LOCK_TIMEOUT = select(
-    func.set_config("lock_timeout", bindparam("timeout", type_=Text()), true())
-)

@@ -8,21 +8,17 @@ the group is rolled back and each unit runs again alone, so that a failure does 
 import asyncio
 import logging
 import threading
-import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection
-
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db.run.runner import UnitRunner, check_outside, inside, no_waiting
-from operator_core.db.sql.errors import read_damaged
-from operator_core.db.sql.savepoint import savepoint
+from operator_core.db.run.runner import UnitRunner, check_outside, inside
 from operator_core.db.sql.unit import Unit, run_units
 from operator_core.db.sqlite.connection import Answer, SqliteConnection
+from operator_core.db.sqlite.transaction import SqliteTransaction
 
 __all__ = ["SqliteWriter"]
 
@@ -76,7 +72,7 @@ class SqliteWriter:
         # The lock guards these four attributes: callers' threads and the connection's thread use them.
         self._queue: deque[_Job] = deque()
         self._draining = False
-        self._held: _Transaction | None = None
+        self._held: SqliteTransaction | None = None
         self._closing = False
 
     @property
@@ -98,7 +94,7 @@ class SqliteWriter:
     async def transaction(self) -> AsyncGenerator[UnitRunner]:
         """Holds the write lock from entry to exit; the queue waits."""
         self.check_not_inside()
-        transaction = _Transaction(self._connection, self._release, self._committed)
+        transaction = SqliteTransaction(self._connection, self._release, self._committed)
         answer = Answer(orphaned=transaction.abandon)
         self._enqueue(_Begin(lambda conn: self._hold(transaction), answer))
         try:
@@ -260,7 +256,7 @@ class SqliteWriter:
         else:
             job.answer.send()
 
-    def _hold(self, transaction: "_Transaction") -> None:
+    def _hold(self, transaction: SqliteTransaction) -> None:
         transaction.begun()
         with self._lock:
             self._held = transaction
@@ -281,106 +277,3 @@ class SqliteWriter:
         with suppress(NotOpen):
             # Runs after the work that is queued at this moment.
             self._connection.submit(self._end_when_empty)
-
-
-class _Transaction:
-    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there."""
-
-    _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
-
-    def __init__(
-        self,
-        connection: SqliteConnection,
-        release: Callable[[], None],
-        committed: Callable[[bool], None],
-    ) -> None:
-        self._connection = connection
-        self._release = release
-        self._committed = committed
-        # Weak, so that an unused event loop, and the transaction with it, can be garbage-collected.
-        self._loop = weakref.ref(asyncio.get_running_loop())
-        self._changes_before = 0
-        self.over = False
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether a caller can still end it: it is not over, and its event loop is not closed."""
-        loop = self._loop()
-        return not self.over and loop is not None and not loop.is_closed()
-
-    async def read(self, unit: Unit[T]) -> T:
-        """Runs `unit`, which sees the changes of the transaction."""
-        return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
-
-    async def write(self, unit: Unit[T]) -> T:
-        """Runs `unit` in a savepoint: if it fails, the transaction stays as it was before."""
-        return await self._connection.run_raw(lambda: self._in_savepoint(unit))
-
-    def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
-        """Raises `ActionError`: a nested transaction is a part of the outer one that could be undone alone."""
-        raise ActionError("a transaction() can't be opened inside another one")
-
-    def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Raises `ActionError`."""
-        raise no_waiting()
-
-    async def end(self, how: str) -> None:
-        """Commits or rolls back and lets other callers write, even if this caller is cancelled.
-
-        Raises `NotOpen` for a COMMIT if the transaction is already rolled back.
-        """
-        try:
-            await self._connection.run_raw(lambda: self._end(how))
-        except NotOpen:
-            if how == "COMMIT":
-                raise NotOpen(self._LOST) from None
-
-    def abandon(self) -> None:
-        """Rolls back a transaction that has no caller: the caller was cancelled while it began."""
-        with suppress(NotOpen):
-            self._connection.submit(self.end_quietly)
-
-    # From here on: in the connection's thread.
-
-    def begun(self) -> None:
-        """Notes the state at the start; called right after the BEGIN."""
-        self._changes_before = self._connection.raw.total_changes
-
-    def _end(self, how: str) -> None:
-        if self.over:
-            # Closing the ledger has ended it before.
-            if how == "COMMIT":
-                raise NotOpen(self._LOST)
-            return
-        self.over = True
-        try:
-            raw = self._connection.raw
-            if raw.in_transaction:
-                raw.execute(how)
-                if how == "COMMIT":
-                    self._committed(raw.total_changes != self._changes_before)
-            elif how == "COMMIT":
-                raise NotOpen(self._LOST)
-        finally:
-            self._connection.undo()
-            self._release()
-
-    def end_quietly(self) -> None:
-        """Rolls back the transaction unless it is over; never raises."""
-        try:
-            self._end("ROLLBACK")
-        except Exception:
-            logger.exception("an abandoned transaction could not be rolled back")
-
-    def _usable(self) -> Connection:
-        if self.over:
-            raise NotOpen("the transaction is over")
-        if not self._connection.raw.in_transaction:
-            # A full disk ends the transaction; the next statement would begin another one.
-            raise NotOpen(self._LOST)
-        return self._connection.wrapped
-
-    def _in_savepoint(self, unit: Unit[T]) -> T:
-        conn = self._usable()
-        with savepoint(conn):
-            return unit(conn)
