@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HEADER = '''"""The schema at head as SQLite script text, for whoever makes tables without Alembic.
+HEADER = '''"""The schema at head as SQLite script text, for programs that create the tables without Alembic.
 
 Generated from the revisions by ``make schema``; do not edit.
 """
@@ -45,7 +45,7 @@ def render(path: Path) -> str:
     parts = statements(path)
     text = HEADER
     for name, about_tickets, doc in (
-        ("SCHEMA_SQL", True, "The neighbour's table, ``tickets``."),
+        ("SCHEMA_SQL", True, "The table ``tickets``, which another service writes."),
         (
             "ACTIONS_SCHEMA_SQL",
             False,

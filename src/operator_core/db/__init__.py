@@ -1,8 +1,9 @@
 """The ledger's database layer: `ActionDB`, and the types that its methods return."""
 
+from operator_core.actions.types import Claim
 from operator_core.db.actions import ActionDB
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs.holding import Execution
 from operator_core.db.verbs.ledger import ActionLedger
 
-__all__ = ["ActionDB", "ActionLedger", "Execution", "Listing"]
+__all__ = ["ActionDB", "ActionLedger", "Claim", "Execution", "Listing"]

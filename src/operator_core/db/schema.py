@@ -1,4 +1,4 @@
-"""The schema at head as SQLite script text, for whoever makes tables without Alembic.
+"""The schema at head as SQLite script text, for programs that create the tables without Alembic.
 
 Generated from the revisions by ``make schema``; do not edit.
 """
@@ -40,7 +40,7 @@ BEGIN
     UPDATE tickets SET updated_at = CURRENT_TIMESTAMP WHERE id = NEW.id;
 END;
 """
-"""The neighbour's table, ``tickets``."""
+"""The table ``tickets``, which another service writes."""
 
 ACTIONS_SCHEMA_SQL: Final = """\
 CREATE TABLE IF NOT EXISTS action_proposals (
