@@ -14,7 +14,7 @@ async def main(path: str) -> None:
 
     class Told(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "stops when" in record.getMessage():
+            if "stops after" in record.getMessage():
                 told.release()
 
     logger = logging.getLogger("operator_core.worker")
