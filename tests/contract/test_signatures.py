@@ -70,5 +70,7 @@ async def test_where_a_ledger_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_callers_annotate_is_exported() -> None:
-    assert {"ActionDB", "ActionLedger", "Claim", "Execution", "Listing"} <= set(operator_core.db.__all__)
+    assert {"ActionDB", "ActionLedger", "Claim", "Execution", "Listing"} <= set(
+        operator_core.db.__all__
+    )
     assert {"Claim", "ActionProposal", "CommitOutcomeUnknown"} <= set(operator_core.actions.__all__)

@@ -208,7 +208,7 @@ async def test_a_schema_whose_name_needs_quotes(
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
 async def test_a_schema_that_does_not_exist_is_refused(postgres_url: str, driver: str) -> None:
     url = in_schema(variant(postgres_url, drivername=driver), "absent")
-    with pytest.raises(UnmanagedSchema, match="no schema that exists: CREATE SCHEMA comes first"):
+    with pytest.raises(UnmanagedSchema, match="no schema that exists: run CREATE SCHEMA first"):
         migrate.upgrade(url)
     with pytest.raises(SchemaOutdated):
         async with ActionDB(url):

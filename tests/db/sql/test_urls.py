@@ -139,7 +139,11 @@ def test_others_are_refused_by_name_before_anything_is_opened(driver: str) -> No
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_a_name_for_the_service_is_the_servers_too(server_ledger: str, driver: str) -> None:
-    names = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    # Not autovacuum's.
+    names = (
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid != pg_backend_pid() AND backend_type = 'client backend'"
+    )
     for parameters, expected in (
         ([], "operator-core"),
         (["fallback_application_name=mine"], "mine"),
