@@ -27,6 +27,25 @@ _TABLES: Final = (
 )
 
 
+# In one round trip. Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
+_EMPTY: Final = cast(
+    LiteralString,
+    "; ".join(
+        (
+            "BEGIN",
+            "SET LOCAL session_replication_role = replica",
+            *(f"DELETE FROM {table}" for table in _TABLES),
+            *(
+                f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)"
+                for table in _TABLES
+                if table != "action_dependencies"
+            ),
+            "COMMIT",
+        )
+    ),
+)
+
+
 class Databases:
     """Makes databases on one server."""
 
@@ -53,15 +72,8 @@ class Databases:
         if self._ledger is None:
             self._ledger = self.new()
             migrate.upgrade(self._ledger)
-        with connected(self._ledger) as conn, conn.transaction():
-            # Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
-            conn.execute("SET LOCAL session_replication_role = replica")
-            for table in _TABLES:
-                conn.execute(cast(LiteralString, f"DELETE FROM {table}"))
-                if table != "action_dependencies":
-                    conn.execute(
-                        "SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", (table,)
-                    )
+        with connected(self._ledger) as conn:
+            conn.execute(_EMPTY)
         return self._ledger
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
