@@ -10,22 +10,13 @@ from sqlalchemy.engine import URL
 
 from operator_core.db import migrate
 from operator_core.db.postgresql.connect import parse_url
+from operator_core.db.sql.tables import TABLES
 from tests.servers import NoServer, Server
 
 URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"
 """Names a server on which the tests may make databases; they drop those that they made."""
 
 NEEDS_SERVER: Final = "needs PostgreSQL's server programs, or a server's URL in " + URL_VARIABLE
-
-_TABLES: Final = (
-    "action_events",
-    "action_records",
-    "action_dependencies",
-    "action_proposals",
-    "workflows",
-    "tickets",
-)
-
 
 # In one round trip. Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
 _EMPTY: Final = cast(
@@ -34,10 +25,10 @@ _EMPTY: Final = cast(
         (
             "BEGIN",
             "SET LOCAL session_replication_role = replica",
-            *(f"DELETE FROM {table}" for table in _TABLES),
+            *(f"DELETE FROM {table}" for table in TABLES),
             *(
                 f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)"
-                for table in _TABLES
+                for table in TABLES
                 if table != "action_dependencies"
             ),
             "COMMIT",

@@ -51,12 +51,19 @@ _INSERT_ONE = _INSERT.returning(*_CREATED)
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
 
+# The fields that the ledger sets, with the values that a proposal has before.
+_SET_BY_LEDGER: Final = {
+    name: field.default
+    for name, field in ActionProposal.model_fields.items()
+    if KEPT in field.metadata
+}
+
 # The columns that an INSERT sets: all except those that the database sets, and the actor.
 _WRITTEN: Final = (
     *(
         name
-        for name, field in ActionProposal.model_fields.items()
-        if KEPT not in field.metadata or name == "workflow_id"
+        for name in ActionProposal.model_fields
+        if name not in _SET_BY_LEDGER or name == "workflow_id"
     ),
     "status_changed_by",
 )
@@ -294,9 +301,9 @@ def _values(
     proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
 ) -> dict[str, Any]:
     problems = [
-        (name, f"must be {field.default}: the ledger sets it")
-        for name, field in ActionProposal.model_fields.items()
-        if KEPT in field.metadata and getattr(proposal, name) != field.default
+        (name, f"must be {default}: the ledger sets it")
+        for name, default in _SET_BY_LEDGER.items()
+        if getattr(proposal, name) != default
     ]
     if problems:
         raise InvalidValue(*problems[0], problems=problems)

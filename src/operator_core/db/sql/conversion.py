@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic_core import from_json
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Text
 from sqlalchemy.types import TypeEngine
 
 from operator_core.actions.errors import CorruptRow
@@ -114,17 +114,16 @@ _BY_TYPE: Final[dict[type[TypeEngine[Any]], Reader]] = {
 
 
 def converter(
-    table: Table,
-    names: Sequence[str],
+    columns: Sequence[Column[Any]],
     make: Callable[[dict[str, Any]], T],
     others: Mapping[str, Reader],
 ) -> Callable[[Sequence[Any]], T]:
-    """Returns a function that converts a row with the columns `names` and passes their values to `make`.
+    """Returns a function that converts a row of one table's `columns` and passes their values to `make`.
 
     The type of a column decides how it is read, unless `others` has a reader for it. The function raises `CorruptRow`
     for a row that can't be read.
     """
-    columns = [table.c[name] for name in names]
+    table = columns[0].table.description
     readers = [others.get(column.key) or _BY_TYPE[type(column.type)] for column in columns]
     namespace: dict[str, Any] = {"make": make, "UNREADABLE": _UNREADABLE}
     tests: list[str] = []
@@ -134,7 +133,7 @@ def converter(
         namespace[f"read_{place}"] = reader.read
         tests += test
         values.append(f"            {column.key!r}: {value},")
-    namespace["corrupt"] = _finder(table.name, columns, readers)
+    namespace["corrupt"] = _finder(table, columns, readers)
     lines = [
         "def convert(row):",
         f"    ({', '.join(f'value_{place}' for place in range(len(columns)))},) = row",
@@ -148,7 +147,7 @@ def converter(
         "        raise corrupt(row) from None",
     ]
     source = "\n".join(lines) + "\n"
-    file = f"<the conversion of rows of {table.name}>"
+    file = f"<the conversion of rows of {table}>"
     # Tracebacks and debuggers read the source from this cache.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), namespace)  # noqa: S102 - built from the names of our own columns

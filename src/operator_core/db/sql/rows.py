@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import Column, Table
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import (
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _columns(table: Table, names: Iterable[str]) -> tuple[ColumnElement[Any], ...]:
+def _columns(table: Table, names: Iterable[str]) -> tuple[Column[Any], ...]:
     return tuple(table.c[name] for name in names)
 
 
@@ -70,18 +70,16 @@ _EVENT: Final = {
     "to_status": _STATUS,
 }
 
-to_proposal: Final = converter(
-    PROPOSALS, list(StoredProposal.model_fields), StoredProposal.from_stored, _PROPOSAL
-)
+to_proposal: Final = converter(PROPOSAL_COLUMNS, StoredProposal.from_stored, _PROPOSAL)
 """A row of `PROPOSAL_COLUMNS` as a model; raises `CorruptRow`."""
 
-to_record: Final = converter(RECORDS, list(StoredRecord.model_fields), StoredRecord.from_stored, {})
+to_record: Final = converter(RECORD_COLUMNS, StoredRecord.from_stored, {})
 """A row of `RECORD_COLUMNS` as a model; raises `CorruptRow`."""
 
-to_event: Final = converter(EVENTS, list(ActionEvent.model_fields), ActionEvent.from_stored, _EVENT)
+to_event: Final = converter(EVENT_COLUMNS, ActionEvent.from_stored, _EVENT)
 """A row of `EVENT_COLUMNS` as a model; raises `CorruptRow`."""
 
-to_workflow: Final = converter(WORKFLOWS, list(Workflow.model_fields), Workflow.from_stored, {})
+to_workflow: Final = converter(WORKFLOW_COLUMNS, Workflow.from_stored, {})
 """A row of `WORKFLOW_COLUMNS` as a model; raises `CorruptRow`."""
 
 

@@ -127,7 +127,7 @@ class WorkVerbs(Verbs):
         """Fails claimed proposals that no worker will run, instead of leaving them to the end of their leases."""
         try:
             worker = next((known.record.worker for known in taken), None)
-            unbegun = {known.record.id: _UNBEGUN for known in taken if known.record.id}
+            unbegun = {known.record.id: _UNBEGUN for known in taken}
             await self.fail_many(unbegun, actor=worker)
         except ActionError as error:
             logger.warning(
