@@ -339,3 +339,19 @@ async def test_a_write_goes_on_when_the_readers_close_before_it_begins(
             closed.set()
             assert (await asyncio.wait_for(written, PATIENCE)).id == 1
     assert rows(path, "SELECT count(*) FROM action_proposals") == [(1,)]
+
+
+async def test_closing_waits_for_the_poller_of_a_follower_that_has_left(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    db = ActionDB(tmp_path / "ledger.db")
+    await db.open()
+    created = await db.create_proposal(proposal())
+    events = db.events(follow=True)
+    assert (await anext(events)).proposal_id == created.id
+    released = threading.Event()
+    db._database._changes.connection.submit(lambda: released.wait(PATIENCE))
+    await events.aclose()
+    asyncio.get_running_loop().call_later(0.2, released.set)
+    await asyncio.wait_for(db.close(), PATIENCE)
+    assert released.is_set()
+    check_no_thread(before)

@@ -342,6 +342,11 @@ class SqliteConnection(aiosqlite.Connection):
         cast(Any, self).stop()
         self._ended.set_result(None)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the connection is closed."""
+        return self._ended.done()
+
     async def ended(self) -> None:
         """Waits until the thread has ended."""
         await asyncio.wrap_future(self._ended)

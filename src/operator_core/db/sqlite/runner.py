@@ -73,6 +73,8 @@ class SqliteRunner:
         self._doorbell = Doorbell()
         self._changes: SqliteChanges | None = None
         self._listeners = 0
+        # Connections of earlier pollers, which may not have closed yet.
+        self._unwatched: list[SqliteConnection] = []
 
     def __del__(self) -> None:
         if self._is_open and os.getpid() == self._pid:
@@ -157,7 +159,8 @@ class SqliteRunner:
             self._is_open = False
             writer, self._writer = self._writer, None
             readers, self._readers = self._readers, []
-            self._ending = [each.connection for each in readers]
+            self._ending = [*self._unwatched, *(each.connection for each in readers)]
+            self._unwatched = []
             if self._changes is not None:
                 self._ending.insert(0, self._changes.connection)
                 self._changes.end()
@@ -260,6 +263,9 @@ class SqliteRunner:
             if self._listeners:
                 return None
             changes, self._changes = self._changes, None
+            if changes is not None:
+                self._unwatched = [each for each in self._unwatched if not each.has_ended]
+                self._unwatched.append(changes.connection)
             return changes
 
     def _started_writer(self) -> SqliteWriter:
