@@ -30,7 +30,7 @@ ON_SERVER = ("postgresql", "psycopg", "server engine")
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
 TWO_BACKENDS = ("memory", "postgresql")
-"""Enough for what the facade checks itself, before or after any database has to do with it."""
+"""One of each database: enough where the facade or the SQL decides, and not the runner."""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -103,6 +103,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from tests.distribution import place
 
         items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests, which stay, would be looked through by every full collection.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

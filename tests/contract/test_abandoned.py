@@ -9,6 +9,8 @@ from operator_core.actions import ActionRecord, ActionStatus, InvalidValue
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 HOUR = timedelta(hours=1)
@@ -135,7 +137,6 @@ async def test_a_hundred_at_a_time(db: ActionDB) -> None:
     assert (await db.count_proposals())[S.FAILED] == 130
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "age", [5, -NOW - timedelta(seconds=1), "1h", timedelta(days=4000), True], ids=repr
 )

@@ -19,6 +19,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 Verb = Callable[[ActionDB, str], Awaitable[Any]]
 
@@ -133,7 +135,6 @@ async def test_every_verb_that_writes_names_who_acts(db: ActionDB, verb: Verb) -
     assert (await last(db)).actor == "oncall"
 
 
-@pytest.mark.two_backends
 @EACH
 @pytest.mark.parametrize("name", DISGUISES)
 async def test_nobody_acts_under_a_name_of_the_ledgers(db: ActionDB, verb: Verb, name: str) -> None:
@@ -143,7 +144,6 @@ async def test_nobody_acts_under_a_name_of_the_ledgers(db: ActionDB, verb: Verb,
     assert name not in [event.actor for event in await db.history()]
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize("name", DISGUISES)
 async def test_nor_works_proposes_or_opens_a_ledger(db: ActionDB, name: str) -> None:
     await validated(db)

@@ -13,6 +13,8 @@ from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL
 from tests.contract.test_claims import ids, ready
 from tests.contract.test_corrupt_rows import DAMAGES, DAMAGES_ON_SQLITE, damage
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 

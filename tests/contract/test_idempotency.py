@@ -18,6 +18,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 KEY = "run 17, step 3"
@@ -170,7 +172,6 @@ async def test_a_key_whose_proposal_was_rolled_back_is_free(db: ActionDB) -> Non
     assert not (await db.create_proposal(proposal("other"), idempotency_key=KEY)).replayed
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "\0", "\ud800", 5, b"key"])
 async def test_what_is_no_key_is_refused(db: ActionDB, key: Any) -> None:
     with pytest.raises(InvalidValue, match="idempotency_key"):

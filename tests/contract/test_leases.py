@@ -19,6 +19,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 HOUR = timedelta(hours=1)

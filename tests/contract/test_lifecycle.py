@@ -18,6 +18,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 
@@ -104,7 +106,6 @@ async def test_a_move_says_who_and_why(db: ActionDB) -> None:
     assert (executing.actor, executing.reason) == ("agent", None)
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "said",
     [

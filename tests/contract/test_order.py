@@ -15,6 +15,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 
 async def validated(db: ActionDB, **fields: object) -> int:
     made = await db.create_proposal(proposal(**fields))

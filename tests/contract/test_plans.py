@@ -18,6 +18,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 WHEN = datetime(2199, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

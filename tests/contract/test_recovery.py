@@ -18,6 +18,8 @@ from operator_core.db import ActionDB
 from tests.clocks import PATIENCE, asleep
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)

@@ -16,6 +16,8 @@ from operator_core.db import ActionDB
 from tests.clocks import asleep
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 PAST = "'2001-01-01 00:00:00.000000'"

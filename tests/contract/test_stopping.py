@@ -16,6 +16,8 @@ from operator_core.db import ActionDB
 from operator_core.db.postgresql.runner import ServerRunner
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 

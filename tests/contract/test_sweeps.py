@@ -14,6 +14,8 @@ from tests.clocks import asleep
 from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL, proposal
 from tests.contract.test_recovery import LONG_AGO, PAST, RUN_OUT, SILENCE, get, ready
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 LINKS = 600  # a server's stack ended at some 300

@@ -21,6 +21,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import ON_SQLITE, RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)

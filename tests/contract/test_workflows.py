@@ -15,6 +15,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import proposal
 
+pytestmark = pytest.mark.two_backends
+
 NAME = WorkflowProposal(name="replace store 3", description="its disk is dying")
 
 
