@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["LEDGER", "MIGRATION", "RAW_SQL", "is_reserved"]
@@ -36,6 +37,7 @@ def _normalised(name: str) -> str:
 _RESERVED: Final = frozenset(_normalised(name) for name in (LEDGER, MIGRATION, RAW_SQL))
 
 
+@lru_cache(1024)
 def is_reserved(name: str) -> bool:
     """Whether `name` is, or looks like, a reserved name."""
     return _normalised(name) in _RESERVED

@@ -1,9 +1,9 @@
 """The declarative base, its naming convention, and the column types of the ledger."""
 
-import json
 from datetime import datetime
 from typing import Any, cast
 
+from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -58,9 +58,6 @@ BIGINT = BigInteger().with_variant(Integer(), "sqlite")
 DOUBLE: TypeEngine[float] = cast(TypeEngine[float], Double().with_variant(Float(), "sqlite"))
 """A 64-bit floating-point number."""
 
-# Created once: json.dumps creates an encoder for each call with other settings than its defaults.
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
 
 class Base(DeclarativeBase):
     """The base class of the ledger's tables."""
@@ -82,11 +79,10 @@ def encode_json(value: Any, path: str, limit: int) -> str:
 
     Raises `InvalidValue` for `path` if the text is larger.
     """
-    text = _to_json(value)
-    # A character has at most four bytes in UTF-8, so most texts need no encoding for this check.
-    if len(text) * 4 > limit and len(text.encode()) > limit:
+    text = to_json(value)
+    if len(text) > limit:
         raise InvalidValue(path, f"must not be larger than {limit} bytes as JSON")
-    return text
+    return text.decode()
 
 
 # The next two types do not convert results: SQLAlchemy would call Python once for each value of each row. The `rows`
