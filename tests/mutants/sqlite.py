@@ -150,8 +150,8 @@ MUTANTS: Final = (
     Mutant(
         name="parameters-in-sqlites-messages",
         file=_DB + "sqlite/engine.py",
-        old="hide_parameters=True)",
-        new="hide_parameters=False)",
+        old='make_url("sqlite://"), hide_parameters=True)',
+        new='make_url("sqlite://"), hide_parameters=False)',
         tests=(
             _FAILURES
             + "test_no_values.py::test_a_program_that_logs_every_statement_logs_no_values",

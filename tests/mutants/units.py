@@ -241,8 +241,8 @@ MUTANTS: Final = (
     Mutant(
         name="many-created-backwards",
         file=_DB + "ledger/proposals.py",
-        old="return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))",
-        new="return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0), reverse=True)",
+        old="return sorted(insert_rows(conn, _INSERT_ONE, values), key=itemgetter(0))",
+        new="return sorted(insert_rows(conn, _INSERT_ONE, values), key=itemgetter(0), reverse=True)",
         tests=(_CONTRACT + "test_proposals.py::test_many_are_created_in_their_order",),
         why="Proposals that are created together get each other's ids.",
     ),
@@ -317,10 +317,28 @@ MUTANTS: Final = (
     Mutant(
         name="megabyte-less-one",
         file=_DB + "sql/base.py",
-        old="len(text.encode()) > limit:",
-        new="len(text.encode()) >= limit:",
+        old="len(text) > limit:",
+        new="len(text) >= limit:",
         tests=(_CONTRACT + "test_values.py::test_a_megabyte_is_kept_and_a_byte_more_is_not",),
         why="Parameters of exactly the limit are refused.",
+    ),
+    Mutant(
+        name="depth-65-by-text",
+        file="src/operator_core/actions/values.py",
+        old="> MAX_JSON_DEPTH\n",
+        new="> MAX_JSON_DEPTH + 1\n",
+        tests=("tests/actions/test_json_copies.py::test_depth_is_limited",),
+        why="A level too many is written, which another reader may refuse.",
+    ),
+    Mutant(
+        name="values-that-only-look-equal",
+        file="src/operator_core/actions/values.py",
+        old="        if copied != value:\n            return None\n",
+        new="",
+        tests=(
+            "tests/actions/test_json_copies.py::test_what_json_can_not_hold_is_refused_with_its_path",
+        ),
+        why="A date or a tuple is stored as something else.",
     ),
     Mutant(
         name="depth-65",

@@ -38,6 +38,7 @@ from operator_core.db.ledger.status import any_of, may_start, moved
 from operator_core.db.sql.arrays import each, listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
 from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
 from operator_core.db.sql.rows import (
@@ -226,7 +227,7 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
         if is_sqlite(conn):
             sweep(conn)
             return _select_and_start(conn, request), False
-        return answer(conn.execute(statement, parameters).all())
+        return answer(fetch(conn, statement, parameters))
 
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
         return _claimed(rows, request.worker)
@@ -316,7 +317,7 @@ def _first_due(conn: Connection, request: ClaimRequest, offset: int) -> list[Sto
     parameters: dict[str, Any] = {"offset": offset, **kinds}
     while len(found) < request.limit:
         parameters["limit"] = request.limit - len(found)
-        rows = conn.execute(candidates, parameters).all()
+        rows = fetch(conn, candidates, parameters)
         if not rows:
             break
         parameters["offset"] += len(rows)
@@ -336,8 +337,11 @@ def _start_all(
     start = {**begin, "lease": request.lease}
     # The records come first, so that the history is the same as on a server.
     record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
-    records = {row.proposal_id: row for row in conn.execute(record, start)}
-    begun = {row.id: row for row in conn.execute(_START_LISTED, begin)}
+    records = {
+        proposal_id: (id_, proposal_id, *times)
+        for id_, proposal_id, *times in fetch(conn, record, start)
+    }
+    begun = {row[_ID - 1]: row for row in fetch(conn, _START_LISTED, begin)}
     return [
         Claim(to_proposal(begun[one.id]), _begun(records[one.id], request.worker)) for one in found
     ]

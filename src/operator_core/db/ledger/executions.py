@@ -37,6 +37,7 @@ from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.partial import in_parts
 from operator_core.db.ledger.status import moved
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import after_jitter, from_now, utcnow
 from operator_core.db.sql.planner_hints import few, few_in, nearly_all
 from operator_core.db.sql.rows import decode_time
@@ -116,7 +117,7 @@ def heartbeat(
     hold = _HOLD if may_shorten else _HOLD_LONGER
 
     def unit(conn: Connection) -> datetime:
-        until = _until(conn.execute(hold, parameters).all())
+        until = _until(fetch(conn, hold, parameters))
         if until is UNANSWERED:
             raise lost(conn, record_id)
         return until
@@ -292,7 +293,7 @@ def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
     def unit(conn: Connection) -> set[int]:
         if is_sqlite(conn):
             return _end_on_sqlite(conn, endings, manner)
-        return _ids(conn.execute(statement, parameters).all())
+        return _ids(fetch(conn, statement, parameters))
 
     return SingleStatement(unit, Shortcut(statement, parameters, _ids))
 
@@ -315,7 +316,8 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
     ended: set[int] = set()
     proposals: list[dict[str, Any]] = []
     for each in endings:
-        row = conn.execute(
+        rows = fetch(
+            conn,
             _END_RECORD,
             {
                 "record": each.record_id,
@@ -325,10 +327,10 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
                 "error": each.error,
                 "actor": manner.actor,
             },
-        ).one_or_none()
-        if row is None:
+        )
+        if not rows:
             continue
-        proposal_id, by, lease = row
+        proposal_id, by, lease = rows[0]
         ended.add(each.record_id)
         if lease is not None or not manner.leased:
             proposals.append(
@@ -342,7 +344,7 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
             )
     # The proposals follow after all records, as on a server.
     for parameters in proposals:
-        conn.execute(end_proposal(success=manner.success is True), parameters)
+        fetch(conn, end_proposal(success=manner.success is True), parameters)
     return ended
 
 

@@ -23,6 +23,7 @@ from operator_core.actions.types import ActionProposal, ProposalRequest, StoredP
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import fetch, insert_rows
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
 from operator_core.db.sql.rows import (
@@ -220,7 +221,7 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
-    found = to_proposal(conn.execute(_BY_KEY, {"key": key}).one())
+    found = to_proposal(fetch(conn, _BY_KEY, {"key": key})[0])
     if _content(found) != _content(proposal):
         state = "stored with this idempotency key and other content"
         raise Conflict("proposal", found.id, state)
@@ -233,9 +234,9 @@ def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
         return conn.execute(_INSERT_UNLESS_THERE, values).one_or_none()
     # On SQLite a trigger refuses a key that is in use before the conflict clause applies; this stops REPLACE too.
     # No other writer can come between the two statements: the transaction has held the write lock from its start.
-    if conn.scalar(_KNOWN_KEY, {"key": values["idempotency_key"]}) is not None:
+    if fetch(conn, _KNOWN_KEY, {"key": values["idempotency_key"]}):
         return None
-    return conn.execute(_INSERT_ONE, values).one()
+    return fetch(conn, _INSERT_ONE, values)[0]
 
 
 _KNOWN_KEY = select(_ROW.id).where(_ROW.idempotency_key == bindparam("key"))
@@ -283,11 +284,11 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
             {**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values
         ]
     if len(values) == 1:
-        return conn.execute(_INSERT_ONE, values[0]).all()
+        return fetch(conn, _INSERT_ONE, values[0])
     if is_sqlite(conn):
         # SQLite inserts the rows of VALUES in turn, and AUTOINCREMENT counts up: the order of the ids is the order of
         # the rows. SQLAlchemy can't know that, and would insert one row at a time for a guaranteed order.
-        return sorted(conn.execute(_INSERT_ONE, values).all(), key=itemgetter(0))
+        return sorted(insert_rows(conn, _INSERT_ONE, values), key=itemgetter(0))
     created: list[Any] = []
     insert_ = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
     for start in range(0, len(values), MAX_ROWS):

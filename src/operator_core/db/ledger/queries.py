@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from operator_core.actions.types import ActionStatus, StoredProposal
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
 from operator_core.db.sql.tables import PROPOSALS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
@@ -34,7 +35,7 @@ _GET = _SELECT.where(_ROW.id == bindparam("id"))
 
 def get_proposal(conn: Connection, id: int) -> StoredProposal | None:
     """The proposal, or None; raises `CorruptRow`."""
-    return _one(conn.execute(_GET, {"id": id}).all())
+    return _one(fetch(conn, _GET, {"id": id}))
 
 
 def read_proposal(id: int) -> SingleStatement[StoredProposal | None]:
@@ -68,7 +69,7 @@ def list_proposals(
     newest = _newest if is_sqlite(conn) else _newest_on_server
     query = newest(frozenset(filters), len(statuses))
     values = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
-    return to_listing(conn.execute(query, {**filters, **values}), to_proposal)
+    return to_listing(fetch(conn, query, {**filters, **values}), to_proposal)
 
 
 _FILTERS = {

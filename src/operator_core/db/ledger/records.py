@@ -10,6 +10,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from operator_core.actions.errors import Conflict, NotFound
 from operator_core.actions.types import StoredRecord
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_key
 from operator_core.db.sql.rows import RECORD_COLUMNS, Listing, to_listing, to_record
@@ -48,7 +49,7 @@ def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
     by_clock = frozenset(name for name in timed if values[name] is None)
     parameters = {name: value for name, value in values.items() if name not in by_clock}
     try:
-        row = conn.execute(_insert(by_clock), parameters).one()
+        (row,) = fetch(conn, _insert(by_clock), parameters)
     except IntegrityError as error:
         if _ENDED in str(error.orig):
             raise Conflict("proposal", values["proposal_id"], "ended") from None
@@ -67,11 +68,11 @@ def _exists(conn: Connection, proposal_id: int) -> bool:
 
 def get_record(conn: Connection, id: int) -> StoredRecord | None:
     """The record, or None; raises `CorruptRow`."""
-    row = conn.execute(_GET, {"id": id}).one_or_none()
-    return None if row is None else to_record(row)
+    rows = fetch(conn, _GET, {"id": id})
+    return to_record(rows[0]) if rows else None
 
 
 def get_records_for_proposal(conn: Connection, proposal_id: int) -> Listing[StoredRecord]:
     """The records of a proposal, oldest first."""
-    rows = conn.execute(_OF_PROPOSAL, {"proposal_id": proposal_id})
+    rows = fetch(conn, _OF_PROPOSAL, {"proposal_id": proposal_id})
     return to_listing(rows, to_record)

@@ -29,6 +29,7 @@ from operator_core.actions.errors import (
 )
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
 from operator_core.actions.types import ActionStatus
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
 from operator_core.db.sql.planner_hints import few, nearly_all
 from operator_core.db.sql.rows import decode_time
@@ -148,7 +149,7 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
     proposal so often that every attempt fails.
     """
     for _ in range(_MOVES):
-        if conn.execute(move.statement, move.parameters).one_or_none() is not None:
+        if fetch(conn, move.statement, move.parameters):
             return
         found = conn.execute(_CURRENT, {"proposal": move.id}).one_or_none()
         if found is None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal, translate
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
 from operator_core.db.sql.savepoint import in_transaction, savepoint
 
@@ -81,7 +82,7 @@ class Sweep:
         return rows
 
     def _first(self, which: Select[Any], seen: int, parameters: dict[str, float]) -> Sequence[int]:
-        return self._conn.scalars(which, {"seen": seen, **parameters}).all()
+        return [row[0] for row in fetch(self._conn, which, {"seen": seen, **parameters})]
 
     def _end_together(self, ids: Sequence[int], end: End, what: str) -> Sequence[Row[Any]] | None:
         """Ends all or none of these rows; returns None if the database refuses the change."""

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import execute_text
 
 __all__ = ["in_transaction", "savepoint"]
 
@@ -18,16 +19,16 @@ def savepoint(conn: Connection) -> Generator[None]:
         with conn.begin_nested():
             yield
         return
-    conn.exec_driver_sql("SAVEPOINT unit")
+    execute_text(conn, "SAVEPOINT unit")
     try:
         yield
     except BaseException:
         # A full disk ends the whole transaction.
         if in_transaction(conn):
-            conn.exec_driver_sql("ROLLBACK TO unit")
-            conn.exec_driver_sql("RELEASE unit")
+            execute_text(conn, "ROLLBACK TO unit")
+            execute_text(conn, "RELEASE unit")
         raise
-    conn.exec_driver_sql("RELEASE unit")
+    execute_text(conn, "RELEASE unit")
 
 
 def in_transaction(conn: Connection) -> bool:

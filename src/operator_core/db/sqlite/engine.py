@@ -6,14 +6,23 @@ the process. If it sets PRAGMAs, rewrites statements or raises, it can switch of
 
 import sqlite3
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from typing import Any, Final, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Executable
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from operator_core.db.sql.execution import DirectConnection, Statements
+
 __all__ = ["over"]
+
+
+_ROWS_AT_ONCE: Final = 100
+"""The number of rows in one INSERT. More gain nothing, and SQLite limits the parameters of a statement to 32,766."""
 
 
 class _WithoutListeners:
@@ -24,8 +33,47 @@ class _WithoutListeners:
     _has_events = False
 
 
-class _Connection(_WithoutListeners, Connection):
-    pass
+class _Connection(_WithoutListeners, DirectConnection):
+    def fetch(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Any]:
+        if self._is_watched:
+            result = self.execute(statement, values)
+            return result.all() if result.returns_rows else ()
+        compiled = _STATEMENTS.compiled(statement, values)
+        return self._fetch(compiled.text, compiled.arguments(values))
+
+    def insert(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        if self._is_watched:
+            return self.execute(statement, rows).all()
+        compiled = _STATEMENTS.compiled(statement, rows[0])
+        found: list[Any] = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            arguments = [value for row in some for value in compiled.arguments(row)]
+            found += self._fetch(compiled.text_for(len(some)), arguments)
+        return found
+
+    def execute_text(self, text: str) -> None:
+        if self._is_watched:
+            self.exec_driver_sql(text)
+        else:
+            self._fetch(text, ())
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether a log or a listener on this connection needs SQLAlchemy's own execution."""
+        return self._echo or bool(self._has_events)
+
+    def _fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        driver_connection = cast(sqlite3.Connection, self.connection.driver_connection)
+        try:
+            return driver_connection.execute(text, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise _wrapped(error, text) from error
+
+
+def _wrapped(error: sqlite3.Error, text: str) -> BaseException:
+    """SQLAlchemy's exception for the driver's, without the parameters."""
+    return DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True)
 
 
 class _Dialect(_WithoutListeners, SQLiteDialect_pysqlite):
@@ -57,6 +105,8 @@ def _engine() -> Engine:
 
 
 _ENGINE = _engine()
+
+_STATEMENTS = Statements(_ENGINE.dialect)
 
 
 def over(connection: sqlite3.Connection) -> Connection:
