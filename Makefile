@@ -47,7 +47,7 @@ format: $(VENV)/installed ## fix and format by ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed ## compare the speed with a plain repository written by hand
+bench: $(VENV)/installed ## compare the speed with a plain repository written by hand, and with bare sqlite3
 	$(BIN)/python -m benchmarks
 
 # The peers have their own dependencies, which must not become dependencies of the ledger.

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, growth, startup
+from benchmarks import compare, floor, growth, startup, works
 from benchmarks.report import machine
 
-_PARTS = ("compare", "growth", "startup")
+_PARTS = ("compare", "floor", "growth", "startup")
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -20,7 +20,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to test that it runs, not how fast"
     )
-    parser.add_argument("--only", choices=_PARTS, help="one part instead of all three")
+    parser.add_argument("--only", choices=_PARTS, help="one part instead of all")
     parser.add_argument(
         "--rounds", type=int, help="number of rounds (default: 7, or 2 with --quick)"
     )
@@ -38,6 +38,7 @@ def _show_progress(what: str) -> None:
 
 async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rounds = options.rounds or (2 if options.quick else 7)
+    sizes = works.QUICK if options.quick else works.Sizes()
     results: dict[str, Any] = {}
     for part in _PARTS:
         if options.only not in (None, part):
@@ -45,10 +46,13 @@ async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         place = folder / part
         place.mkdir()
         if part == "compare":
-            sizes = compare.QUICK if options.quick else compare.Sizes()
             compared = await compare.compare(place, sizes, rounds, _show_progress)
             print(f"\n{compare.report(*compared)}", flush=True)
             results[part] = compare.as_json(*compared)
+        elif part == "floor":
+            beside = await floor.floor(place, sizes, rounds, _show_progress)
+            print(f"\n{floor.report(beside)}", flush=True)
+            results[part] = floor.as_json(beside)
         elif part == "growth":
             growing = growth.QUICK_SIZES if options.quick else growth.SIZES
             costs, memory = await growth.growth(place, growing, rounds, _show_progress)
@@ -62,10 +66,13 @@ async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _behind(results: dict[str, Any]) -> list[str]:
-    works = results.get("compare", {}).get("works", [])
+    compared = results.get("compare", {}).get("works", [])
+    beside = results.get("floor", {}).get("works", [])
     return [
-        *(work["name"] for work in works if work["behind"]),
+        *(work["name"] for work in compared if work["behind"]),
+        *(f"floor of {work['name']} ({work['place']})" for work in beside if work["behind"]),
         *results.get("growth", {}).get("behind", []),
+        *results.get("startup", {}).get("behind", []),
     ]
 
 

@@ -1,28 +1,35 @@
 """The benchmarks run, on both sides and to the end; how fast is for `make bench` to say."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import compare, growth, startup
+from benchmarks import compare, floor, growth, startup, works
+from benchmarks.replay import recording, run
 from benchmarks.sides import BASELINE, OURS
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
 
-TINY = compare.Sizes(create=3, create_each=1, get=5, rows=20, list=1, life=2, open=2, floor=3)
+TINY = works.Sizes(
+    create=3, create_each=1, get=5, rows=20, list=1, life=2, cycle=3, cancel=4, open=2, limit=3
+)
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "QUICK", TINY)
+    monkeypatch.setattr(works, "QUICK", TINY)
     monkeypatch.setattr(growth, "QUICK_SIZES", (100, 200))
     monkeypatch.setattr(growth, "PENDING", 10)
     monkeypatch.setattr(growth, "WAITING", 10)
     monkeypatch.setattr(growth, "REPEATS", 2)
-    monkeypatch.setattr(startup, "_MODULES", ("operator_core.db",))
+    monkeypatch.setattr(startup, "_MODULES", ("sqlalchemy.ext.asyncio", "operator_core.db"))
 
 
 def _run(folder: Path, *arguments: str) -> int:
@@ -68,6 +75,103 @@ def test_each_work_runs_on_both_sides_and_is_reported(
         assert min(*each["ours"], *each["theirs"]) > 0
 
 
+def test_the_floor_of_each_work_is_reported_on_a_disk_and_in_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, folder = tmp_path / "memory", tmp_path / "disk"
+    memory.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr(floor, "IN_MEMORY", memory)
+    json_file = tmp_path / "figures.json"
+    _run(folder, "--only", "floor", "--json", str(json_file))
+    assert [*memory.iterdir(), *folder.iterdir()] == [], "ledgers were left behind"
+    printed = capsys.readouterr().out
+    assert "skipped" not in printed
+    found = json.loads(json_file.read_text())["floor"]["works"]
+    assert [(each["name"], each["place"]) for each in found] == [
+        (work.name, place) for work in floor.WORKS for place in (floor.DISK, floor.TMPFS)
+    ]
+    for each in found:
+        assert each["name"] in printed
+        assert min(*each["ours"], *each["floor"], *each["without_triggers"]) > 0
+    promised = [(each["name"], each["place"]) for each in found if each["promised"] is not None]
+    assert promised == [(work.name, place) for work in floor.WORKS for place in work.promised]
+
+
+def test_a_machine_without_a_folder_in_memory_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floor, "IN_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(floor, "WORKS", floor.WORKS[:1])
+    _run(tmp_path, "--only", "floor")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("  ")][1] == [
+        floor.TMPFS,
+        "skipped",
+        "no",
+    ]
+
+
+def _contents(path: Path) -> list[tuple[Any, ...]]:
+    """The proposals and their events, without times."""
+    with closing(sqlite3.connect(path)) as conn:
+        return [
+            *conn.execute("SELECT id, action_name, parameters, status FROM action_proposals"),
+            *conn.execute("SELECT event_type, to_status, actor FROM action_events ORDER BY id"),
+        ]
+
+
+async def test_the_floor_does_what_the_ledger_does(tmp_path: Path) -> None:
+    """The statements that a ledger sends, on a copy of its file, leave the same contents."""
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    await OURS.make(path, 2)
+    shutil.copyfile(path, copy)
+    with recording() as recorded:
+        async with ActionDB(path) as db:
+            before = len(recorded)
+            for number in (2, 3):
+                await db.create_proposal(OURS.proposal(number))
+            await db.update_proposal_status(3, ActionStatus.VALIDATED)
+            (claim,) = await db.claim("worker-1")
+            await db.complete(claim.record.id)
+            assert await db.cancel_all_pending() == 3
+    statements = [each for each in recorded[before:] if "PRAGMA" not in each.sql]
+    with closing(sqlite3.connect(copy, isolation_level=None)) as conn:
+        run(conn, statements)
+    assert _contents(copy) == _contents(path)
+    # Outside of the block nothing is recorded.
+    async with ActionDB(path) as db:
+        assert await db.get_proposal(1) is not None
+    assert recorded[-1] == statements[-1]
+
+
+def test_a_batch_of_rows_is_recorded_and_runs_again() -> None:
+    with recording() as recorded, closing(sqlite3.connect(":memory:")) as conn:
+        conn.execute("CREATE TABLE t (n)")
+        conn.executemany("INSERT INTO t VALUES (?)", iter([(1,), (2,)]))
+    with closing(sqlite3.connect(":memory:")) as conn:
+        run(conn, recorded)
+        assert conn.execute("SELECT n FROM t").fetchall() == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(("place", "behind"), [(floor.DISK, True), (floor.TMPFS, False)])
+def test_a_floor_is_promised_in_its_place(
+    place: str, behind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work,) = [each for each in floor.WORKS if each.promised == {floor.DISK: 1.6}]
+    found = floor.Compared(
+        work.name, place, work.promised.get(place), [1.7] * 3, [1.0] * 3, [0.5] * 3
+    )
+    assert found.ratio_without_triggers == 3.4
+    assert found.behind is behind
+
+    async def compared(*_: object) -> list[floor.Compared]:
+        return [found]
+
+    monkeypatch.setattr(floor, "floor", compared)
+    assert _run(tmp_path, "--only", "floor", "--check") == behind
+
+
 def test_growth_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run(tmp_path, "--only", "growth")
     printed = capsys.readouterr().out
@@ -99,6 +203,24 @@ def test_startup_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert "import operator_core.db" in printed
     assert "open, one read, close" in printed
+    assert startup.COMMAND in printed
+
+
+def test_the_start_is_promised_beside_the_import_of_sqlalchemy() -> None:
+    seconds = {"sqlalchemy.ext.asyncio": 0.2, "operator_core.db": 0.4, startup.COMMAND: 0.55}
+    assert startup.behind(seconds) == ["operator_core.db"]
+    assert startup.report(seconds).count("BEHIND") == 1
+    assert benchmarks._behind({"startup": startup.as_json(seconds)}) == ["operator_core.db"]
+
+
+@pytest.mark.parametrize(("a_second", "behind"), [(1000.0, False), (700.0, True)])
+def test_opening_has_a_promised_time(a_second: float, behind: bool) -> None:
+    (work,) = [each for each in compare.WORKS if each.at_most is not None]
+    compared = compare.Compared(
+        work.name, work.unit, work.promised, [a_second], [500.0], work.at_most
+    )
+    assert compared.behind is behind
+    assert compared.asked == "0.50x, 1.3 ms"
 
 
 @pytest.mark.parametrize(("ours", "status"), [(9.0, 1), (10.0, 0)])

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth
-from benchmarks.floors import floors as disk_floors
-from benchmarks.peers import compare, drivers, floors, growing, waking
+from benchmarks.limits import limits as disk_limits
+from benchmarks.peers import compare, drivers, growing, limits, waking
 from benchmarks.peers.databases import Databases, databases
 from benchmarks.peers.files import Files
 from benchmarks.peers.process import Worker, WorkerFailed, worker
@@ -35,7 +35,7 @@ _MODULES = {
     "procrastinate": "procrastinate",
     "pgqueuer": "pgqueuer",
     "dbos": "dbos",
-    floors.SIDE: "floors",
+    limits.SIDE: "limits",
 }
 
 
@@ -97,8 +97,8 @@ async def _compare(made: Databases, options: argparse.Namespace, rounds: int) ->
         _show_progress("installing each side")
         await turns.install()
         found = await compare.compare(turns, sizes, rounds, _show_progress)
-        _show_progress("floors")
-        speeds = await floors.floors(turns, sizes.floor, rounds)
+        _show_progress("limits")
+        speeds = await limits.limits(turns, sizes.limit, rounds)
     print(f"\n{report(found, turns, speeds)}", flush=True)
     return as_json(found, turns, speeds)
 
@@ -130,7 +130,7 @@ async def _waking(made: Databases, options: argparse.Namespace, rounds: int) -> 
 
 async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
-    with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=floors.PLACE) as folder:
+    with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=limits.PLACE) as folder:
         place = Path(folder)
         async with _workers(options.python, compare.OURS, "dbos") as workers:
             turns = compare.Turns(Files(place), workers)
@@ -139,8 +139,8 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
             found = await compare.compare(
                 turns, sizes, rounds, _show_progress, compare.SQLITE_WORKS
             )
-        _show_progress("floors")
-        speeds = disk_floors(place, sizes.floor, rounds)
+        _show_progress("limits")
+        speeds = disk_limits(place, sizes.limit, rounds)
     print(f"\n{sqlite_report(found, turns, speeds)}", flush=True)
     return as_json(found, turns, speeds)
 

@@ -40,10 +40,10 @@ class Sizes:
     cycle: int = 400
     drain: int = 2000
     dbos: int = 100
-    floor: int = 1000
+    limit: int = 1000
 
 
-QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, drain=200, dbos=5, floor=50)
+QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, drain=200, dbos=5, limit=50)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _written(side: str, written: Written) -> str:
     return f"  {side}: {tables}.\n    {_WRITES.get(side, '')}"
 
 
-def report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
+def report(found: list[Compared], turns: Turns, limits: dict[str, float]) -> str:
     """The result on a server as text."""
     rounds = len(found[0].figures[OURS])
     written = "\n".join(_written(side, each) for side, each in turns.written.items())
@@ -70,12 +70,12 @@ def report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str
             _works(found),
             _NOTES,
             f"Writes of each create, counted: rows (and index entries)\n{written}",
-            _floors(floors),
+            _limits(limits),
         ]
     )
 
 
-def sqlite_report(found: list[Compared], turns: Turns, floors: dict[str, float]) -> str:
+def sqlite_report(found: list[Compared], turns: Turns, limits: dict[str, float]) -> str:
     """The result on SQLite as text."""
     rounds = len(found[0].figures[OURS])
     return "\n\n".join(
@@ -84,7 +84,7 @@ def sqlite_report(found: list[Compared], turns: Turns, floors: dict[str, float])
             _versions(turns),
             _works(found),
             _SQLITE_NOTES,
-            _floors(floors),
+            _limits(limits),
         ]
     )
 
@@ -93,11 +93,11 @@ def _versions(turns: Turns) -> str:
     return ", ".join(f"{name} {version}" for name, version in turns.versions.items())
 
 
-def _floors(floors: dict[str, float]) -> str:
-    return table(("floor", "a second"), [(name, figure(speed)) for name, speed in floors.items()])
+def _limits(limits: dict[str, float]) -> str:
+    return table(("limit", "a second"), [(name, figure(speed)) for name, speed in limits.items()])
 
 
-def as_json(found: list[Compared], turns: Turns, floors: dict[str, float]) -> dict[str, Any]:
+def as_json(found: list[Compared], turns: Turns, limits: dict[str, float]) -> dict[str, Any]:
     """The result as JSON values."""
     return {
         "works": [
@@ -113,5 +113,5 @@ def as_json(found: list[Compared], turns: Turns, floors: dict[str, float]) -> di
         ],
         "versions": turns.versions,
         "written": turns.written,
-        "floors": floors,
+        "limits": limits,
     }

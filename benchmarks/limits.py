@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
-__all__ = ["FLOORS", "floors"]
+__all__ = ["LIMITS", "limits"]
 
-_Floor = Callable[[Path, int], float]
+_Limit = Callable[[Path, int], float]
 """Takes a folder and a count of operations; returns operations a second."""
 
 _PAGE = b"\0" * 4096
@@ -53,7 +53,7 @@ def _hop(folder: Path, count: int) -> float:
     return count / seconds
 
 
-def _insert(journal: str) -> _Floor:
+def _insert(journal: str) -> _Limit:
     def measure(folder: Path, count: int) -> float:
         conn = sqlite3.connect(folder / f"{journal}.db", isolation_level=None)
         try:
@@ -73,7 +73,7 @@ def _insert(journal: str) -> _Floor:
     return measure
 
 
-FLOORS: dict[str, _Floor] = {
+LIMITS: dict[str, _Limit] = {
     "fdatasync of a page": _fdatasync,
     "sqlite3 INSERT + commit, WAL, FULL (operator-core's settings)": _insert("WAL"),
     "sqlite3 INSERT + commit, DELETE, FULL (the baseline's settings)": _insert("DELETE"),
@@ -83,12 +83,12 @@ FLOORS: dict[str, _Floor] = {
 }
 
 
-def floors(folder: Path, count: int, rounds: int) -> dict[str, float]:
-    """The medians of all floors, measured in turns."""
-    found: dict[str, list[float]] = {name: [] for name in FLOORS}
+def limits(folder: Path, count: int, rounds: int) -> dict[str, float]:
+    """The medians of all limits, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in LIMITS}
     for number in range(rounds):
-        for index, (name, floor) in enumerate(FLOORS.items()):
-            place = folder / f"floor-{number}-{index}"
+        for index, (name, limit) in enumerate(LIMITS.items()):
+            place = folder / f"limit-{number}-{index}"
             place.mkdir()
-            found[name].append(floor(place, count))
+            found[name].append(limit(place, count))
     return {name: statistics.median(each) for name, each in found.items()}

@@ -15,13 +15,13 @@ _WARM = 30
 async def _install(url: str, _: list[Job]) -> Answer:
     conn = await asyncpg.connect(url)
     try:
-        await conn.execute("CREATE TABLE floor (id bigserial PRIMARY KEY, job text NOT NULL)")
+        await conn.execute("CREATE TABLE jobs (id bigserial PRIMARY KEY, job text NOT NULL)")
     finally:
         await conn.close()
     return versions("asyncpg")
 
 
-def _floor(call: Callable[[Any, str], Awaitable[object]]) -> Work:
+def _limit(call: Callable[[Any, str], Awaitable[object]]) -> Work:
     async def work(url: str, jobs: list[Job]) -> Answer:
         conn = await asyncpg.connect(url)
         try:
@@ -42,11 +42,11 @@ if __name__ == "__main__":
     serve(
         {
             "install": _install,
-            "insert": _floor(
+            "insert": _limit(
                 lambda conn, text: conn.fetchval(
-                    "INSERT INTO floor (job) VALUES ($1) RETURNING id", text
+                    "INSERT INTO jobs (job) VALUES ($1) RETURNING id", text
                 )
             ),
-            "select": _floor(lambda conn, text: conn.fetchval("SELECT 1")),
+            "select": _limit(lambda conn, text: conn.fetchval("SELECT 1")),
         }
     )
