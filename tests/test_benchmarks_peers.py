@@ -1,6 +1,7 @@
 """The parts of `make bench-peers` that need no peer installed; how fast is for it to say."""
 
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks.peers import compare, growing, report, waking
 from benchmarks.peers.databases import databases
 from benchmarks.peers.files import Files
 from benchmarks.peers.process import WorkerFailed, worker
-from benchmarks.peers.works import WORKS
+from benchmarks.peers.works import WORKS, in_threads
 
 SIDES = "benchmarks.peers.sides"
 OURS, FAST, SLOW = compare.OURS, "pgqueuer", "procrastinate"
@@ -62,6 +63,31 @@ def test_the_promise_is_against_the_fastest(ours: float, behind: bool) -> None:
         assert verdicts[0].endswith("BEHIND" if behind else "ok")
         counted = "  operator-core: action_proposals 1.0 (5.0)." in lines
         assert counted is (told is report.report)
+
+
+def test_another_side_of_the_ledger_can_make_a_promise() -> None:
+    work = compare.Work("act", "act", lambda sizes: 1, 1.2, (FAST,), ours="another ledger")
+    compared = compare.Compared(work, {"another ledger": [1300.0], FAST: [1000.0]})
+    assert compared.ratio(FAST) == 1.3
+    assert compared.behind is False
+    assert report.as_json([compared], _turns(), {})["works"][0]["ratios"] == {FAST: 1.3}
+    assert "another ledger" in report.sqlite_report([compared], _turns(), {"SELECT 1": 6280.0})
+    assert compare.sides_of([work, *compare.SQLITE_WORKS])[:3] == ["another ledger", FAST, OURS]
+
+
+def test_a_synchronous_side_acts_in_threads() -> None:
+    done: list[int] = []
+    # Each waits for the others, so that one thread alone would not end.
+    together = threading.Barrier(3)
+
+    def act(number: int) -> None:
+        together.wait()
+        done.append(number)
+
+    in_threads(act, [[1, 4], [2, 5], [3, 6]])
+    assert sorted(done) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda number: 1 / number, [[1], [0]])
 
 
 def test_the_figures_are_written_for_programs() -> None:

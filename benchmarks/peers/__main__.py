@@ -1,7 +1,7 @@
-"""``python -m benchmarks.peers``: compares the ledger with procrastinate, pgqueuer and DBOS, and prints the results.
+"""``python -m benchmarks.peers``: compares the ledger with its peers, and prints the results.
 
 The server is the one that OPERATOR_TEST_POSTGRES_URL names (as a superuser), or one that the run starts. The part
-``sqlite``, the comparison with DBOS, needs no server.
+``sqlite``, the comparison with DBOS and agentbarrier, needs no server.
 """
 
 import argparse
@@ -30,13 +30,9 @@ from operator_core.db import migrate
 _ON_SERVER = ("compare", "growth", "drivers", "waking")
 _PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
-_MODULES = {
-    compare.OURS: "ledger",
-    "procrastinate": "procrastinate",
-    "pgqueuer": "pgqueuer",
-    "dbos": "dbos",
-    limits.SIDE: "limits",
-}
+# The ledger's sides run in this environment, the others in the peers'. A side that is not listed has a module of its
+# own name.
+_LEDGER = {compare.OURS: "ledger"}
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -81,9 +77,9 @@ async def _workers(python: str, *sides: str) -> AsyncIterator[dict[str, Worker]]
             side: await stack.enter_async_context(
                 worker(
                     side,
-                    sys.executable if side == compare.OURS else python,
+                    sys.executable if side in _LEDGER else python,
                     "-m",
-                    f"benchmarks.peers.sides.{_MODULES[side]}",
+                    f"benchmarks.peers.sides.{_LEDGER.get(side, side)}",
                 )
             )
             for side in sides
@@ -92,7 +88,8 @@ async def _workers(python: str, *sides: str) -> AsyncIterator[dict[str, Worker]]
 
 async def _compare(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
-    async with _workers(options.python, *_MODULES) as workers:
+    sides = (*compare.sides_of(compare.WORKS), limits.SIDE)
+    async with _workers(options.python, *sides) as workers:
         turns = compare.Turns(made, workers)
         _show_progress("installing each side")
         await turns.install()
@@ -132,7 +129,7 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
     with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=limits.PLACE) as folder:
         place = Path(folder)
-        async with _workers(options.python, compare.OURS, "dbos") as workers:
+        async with _workers(options.python, *compare.sides_of(compare.SQLITE_WORKS)) as workers:
             turns = compare.Turns(Files(place), workers)
             _show_progress("installing each side, on SQLite")
             await turns.install()
@@ -167,11 +164,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _behind(results: dict[str, Any]) -> list[str]:
-    works = [
-        work for part in ("compare", "sqlite") for work in results.get(part, {}).get("works", [])
-    ]
     return [
-        *(work["name"] for work in works if work["behind"]),
+        *(
+            f"{work['name']} ({part})"
+            for part in ("compare", "sqlite")
+            for work in results.get(part, {}).get("works", [])
+            if work["behind"]
+        ),
         *(
             name
             for part in ("growth", "waking")

@@ -8,7 +8,7 @@ from typing import Protocol
 from benchmarks.peers.databases import Written
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Answer, Job
-from benchmarks.peers.works import TASKS
+from benchmarks.peers.works import ACTORS, TASKS
 from benchmarks.sides import OURS as LEDGER
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Work",
     "compare",
     "jobs",
+    "sides_of",
 ]
 
 OURS = "operator-core"
@@ -38,12 +39,13 @@ class Sizes:
     bulk: int = 5000
     """In calls of 1,000."""
     cycle: int = 400
+    act: int = 400
     drain: int = 2000
     dbos: int = 100
     limit: int = 1000
 
 
-QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, drain=200, dbos=5, limit=50)
+QUICK = Sizes(create=40, create_each=2, bulk=100, cycle=20, act=32, drain=200, dbos=5, limit=50)
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,16 @@ class Work:
     against: tuple[str, ...]
     reported: tuple[str, ...] = ()
     """Peers that are measured too, without a promise."""
+    ours: str = OURS
+    """The ledger's side that makes the promise."""
 
     @property
     def sides(self) -> tuple[str, ...]:
-        return (OURS, *self.against, *self.reported)
+        return (self.ours, *self.against, *self.reported)
 
+
+_ACT = "create, approve, claim, complete, one after another"
+_ACT_BY_TASKS = f"create, approve, claim, complete, {ACTORS} tasks"
 
 WORKS = (
     Work(
@@ -110,6 +117,8 @@ WORKS = (
         None,
         ("pgqueuer",),
     ),
+    Work(_ACT, "act", lambda sizes: sizes.act, 1.5, ("agentbarrier",)),
+    Work(_ACT_BY_TASKS, "act_by_tasks", lambda sizes: sizes.act, 4.0, ("agentbarrier",)),
 )
 
 SQLITE_WORKS = (
@@ -127,7 +136,14 @@ SQLITE_WORKS = (
         None,
         ("dbos",),
     ),
+    Work(_ACT, "act", lambda sizes: sizes.act, 0.8, ("agentbarrier",)),
+    Work(_ACT_BY_TASKS, "act_by_tasks", lambda sizes: sizes.act, 2.0, ("agentbarrier",)),
 )
+
+
+def sides_of(works: Iterable[Work]) -> list[str]:
+    """The sides that do these works, each once."""
+    return list(dict.fromkeys(side for work in works for side in work.sides))
 
 
 @dataclass
@@ -146,11 +162,11 @@ class Compared:
         return max(self.work.against, key=self.median)
 
     def ratio(self, side: str) -> float:
-        return self.median(OURS) / self.median(side)
+        return self.median(self.work.ours) / self.median(side)
 
     def paired(self, side: str) -> list[float]:
         """The ratio of each round, which shows the noise of the machine."""
-        pairs = zip(self.figures[OURS], self.figures[side], strict=True)
+        pairs = zip(self.figures[self.work.ours], self.figures[side], strict=True)
         return [ours / theirs for ours, theirs in pairs]
 
     @property

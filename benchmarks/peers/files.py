@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.peers.databases import Written
 
-__all__ = ["Files"]
+__all__ = ["Files", "path_of"]
 
 
 class Files:
@@ -20,11 +20,11 @@ class Files:
         path = self._folder / f"{name}.db"
         if template:
             # The last connection of the template is closed, so that no log is left beside it.
-            shutil.copyfile(_path(template), path)
+            shutil.copyfile(path_of(template), path)
         return f"sqlite:///{path}"
 
     async def drop(self, url: str) -> None:
-        path = _path(url)
+        path = path_of(url)
         for each in path.parent.glob(f"{path.name}*"):
             each.unlink()
 
@@ -33,5 +33,6 @@ class Files:
         return {}
 
 
-def _path(url: str) -> Path:
+def path_of(url: str) -> Path:
+    """The file that a URL of SQLite names."""
     return Path(urlsplit(url).path.removeprefix("/"))

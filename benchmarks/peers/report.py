@@ -12,13 +12,16 @@ _NOTES = """\
 Each side answers when its commit is on the disk. Each turn starts after a checkpoint, with warm connections and a
 new database, a copy of the side's own installation. The arguments of calls (proposals, dicts, encoded bytes) are
 made before the clock starts. All run on asyncio's own event loop. To drain, the ledger uses four tasks and pgqueuer
-its QueueManager, with batches of that size; procrastinate's worker takes jobs one by one and runs 20 at once."""
+its QueueManager, with batches of that size; procrastinate's worker takes jobs one by one and runs 20 at once.
+agentbarrier approves, claims and completes the action that it has submitted. Its tasks are threads, each with
+a store and a connection of its own."""
 
 _SQLITE_NOTES = """\
 DBOS's call starts and ends a workflow of one step, and returns its result. So it also stores the job, which the
 ledger does only in the second work. Both answer when the commit is on the disk (synchronous=FULL). operator-core
 uses WAL; DBOS creates its database with a rollback journal. Each turn has a new file, a copy of the side's own
-installation."""
+installation. agentbarrier has the ledger's settings, WAL and synchronous=FULL; its tasks are threads, which share
+one store."""
 
 # Facts that the counts from the catalogue don't show.
 _WRITES = {
@@ -31,7 +34,7 @@ _WRITES = {
 
 
 def _ratios(compared: Compared, side: str) -> tuple[str, str, str, str]:
-    if side == OURS:
+    if side == compared.work.ours:
         return "", "", "", ""
     found = times(compared.ratio(side)), spread(compared.paired(side))
     promised = compared.work.promised
@@ -61,7 +64,7 @@ def _written(side: str, written: Written) -> str:
 
 def report(found: list[Compared], turns: Turns, limits: dict[str, float]) -> str:
     """The result on a server as text."""
-    rounds = len(found[0].figures[OURS])
+    rounds = _rounds(found)
     written = "\n".join(_written(side, each) for side, each in turns.written.items())
     return "\n\n".join(
         [
@@ -77,16 +80,20 @@ def report(found: list[Compared], turns: Turns, limits: dict[str, float]) -> str
 
 def sqlite_report(found: list[Compared], turns: Turns, limits: dict[str, float]) -> str:
     """The result on SQLite as text."""
-    rounds = len(found[0].figures[OURS])
+    rounds = _rounds(found)
     return "\n\n".join(
         [
-            f"Compared with DBOS on SQLite, in turns, medians of {rounds} rounds",
+            f"Compared with DBOS and agentbarrier on SQLite, in turns, medians of {rounds} rounds",
             _versions(turns),
             _works(found),
             _SQLITE_NOTES,
             _limits(limits),
         ]
     )
+
+
+def _rounds(found: list[Compared]) -> int:
+    return len(found[0].figures[found[0].work.ours])
 
 
 def _versions(turns: Turns) -> str:
@@ -106,7 +113,7 @@ def as_json(found: list[Compared], turns: Turns, limits: dict[str, float]) -> di
                 "promised": each.work.promised,
                 "figures": each.figures,
                 "fastest": each.fastest,
-                "ratios": {side: each.ratio(side) for side in each.work.sides if side != OURS},
+                "ratios": {side: each.ratio(side) for side in each.work.sides[1:]},
                 "behind": each.behind,
             }
             for each in found

@@ -3,16 +3,31 @@
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol
 
 from benchmarks.peers.worker import Answer, Job, Work
 
-__all__ = ["BATCH", "POOL", "TASKS", "WORKS", "Client", "Drained", "Open", "of"]
+__all__ = [
+    "ACTORS",
+    "BATCH",
+    "POOL",
+    "TASKS",
+    "WORKS",
+    "Client",
+    "Drained",
+    "Open",
+    "in_tasks",
+    "in_threads",
+    "of",
+]
 
 TASKS = 64
+ACTORS = 16
+"""The tasks or threads that act at once."""
 POOL = 20
 BATCH = 1000
 
@@ -40,6 +55,12 @@ class Client(Protocol):
 
     async def cycle(self) -> object:
         """Takes the first due job and ends it with success."""
+
+    async def act(self, prepared: Any) -> object:
+        """Creates a job that needs an approval, approves it, takes a due job, and ends it with success."""
+
+    async def act_by_tasks(self, shares: Sequence[Sequence[Any]]) -> object:
+        """Does `act` with each prepared job, each share in its own task or thread."""
 
     async def drain(self, batch: int) -> Drained:
         """Takes all due jobs, `batch` at a time, and ends them with success."""
@@ -136,6 +157,56 @@ async def _create_and_cycle(open_: Open, url: str, jobs: list[Job]) -> Answer:
         return answer
 
 
+async def in_tasks(
+    act: Callable[[Any], Awaitable[object]], shares: Sequence[Sequence[Any]]
+) -> None:
+    """Calls `act` with each prepared job, each share in its own task: `act_by_tasks` of an asynchronous side."""
+
+    async def task(share: Sequence[Any]) -> None:
+        for prepared in share:
+            await act(prepared)
+
+    await asyncio.gather(*(task(share) for share in shares))
+
+
+def in_threads(act: Callable[[Any], object], shares: Sequence[Sequence[Any]]) -> None:
+    """Calls `act` with each prepared job, each share in its own thread: `act_by_tasks` of a synchronous side."""
+
+    def thread(share: Sequence[Any]) -> None:
+        for prepared in share:
+            act(prepared)
+
+    with ThreadPoolExecutor(len(shares)) as threads:
+        for _ in threads.map(thread, shares):
+            pass
+
+
+async def _act(open_: Open, url: str, jobs: list[Job]) -> Answer:
+    async with open_(url, 1) as client:
+        # Each is a job of its own, also for a side that takes equal jobs for one.
+        warm = [client.prepare(jobs[0]) for _ in range(_WARM)]
+        prepared = [client.prepare(job) for job in jobs]
+        for each in warm:
+            await client.act(each)
+        gc.collect()
+        start = time.perf_counter()
+        for each in prepared:
+            await client.act(each)
+        return await _finished(client, len(prepared), time.perf_counter() - start)
+
+
+async def _act_by_tasks(open_: Open, url: str, jobs: list[Job]) -> Answer:
+    async with open_(url, ACTORS) as client:
+        warm = [[client.prepare(jobs[0]) for _ in range(_WARM_EACH)] for _ in range(ACTORS)]
+        prepared = [client.prepare(job) for job in jobs]
+        await client.act_by_tasks(warm)
+        shares = [prepared[number::ACTORS] for number in range(ACTORS)]
+        gc.collect()
+        start = time.perf_counter()
+        await client.act_by_tasks(shares)
+        return await _finished(client, len(prepared), time.perf_counter() - start)
+
+
 async def _drain(open_: Open, url: str, jobs: list[Job], *, batch: int) -> Answer:
     async with open_(url, POOL) as client:
         due = [client.prepare_due(job) for job in jobs]
@@ -162,6 +233,8 @@ WORKS: dict[str, Callable[[Open, str, list[Job]], Awaitable[Answer]]] = {
     "create_in_bulk": _create_in_bulk,
     "cycle": _cycle,
     "create_and_cycle": _create_and_cycle,
+    "act": _act,
+    "act_by_tasks": _act_by_tasks,
     "drain_by_10": partial(_drain, batch=10),
     "drain_by_100": partial(_drain, batch=100),
 }

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks.peers import works
 from benchmarks.peers.worker import Answer, Job, serve, versions
 from operator_core.actions.types import ActionProposal, ActionStatus
-from operator_core.db import ActionDB, migrate
+from operator_core.db import ActionDB, Claim, migrate
 
 _WORKER = "worker-1"
 _LOOPS = 4
@@ -30,6 +30,18 @@ class _Client:
     async def cycle(self) -> None:
         (claim,) = await self._db.claim(_WORKER)
         await self._db.complete(claim.record.id)
+
+    async def act(self, prepared: ActionProposal) -> None:
+        created = await self._db.create_proposal(prepared)
+        await self._db.update_proposal_status(created.id, ActionStatus.VALIDATED)
+        claims: list[Claim] = []
+        while not claims:
+            # For a moment, other tasks may have locked all proposals that this claim sees.
+            claims = await self._db.claim(_WORKER)
+        await self._db.complete(claims[0].record.id)
+
+    async def act_by_tasks(self, shares: Sequence[Sequence[ActionProposal]]) -> None:
+        await works.in_tasks(self.act, shares)
 
     async def drain(self, batch: int) -> works.Drained:
         async def loop() -> int:
