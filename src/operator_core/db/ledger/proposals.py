@@ -69,6 +69,11 @@ _WRITTEN: Final = (
     "status_changed_by",
 )
 
+# Several values of a dict at once, which costs a third of a loop.
+_set_by_ledger: Final = itemgetter(*_SET_BY_LEDGER)
+_BEFORE: Final = tuple(_SET_BY_LEDGER.values())
+_written: Final = itemgetter(*_WRITTEN[:-1])
+
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
 _PLAN: Final = (
@@ -84,6 +89,10 @@ _NO_PLAN: Final = {
     **{name: ActionProposal.model_fields[name].default for name in _PLAN},
     "depends_on": None,
 }
+
+_plan: Final = itemgetter(*_NO_PLAN)
+_NO_PLAN_VALUES: Final = tuple(_NO_PLAN.values())
+_without_plan: Final = itemgetter(*_WITHOUT_PLAN)
 
 # The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
 # words it differently each time.
@@ -301,22 +310,23 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
 def _values(
     proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
 ) -> dict[str, Any]:
-    problems = [
-        (name, f"must be {default}: the ledger sets it")
-        for name, default in _SET_BY_LEDGER.items()
-        if getattr(proposal, name) != default
-    ]
-    if problems:
+    fields = proposal.__dict__
+    if _set_by_ledger(fields) != _BEFORE:
+        problems = [
+            (name, f"must be {default}: the ledger sets it")
+            for name, default in _SET_BY_LEDGER.items()
+            if fields[name] != default
+        ]
         raise InvalidValue(*problems[0], problems=problems)
-    values = {name: proposal.__dict__[name] for name in _WRITTEN[:-1]}
+    values = dict(zip(_WRITTEN, _written(fields), strict=False))
     values["action_type"] = proposal.action_type.value
     values["status"] = proposal.status.value
     values["parameters"] = encode_json(proposal.parameters, "parameters", max_json_bytes)
     values["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
     values["workflow_id"] = workflow_id
     values["status_changed_by"] = actor
-    if all(values[name] == default for name, default in _NO_PLAN.items()):
-        return {name: values[name] for name in _WITHOUT_PLAN}
+    if _plan(values) == _NO_PLAN_VALUES:
+        return dict(zip(_WITHOUT_PLAN, _without_plan(values), strict=True))
     return values
 
 
@@ -324,12 +334,14 @@ def _with_row(
     proposal: ActionProposal, row: Sequence[Any], workflow_id: int | None = None
 ) -> StoredProposal:
     id_, created_at, updated_at = row
+    created = decode_time(created_at)
     return StoredProposal.from_stored(
         {
             **proposal.__dict__,
             "id": id_,
-            "created_at": decode_time(created_at),
-            "updated_at": decode_time(updated_at),
+            "created_at": created,
+            # Usually equal, and reading it again would cost as much.
+            "updated_at": created if updated_at == created_at else decode_time(updated_at),
             "workflow_id": workflow_id,
             "version": 1,
         }
