@@ -43,42 +43,6 @@ END;
 """The table ``tickets``, which another service writes."""
 
 ACTIONS_SCHEMA_SQL: Final = """\
-CREATE TABLE IF NOT EXISTS action_proposals (
-    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    ticket_id INTEGER,
-    action_name TEXT NOT NULL,
-    action_type TEXT DEFAULT 'subject' NOT NULL,
-    parameters TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    status TEXT DEFAULT 'proposed' NOT NULL,
-    proposed_at TEXT NOT NULL,
-    proposed_by TEXT DEFAULT 'agent' NOT NULL,
-    validated_at TEXT,
-    cancelled_at TEXT,
-    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
-    updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
-    status_changed_by TEXT,
-    status_reason TEXT,
-    status_changed_at TEXT,
-    idempotency_key TEXT,
-    priority INTEGER DEFAULT 0 NOT NULL,
-    scheduled_at TEXT,
-    expires_at TEXT,
-    max_retries INTEGER DEFAULT 0 NOT NULL,
-    retry_delay FLOAT DEFAULT 1 NOT NULL,
-    max_retry_delay FLOAT DEFAULT 300 NOT NULL,
-    retry_count INTEGER DEFAULT 0 NOT NULL,
-    next_retry_at TEXT,
-    last_error TEXT,
-    version INTEGER DEFAULT 1 NOT NULL,
-    workflow_id INTEGER,
-    depends_on TEXT,
-    wait_on_failure BOOLEAN DEFAULT 0 NOT NULL,
-    CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id),
-    CONSTRAINT ck_action_proposals_action_type CHECK (action_type IN ('subject', 'tool', 'workflow')),
-    CONSTRAINT ck_action_proposals_status CHECK (status IN ('proposed', 'validated', 'executing', 'completed', 'failed', 'cancelled'))
-);
-
 CREATE TABLE IF NOT EXISTS action_records (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     proposal_id INTEGER NOT NULL,
@@ -116,6 +80,42 @@ CREATE TABLE IF NOT EXISTS action_dependencies (
     CONSTRAINT ck_action_dependencies_order CHECK (depends_on_id < proposal_id)
 );
 
+CREATE TABLE IF NOT EXISTS action_proposals (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    ticket_id INTEGER,
+    action_name TEXT NOT NULL,
+    action_type TEXT DEFAULT 'subject' NOT NULL,
+    parameters TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    status TEXT DEFAULT 'proposed' NOT NULL,
+    proposed_at TEXT NOT NULL,
+    proposed_by TEXT DEFAULT 'agent' NOT NULL,
+    validated_at TEXT,
+    cancelled_at TEXT,
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    status_changed_by TEXT,
+    status_reason TEXT,
+    status_changed_at TEXT,
+    idempotency_key TEXT,
+    priority INTEGER DEFAULT 0 NOT NULL,
+    scheduled_at TEXT,
+    expires_at TEXT,
+    max_retries INTEGER DEFAULT 0 NOT NULL,
+    retry_delay FLOAT DEFAULT 1 NOT NULL,
+    max_retry_delay FLOAT DEFAULT 300 NOT NULL,
+    retry_count INTEGER DEFAULT 0 NOT NULL,
+    next_retry_at TEXT,
+    last_error TEXT,
+    version INTEGER DEFAULT 1 NOT NULL,
+    workflow_id INTEGER,
+    depends_on TEXT,
+    wait_on_failure BOOLEAN DEFAULT 0 NOT NULL,
+    CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id),
+    CONSTRAINT ck_action_proposals_action_type CHECK (action_type = 'subject' OR action_type = 'tool' OR action_type = 'workflow'),
+    CONSTRAINT ck_action_proposals_status CHECK (status = 'proposed' OR status = 'validated' OR status = 'executing' OR status = 'completed' OR status = 'failed' OR status = 'cancelled')
+);
+
 CREATE TABLE IF NOT EXISTS action_events (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     proposal_id INTEGER NOT NULL,
@@ -132,19 +132,23 @@ CREATE TABLE IF NOT EXISTS action_events (
     worker TEXT,
     CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
     CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id),
-    CONSTRAINT ck_action_events_event_type CHECK (event_type IN ('proposal_created', 'status_changed', 'retry_scheduled', 'retry_cancelled', 'record_started', 'record_finished')),
+    CONSTRAINT ck_action_events_event_type CHECK (event_type = 'proposal_created' OR event_type = 'status_changed' OR event_type = 'retry_scheduled' OR event_type = 'retry_cancelled' OR event_type = 'record_started' OR event_type = 'record_finished'),
     CONSTRAINT ck_action_events_success CHECK (success IN (0, 1))
 );
 
+CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (proposal_id, id);
+
+CREATE INDEX IF NOT EXISTS idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS idx_action_dependencies_needed ON action_dependencies (depends_on_id, proposal_id);
+
 CREATE INDEX IF NOT EXISTS idx_action_proposals_status ON action_proposals (status, id);
 
-CREATE INDEX IF NOT EXISTS idx_action_proposals_ticket ON action_proposals (ticket_id, id);
+CREATE INDEX IF NOT EXISTS idx_action_proposals_ticket ON action_proposals (ticket_id, id) WHERE ticket_id IS NOT NULL;
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_action_name ON action_proposals (action_name, id);
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_proposed_by ON action_proposals (proposed_by, id);
-
-CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (proposal_id, id);
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_action_proposals_idempotency_key ON action_proposals (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
@@ -154,28 +158,11 @@ CREATE INDEX IF NOT EXISTS idx_action_proposals_expires ON action_proposals (sta
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_retry ON action_proposals (status, next_retry_at) WHERE status = 'failed' AND next_retry_at IS NOT NULL;
 
-CREATE INDEX IF NOT EXISTS idx_action_records_lease ON action_records (lease_expires_at) WHERE completed_at IS NULL AND lease_expires_at IS NOT NULL;
-
-CREATE INDEX IF NOT EXISTS idx_action_dependencies_needed ON action_dependencies (depends_on_id, proposal_id);
-
 CREATE INDEX IF NOT EXISTS idx_action_proposals_workflow ON action_proposals (workflow_id, id) WHERE workflow_id IS NOT NULL;
 
 CREATE INDEX IF NOT EXISTS idx_action_events_proposal ON action_events (proposal_id, id);
 
 CREATE INDEX IF NOT EXISTS idx_action_events_record ON action_events (record_id) WHERE record_id IS NOT NULL;
-
-CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
-BEFORE INSERT ON action_proposals
-WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
-BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_ticket_exists: no such ticket');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_proposals_not_deleted
-BEFORE DELETE ON action_proposals
-BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
-END;
 
 CREATE TRIGGER IF NOT EXISTS action_records_not_deleted
 BEFORE DELETE ON action_records
@@ -205,13 +192,6 @@ BEGIN
     SELECT RAISE(ABORT, 'action_records_immutable: an execution is ended once and never edited');
 END;
 
-CREATE TRIGGER IF NOT EXISTS action_proposals_workflow_exists
-BEFORE INSERT ON action_proposals
-WHEN NEW.workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = NEW.workflow_id)
-BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_workflow_exists: no such workflow');
-END;
-
 CREATE TRIGGER IF NOT EXISTS action_dependencies_not_updated
 BEFORE UPDATE ON action_dependencies
 BEGIN
@@ -230,6 +210,176 @@ BEGIN
     SELECT RAISE(ABORT, 'workflows_not_deleted: workflows are never deleted');
 END;
 
+CREATE TRIGGER IF NOT EXISTS action_dependencies_with_proposal
+BEFORE INSERT ON action_dependencies
+WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
+    OR EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_dependencies_with_proposal: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_proposal_exists
+BEFORE INSERT ON action_records
+WHEN (SELECT NEW.completed_at IS NOT NULL OR status = 'executing' OR status = 'validated' OR status = 'proposed'
+    FROM action_proposals WHERE id = NEW.proposal_id) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_proposal_exists: no such proposal')
+    WHERE NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id);
+    SELECT RAISE(ABORT, 'action_records_proposal_ended: nothing is executed for a proposal that has ended');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_not_replaced
+BEFORE INSERT ON action_records
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'action_records_not_replaced: this id is taken')
+    WHERE EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id);
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_started
+AFTER INSERT ON action_records
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at, worker)
+    VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
+    SELECT NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker
+    WHERE NEW.completed_at IS NOT NULL;
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_finished
+AFTER UPDATE OF completed_at ON action_records
+WHEN OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL
+BEGIN
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
+    VALUES (NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
+        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_records_values
+AFTER INSERT ON action_records
+WHEN (NEW.id >= 1
+    AND (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL))
+    AND (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message)
+    AND (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1)
+    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
+    AND (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL)
+    AND (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL)) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_records_started: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: worker is not what the ledger takes') WHERE (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: lease_expires_at is not what the ledger takes') WHERE (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: error_message is not what the ledger takes') WHERE (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: started_by is not what the ledger takes') WHERE (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: completed_by is not what the ledger takes') WHERE (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: outcome_unknown is not what the ledger takes') WHERE (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: started_at is not what the ledger takes') WHERE (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_records_values: completed_at is not what the ledger takes') WHERE (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL) IS NOT TRUE;
+END;
+
+CREATE TRIGGER IF NOT EXISTS workflows_not_replaced
+BEFORE INSERT ON workflows
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'workflows_not_replaced: this id is taken')
+    WHERE EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id);
+END;
+
+CREATE TRIGGER IF NOT EXISTS workflows_ticket_exists
+BEFORE INSERT ON workflows
+WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_ticket_exists: no such ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS workflows_immutable
+BEFORE UPDATE ON workflows
+WHEN NEW.id IS NOT OLD.id
+    OR NEW.name IS NOT OLD.name
+    OR NEW.description IS NOT OLD.description
+    OR NEW.ticket_id IS NOT OLD.ticket_id
+    OR NEW.created_at IS NOT OLD.created_at
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_immutable: what was proposed can not be edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS workflows_updated_at
+AFTER UPDATE ON workflows
+WHEN (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
+            AND coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) > OLD.updated_at)
+BEGIN
+    UPDATE workflows SET updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS workflows_values
+AFTER INSERT ON workflows
+WHEN (NEW.id >= 1
+    AND (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id))
+    AND (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
+    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
+    AND (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL)) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'workflows_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: ticket_id is not what the ledger takes') WHERE (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: name is not what the ledger takes') WHERE (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: description is not what the ledger takes') WHERE (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'workflows_values: updated_at is not what the ledger takes') WHERE (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL) IS NOT TRUE;
+END;
+
+CREATE TRIGGER IF NOT EXISTS tickets_referenced
+BEFORE DELETE ON tickets
+WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
+    OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_referenced: a proposal or a workflow refers to this ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS tickets_renumbered
+BEFORE UPDATE ON tickets
+WHEN NEW.id IS NOT OLD.id
+    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id IN (OLD.id, NEW.id))
+        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id IN (OLD.id, NEW.id)))
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_renumbered: a proposal or a workflow refers to this ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS tickets_not_replaced
+BEFORE INSERT ON tickets
+WHEN EXISTS (SELECT 1 FROM tickets WHERE id = NEW.id)
+    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = NEW.id)
+        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = NEW.id))
+BEGIN
+    SELECT RAISE(ABORT, 'tickets_not_replaced: a proposal or a workflow refers to this ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
+BEFORE INSERT ON action_proposals
+WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_ticket_exists: no such ticket');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_not_deleted
+BEFORE DELETE ON action_proposals
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_not_deleted: proposals are never deleted');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_proposals_workflow_exists
+BEFORE INSERT ON action_proposals
+WHEN NEW.workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = NEW.workflow_id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_workflow_exists: no such workflow');
+END;
+
 CREATE TRIGGER IF NOT EXISTS action_events_not_updated
 BEFORE UPDATE ON action_events
 BEGIN
@@ -244,26 +394,25 @@ END;
 
 CREATE TRIGGER IF NOT EXISTS action_events_genuine
 BEFORE INSERT ON action_events
-WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND CASE
-    WHEN NEW.record_id IS NOT NULL
-    THEN NEW.to_status IS NULL AND NEW.from_status IS NULL AND NEW.version IS NULL
-        AND (NEW.event_type = 'record_started' AND NEW.success IS NULL AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker)
-            OR NEW.event_type = 'record_finished' AND EXISTS (
-                SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker AND completed_at IS NOT NULL AND success IS NEW.success))
-        AND NOT EXISTS (SELECT 1 FROM action_events WHERE record_id = NEW.record_id AND event_type = NEW.event_type)
-    WHEN NEW.success IS NOT NULL OR NEW.worker IS NOT NULL
-    THEN 0
-    WHEN NEW.event_type = 'status_changed'
-    THEN NEW.from_status <> NEW.to_status AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
-        AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
-    WHEN NEW.event_type = 'proposal_created'
-    THEN NEW.from_status IS NULL AND NEW.version = 1 AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
-        AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
-    ELSE NEW.event_type IN ('retry_scheduled', 'retry_cancelled') AND NEW.from_status = NEW.to_status
-        AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
-            AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
-        AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
-    END) IS NOT TRUE
+WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND (
+    NEW.record_id IS NULL AND NEW.success IS NULL AND NEW.worker IS NULL AND (
+        NEW.event_type = 'status_changed' AND NEW.from_status <> NEW.to_status
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
+        OR NEW.event_type = 'proposal_created' AND NEW.from_status IS NULL AND NEW.version = 1
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
+        OR (NEW.event_type = 'retry_scheduled' OR NEW.event_type = 'retry_cancelled') AND NEW.from_status = NEW.to_status
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
+                AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
+            AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version
+            AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+    OR NEW.record_id IS NOT NULL AND NEW.to_status IS NULL AND NEW.from_status IS NULL AND NEW.version IS NULL
+        AND (NEW.event_type = 'record_started' AND NEW.success IS NULL
+                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker)
+            OR NEW.event_type = 'record_finished'
+                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker AND completed_at IS NOT NULL AND success IS NEW.success))
+        AND NOT EXISTS (SELECT 1 FROM action_events WHERE record_id = NEW.record_id AND event_type = NEW.event_type))) IS NOT TRUE
 BEGIN
     SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only') WHERE NEW.id <> -1;
     SELECT RAISE(ABORT, 'action_events_genuine: only what has just happened becomes an event');
@@ -540,156 +689,6 @@ WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.wait_on_failure IS NOT OLD.wait_on_failure
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_dependencies_with_proposal
-BEFORE INSERT ON action_dependencies
-WHEN NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id)
-    OR EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
-BEGIN
-    SELECT RAISE(ABORT, 'action_dependencies_with_proposal: what was proposed can not be edited');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_proposal_exists
-BEFORE INSERT ON action_records
-WHEN (SELECT NEW.completed_at IS NOT NULL OR status = 'executing' OR status = 'validated' OR status = 'proposed'
-    FROM action_proposals WHERE id = NEW.proposal_id) IS NOT TRUE
-BEGIN
-    SELECT RAISE(ABORT, 'action_records_proposal_exists: no such proposal')
-    WHERE NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id);
-    SELECT RAISE(ABORT, 'action_records_proposal_ended: nothing is executed for a proposal that has ended');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_not_replaced
-BEFORE INSERT ON action_records
-WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id)
-BEGIN
-    SELECT RAISE(ABORT, 'action_records_started: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
-    SELECT RAISE(ABORT, 'action_records_not_replaced: this id is taken')
-    WHERE EXISTS (SELECT 1 FROM action_records WHERE id = NEW.id);
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_started
-AFTER INSERT ON action_records
-BEGIN
-    INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at, worker)
-    VALUES (NEW.proposal_id, NEW.id, 'record_started', coalesce(NEW.started_by, 'raw SQL'), strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
-    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
-    SELECT NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
-        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker
-    WHERE NEW.completed_at IS NOT NULL;
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_finished
-AFTER UPDATE OF completed_at ON action_records
-WHEN OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL
-BEGIN
-    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
-    VALUES (NEW.proposal_id, NEW.id, 'record_finished', NEW.success,
-        coalesce(NEW.completed_by, 'raw SQL'), NEW.error_message, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.worker);
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_records_values
-AFTER INSERT ON action_records
-WHEN (NEW.id >= 1
-    AND (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
-    AND (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL))
-    AND (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message)
-    AND (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
-    AND (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
-    AND (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1)
-    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
-    AND (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL)
-    AND (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL)) IS NOT TRUE
-BEGIN
-    SELECT RAISE(ABORT, 'action_records_started: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: worker is not what the ledger takes') WHERE (NEW.worker IS NULL OR NEW.worker < x'' AND substr(NEW.worker, 1, 255) = NEW.worker AND (unicode(NEW.worker) BETWEEN 33 AND 126 OR trim(NEW.worker, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: lease_expires_at is not what the ledger takes') WHERE (NEW.lease_expires_at IS NULL OR NEW.worker IS NOT NULL AND (NEW.lease_expires_at = NEW.created_at OR NEW.lease_expires_at < '9999' AND NEW.lease_expires_at >= '1970-01-01' AND NEW.lease_expires_at GLOB '????-*' AND julianday(NEW.lease_expires_at) IS NOT NULL)) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: error_message is not what the ledger takes') WHERE (NEW.error_message IS NULL OR NEW.error_message < x'' AND substr(NEW.error_message, 1, 1048576) = NEW.error_message) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: started_by is not what the ledger takes') WHERE (NEW.started_by IS NULL OR NEW.started_by < x'' AND substr(NEW.started_by, 1, 255) = NEW.started_by AND (unicode(NEW.started_by) BETWEEN 33 AND 126 OR trim(NEW.started_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: completed_by is not what the ledger takes') WHERE (NEW.completed_by IS NULL OR NEW.completed_by < x'' AND substr(NEW.completed_by, 1, 255) = NEW.completed_by AND (unicode(NEW.completed_by) BETWEEN 33 AND 126 OR trim(NEW.completed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: outcome_unknown is not what the ledger takes') WHERE (NEW.outcome_unknown = 0 OR NEW.outcome_unknown = 1) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: started_at is not what the ledger takes') WHERE (NEW.started_at IS NULL OR NEW.started_at = NEW.created_at OR NEW.started_at < '9999' AND NEW.started_at >= '1970-01-01' AND NEW.started_at GLOB '????-*' AND julianday(NEW.started_at) IS NOT NULL) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_records_values: completed_at is not what the ledger takes') WHERE (NEW.completed_at IS NULL OR NEW.completed_at = NEW.created_at OR NEW.completed_at < '9999' AND NEW.completed_at >= '1970-01-01' AND NEW.completed_at GLOB '????-*' AND julianday(NEW.completed_at) IS NOT NULL) IS NOT TRUE;
-END;
-
-CREATE TRIGGER IF NOT EXISTS workflows_not_replaced
-BEFORE INSERT ON workflows
-WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id)
-BEGIN
-    SELECT RAISE(ABORT, 'workflows_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
-    SELECT RAISE(ABORT, 'workflows_not_replaced: this id is taken')
-    WHERE EXISTS (SELECT 1 FROM workflows WHERE id = NEW.id);
-END;
-
-CREATE TRIGGER IF NOT EXISTS workflows_ticket_exists
-BEFORE INSERT ON workflows
-WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
-BEGIN
-    SELECT RAISE(ABORT, 'workflows_ticket_exists: no such ticket');
-END;
-
-CREATE TRIGGER IF NOT EXISTS workflows_immutable
-BEFORE UPDATE ON workflows
-WHEN NEW.id IS NOT OLD.id
-    OR NEW.name IS NOT OLD.name
-    OR NEW.description IS NOT OLD.description
-    OR NEW.ticket_id IS NOT OLD.ticket_id
-    OR NEW.created_at IS NOT OLD.created_at
-BEGIN
-    SELECT RAISE(ABORT, 'workflows_immutable: what was proposed can not be edited');
-END;
-
-CREATE TRIGGER IF NOT EXISTS workflows_updated_at
-AFTER UPDATE ON workflows
-WHEN (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
-            AND coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) > OLD.updated_at)
-BEGIN
-    UPDATE workflows SET updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) WHERE id = NEW.id;
-END;
-
-CREATE TRIGGER IF NOT EXISTS workflows_values
-AFTER INSERT ON workflows
-WHEN (NEW.id >= 1
-    AND (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id))
-    AND (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
-    AND (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))
-    AND (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL)
-    AND (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL)) IS NOT TRUE
-BEGIN
-    SELECT RAISE(ABORT, 'workflows_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
-    SELECT RAISE(ABORT, 'workflows_values: ticket_id is not what the ledger takes') WHERE (NEW.ticket_id IS NULL OR (NEW.ticket_id BETWEEN 1 AND 4611686018427387903 AND CAST(NEW.ticket_id AS INTEGER) = NEW.ticket_id)) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'workflows_values: name is not what the ledger takes') WHERE (NEW.name < x'' AND substr(NEW.name, 1, 255) = NEW.name AND (unicode(NEW.name) BETWEEN 33 AND 126 OR trim(NEW.name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'workflows_values: description is not what the ledger takes') WHERE (NEW.description IS NULL OR NEW.description < x'' AND substr(NEW.description, 1, 65536) = NEW.description AND (unicode(NEW.description) BETWEEN 33 AND 126 OR trim(NEW.description, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'workflows_values: created_at is not what the ledger takes') WHERE (NEW.created_at < '9999' AND NEW.created_at >= '1970-01-01' AND NEW.created_at GLOB '????-*' AND julianday(NEW.created_at) IS NOT NULL) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'workflows_values: updated_at is not what the ledger takes') WHERE (NEW.updated_at = NEW.created_at OR NEW.updated_at < '9999' AND NEW.updated_at >= '1970-01-01' AND NEW.updated_at GLOB '????-*' AND julianday(NEW.updated_at) IS NOT NULL) IS NOT TRUE;
-END;
-
-CREATE TRIGGER IF NOT EXISTS tickets_referenced
-BEFORE DELETE ON tickets
-WHEN EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = OLD.id)
-    OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = OLD.id)
-BEGIN
-    SELECT RAISE(ABORT, 'tickets_referenced: a proposal or a workflow refers to this ticket');
-END;
-
-CREATE TRIGGER IF NOT EXISTS tickets_renumbered
-BEFORE UPDATE ON tickets
-WHEN NEW.id IS NOT OLD.id
-    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id IN (OLD.id, NEW.id))
-        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id IN (OLD.id, NEW.id)))
-BEGIN
-    SELECT RAISE(ABORT, 'tickets_renumbered: a proposal or a workflow refers to this ticket');
-END;
-
-CREATE TRIGGER IF NOT EXISTS tickets_not_replaced
-BEFORE INSERT ON tickets
-WHEN EXISTS (SELECT 1 FROM tickets WHERE id = NEW.id)
-    AND (EXISTS (SELECT 1 FROM action_proposals WHERE ticket_id = NEW.id)
-        OR EXISTS (SELECT 1 FROM workflows WHERE ticket_id = NEW.id))
-BEGIN
-    SELECT RAISE(ABORT, 'tickets_not_replaced: a proposal or a workflow refers to this ticket');
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

@@ -1,0 +1,199 @@
+"""Revision 0003 on SQLite: two tables are made again, and nothing else is changed or lost."""
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from operator_core.actions import UnmanagedSchema
+from operator_core.db import ActionDB, migrate
+from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from tests.migrations.raw_tools import TICKET, TIME, WORKFLOW, insert, propose
+from tests.migrations.tools import (
+    alembic_here,
+    catalogue,
+    contents,
+    is_sound,
+    opened,
+    query,
+    rows_of,
+    sequences,
+    version,
+)
+
+BESIDE: Final = """
+CREATE TABLE orders (id INTEGER PRIMARY KEY,
+    proposal INTEGER REFERENCES action_proposals(id) ON DELETE CASCADE,
+    event INTEGER REFERENCES action_events(id) ON DELETE CASCADE);
+INSERT INTO orders VALUES (1, 1, 1), (2, 40, 3);
+CREATE VIEW pending AS SELECT id FROM action_proposals WHERE status = 'proposed';
+CREATE INDEX by_reason ON action_proposals (reason);
+CREATE TRIGGER "Ordered" AFTER INSERT ON ACTION_PROPOSALS
+BEGIN
+    INSERT INTO orders (proposal, event) SELECT NEW.id, max(id) FROM action_events;
+END;
+"""
+
+
+@pytest.fixture(scope="module")
+def before_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger at 0002 with rows in all tables, beside a service's objects."""
+    path = tmp_path_factory.mktemp("before") / "ledger.db"
+    migrate.upgrade(f"sqlite:///{path}", "0002")
+    with opened(path) as db:
+        insert(db, "tickets", TICKET)
+        insert(db, "workflows", WORKFLOW)
+        propose(db, ticket_id=1, workflow_id=1, action_type="tool", status="validated")
+        propose(db, depends_on="[1]", idempotency_key="key", reason="it's: ${} %s :here")
+        propose(db, id=40, status="failed")
+        insert(db, "action_records", {"proposal_id": 1, "worker": "w"})
+        db.execute("UPDATE action_proposals SET status = 'executing' WHERE id = 1")
+        db.execute(f"UPDATE action_records SET success = 1, completed_at = '{TIME}'")
+        # As if rows of later ids had been rolled back.
+        db.execute("UPDATE sqlite_sequence SET seq = seq + 100")
+        db.executescript(BESIDE)
+    return path
+
+
+@pytest.fixture
+def before(before_path: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(before_path.read_bytes())
+    return path
+
+
+def theirs(path: Path) -> list[tuple[str, ...]]:
+    return [
+        row for row in catalogue(path) if row[1] in ("orders", "pending", "by_reason", "Ordered")
+    ]
+
+
+@pytest.mark.parametrize("how", ["upgrade", "ActionDB"])
+async def test_rows_ids_and_what_belongs_to_others_stay(
+    before: Path, fresh: Path, how: str
+) -> None:
+    rows, ids, beside = contents(before), sequences(before), theirs(before)
+    orders = rows_of(before, "orders")
+    assert len(beside) == 4
+    if how == "upgrade":
+        migrate.upgrade(f"sqlite:///{before}")
+    else:
+        async with ActionDB(before) as db:
+            assert not (await db.list_proposals()).corrupt
+    assert version(before) == [migrate.HEAD]
+    assert contents(before) == rows
+    assert sequences(before) == ids
+    assert theirs(before) == beside
+    assert rows_of(before, "orders") == orders
+    assert [row for row in catalogue(before) if row not in beside] == catalogue(fresh)
+    assert is_sound(before)
+    with opened(before) as db:
+        assert propose(db) == ids["action_proposals"] + 1
+    assert rows_of(before, "orders")[-1][1] == ids["action_proposals"] + 1
+
+
+def test_down_and_up_again_gives_the_same(before: Path) -> None:
+    rows, ids, first = contents(before), sequences(before), catalogue(before)
+    migrate.upgrade(f"sqlite:///{before}")
+    second = catalogue(before)
+    assert second != first
+    alembic_here(before, "downgrade", "0002")
+    assert (contents(before), sequences(before), catalogue(before)) == (rows, ids, first)
+    assert is_sound(before)
+    migrate.upgrade(f"sqlite:///{before}")
+    assert (contents(before), sequences(before), catalogue(before)) == (rows, ids, second)
+
+
+def order(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """The triggers of each table, in the order in which they were made, which is SQLite's order backwards."""
+    found: dict[str, list[str]] = {}
+    for table, name in db.execute(
+        "SELECT tbl_name, name FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid"
+    ):
+        found.setdefault(table, []).append(name)
+    return found
+
+
+def test_the_order_of_the_triggers_is_one_in_every_ledger(fresh: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    migrate.upgrade(f"sqlite:///{path}", "0002")
+    with opened(path) as db:
+        orders = [order(db)]
+    for how in ("upgrade", "downgrade"):
+        alembic_here(path, how, "0003" if how == "upgrade" else "0002")
+        with opened(path) as db:
+            orders.append(order(db))
+    with opened(tmp_path / "text.db") as db:
+        db.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+        orders.append(order(db))
+    with opened(fresh) as db:
+        orders.append(order(db))
+    assert all(each == orders[0] for each in orders)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("ALTER TABLE action_proposals ADD COLUMN extra TEXT", r"action_proposals .*\(extra\)"),
+        ("ALTER TABLE action_events ADD COLUMN extra TEXT", r"action_events .*\(extra\)"),
+        (
+            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER action_proposals_lifecycle;"
+            "UPDATE action_proposals SET status = 'done', version = version + 1,"
+            " updated_at = '2998-01-01 00:00:00.000000' WHERE id = 2",
+            "action_proposals has a row .*ck_action_proposals_status",
+        ),
+    ],
+    ids=["column of a proposal", "column of an event", "unknown status"],
+)
+@pytest.mark.parametrize("how", ["upgrade", "ActionDB"])
+async def test_what_no_ledger_has_is_refused_and_kept(
+    before: Path, change: str, complaint: str, how: str
+) -> None:
+    with opened(before) as db:
+        # The event of such a status is no event either.
+        db.execute("DROP TRIGGER action_events_genuine")
+        db.executescript(change)
+    state = (contents(before), catalogue(before))
+    with pytest.raises(UnmanagedSchema, match=complaint):
+        if how == "upgrade":
+            migrate.upgrade(f"sqlite:///{before}")
+        else:
+            async with ActionDB(before):
+                pass
+    assert (contents(before), catalogue(before)) == state
+    assert version(before) == ["0002"]
+
+
+def test_no_list_of_constants_costs_a_temporary_table(fresh: Path) -> None:
+    """SQLite compares with each of two constants, and makes a temporary table of three and more."""
+    long = re.compile(r"IN \((?:[^(),]+,){2,}[^()]*\)")
+    found = [
+        (name, each)
+        for name, sql in query(fresh, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        for each in long.findall(sql)
+    ]
+    assert found == []
+    assert long.search("CHECK (status IN ('proposed', 'validated', 'failed'))")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM tickets WHERE id = 1",
+        "UPDATE tickets SET id = 2 WHERE id = 1",
+        "UPDATE OR REPLACE tickets SET id = 2 WHERE id = 1",
+        "SELECT * FROM action_proposals WHERE ticket_id = ? ORDER BY id DESC LIMIT 5",
+        "SELECT * FROM action_proposals WHERE ticket_id IN (?, ?)",
+    ],
+)
+def test_whoever_looks_for_a_ticket_uses_the_index_of_those_that_have_one(
+    fresh: Path, statement: str
+) -> None:
+    with opened(fresh) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        marks = ["1"] * statement.count("?")
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", marks)]
+    assert any("INDEX idx_action_proposals_ticket (ticket_id=?)" in line for line in plan)
+    assert not any("SCAN action_proposals" in line for line in plan)
