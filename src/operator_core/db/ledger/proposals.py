@@ -32,7 +32,7 @@ from operator_core.db.sql.rows import (
     to_proposal,
 )
 from operator_core.db.sql.tables import PROPOSALS, TICKETS
-from operator_core.db.sql.unit import Batch, Shortcut, SingleStatement, Unit
+from operator_core.db.sql.unit import UNANSWERED, Batch, Shortcut, SingleStatement, Unit
 
 __all__ = [
     "MAX_ROWS",
@@ -216,7 +216,17 @@ def _create(conn: Connection, new: NewProposals) -> list[StoredProposal]:
 def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
     """`create_once`, as a `SingleStatement` unless the proposal depends on others: then two statements are needed."""
     unit = partial(create_once, new=new, key=key)
-    return unit if new.depends else SingleStatement(unit)
+    if new.depends:
+        return unit
+    (proposal,), (values,) = new.proposals, new.values
+    # No row means that a proposal has the key already, which the unit then reads.
+    shortcut = Shortcut(
+        _INSERT_UNLESS_THERE,
+        {**values, "idempotency_key": key},
+        lambda rows: _with_row(proposal, rows[0]) if rows else UNANSWERED,
+        explains=(),
+    )
+    return SingleStatement(unit, shortcut)
 
 
 def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal:
