@@ -203,8 +203,8 @@ MUTANTS: Final = (
     Mutant(
         name="move-without-guard",
         file=_DB + "ledger/status.py",
-        old="conditions = [any_of(sources), _ROW.id == _PROPOSAL_ID]",
-        new="conditions = [_ROW.id == _PROPOSAL_ID]",
+        old="return [any_of(sources), *start]",
+        new="return [*start]",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_facade_knows_every_step_and_no_other",),
         why="A step that the lifecycle does not have is no InvalidTransition.",
     ),

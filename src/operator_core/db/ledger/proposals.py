@@ -7,7 +7,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, cast, func, insert, select
+from sqlalchemy import Connection, Executable, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import IntegrityError
@@ -32,7 +32,15 @@ from operator_core.db.sql.rows import (
     to_proposal,
 )
 from operator_core.db.sql.tables import PROPOSALS, TICKETS
-from operator_core.db.sql.unit import UNANSWERED, Batch, Shortcut, SingleStatement, Unit
+from operator_core.db.sql.unit import (
+    UNANSWERED,
+    Batch,
+    Shared,
+    Shortcut,
+    SingleStatement,
+    Unanswered,
+    Unit,
+)
 
 __all__ = [
     "MAX_ROWS",
@@ -199,14 +207,29 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
     unit = partial(_create, new=new)
     if new.depends or len(new.values) > MAX_ROWS:
         return unit
-    together = Batch(create_proposals, new, size=len(new.values), may_wait=new.refers)
+    batch = Batch(create_proposals, new)
+    # The INSERT waits for the lock of a ticket, and a role of the ledger may not lock it earlier to see that it is free.
+    shared = None if new.refers else Shared("create", _together, new, len(new.values))
     if len(new.values) != 1:
-        return SingleStatement(unit, batch=together)
+        return SingleStatement(unit, batch=batch, shared=shared)
     (proposal,), (values,) = new.proposals, new.values
     shortcut = Shortcut(
         _INSERT_ONE, values, lambda rows: [_with_row(proposal, rows[0])], explains=()
     )
-    return SingleStatement(unit, shortcut, together)
+    return SingleStatement(unit, shortcut, batch, shared)
+
+
+def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredProposal] | Unanswered]]:
+    statement, arrays = _arrays(_alike([each for new in several for each in new.values]))
+
+    def answer(rows: Sequence[Any]) -> list[list[StoredProposal] | Unanswered]:
+        created = iter(sorted(rows, key=itemgetter(0)))
+        return [
+            [_with_row(proposal, next(created), of) for proposal, of in new.each()]
+            for new in several
+        ]
+
+    return Shortcut(statement, arrays, answer, explains=())
 
 
 def _create(conn: Connection, new: NewProposals) -> list[StoredProposal]:
@@ -297,11 +320,7 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
 
 
 def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
-    if len({len(row) for row in values}) > 1:
-        # All rows of one statement must have the same columns.
-        values = [
-            {**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values
-        ]
+    values = _alike(values)
     if len(values) == 1:
         return fetch(conn, _INSERT_ONE, values[0])
     if is_sqlite(conn):
@@ -309,12 +328,23 @@ def _insert(conn: Connection, values: list[dict[str, Any]]) -> Sequence[Any]:
         # the rows. SQLAlchemy can't know that, and would insert one row at a time for a guaranteed order.
         return sorted(insert_rows(conn, _INSERT_ONE, values), key=itemgetter(0))
     created: list[Any] = []
-    insert_ = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
     for start in range(0, len(values), MAX_ROWS):
-        some = values[start : start + MAX_ROWS]
-        arrays = {name: [row[name] for row in some] for name in values[0]}
-        created += sorted(conn.execute(insert_, arrays).all(), key=itemgetter(0))
+        rows = fetch(conn, *_arrays(values[start : start + MAX_ROWS]))
+        created += sorted(rows, key=itemgetter(0))
     return created
+
+
+def _alike(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the same columns, which all rows of one statement must have."""
+    if len({len(row) for row in values}) == 1:
+        return values
+    return [{**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values]
+
+
+def _arrays(values: list[dict[str, Any]]) -> tuple[Executable, dict[str, list[Any]]]:
+    """The INSERT of these rows on a server, and its parameters."""
+    statement = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
+    return statement, {name: [row[name] for row in values] for name in values[0]}
 
 
 def _values(

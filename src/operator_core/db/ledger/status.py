@@ -1,7 +1,7 @@
 """Units of work that move proposals along their lifecycle; the UPDATE itself contains the guard."""
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     false,
+    func,
     literal_column,
     or_,
     select,
@@ -33,8 +34,9 @@ from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
 from operator_core.db.sql.planner_hints import few, nearly_all
 from operator_core.db.sql.rows import decode_time
+from operator_core.db.sql.sharing import calls_of, free_rows, together
 from operator_core.db.sql.tables import DEPENDENCIES, PROPOSALS
-from operator_core.db.sql.unit import UNANSWERED, Shortcut, SingleStatement
+from operator_core.db.sql.unit import UNANSWERED, Shared, Shortcut, SingleStatement
 
 __all__ = [
     "Move",
@@ -177,10 +179,28 @@ def _check_start(conn: Connection, id: int, found: Any) -> None:
 
 def move_proposal(move: Move) -> SingleStatement[None]:
     """`update_proposal_status` as a `SingleStatement`: an allowed move needs one statement."""
+    # A move that cancels dependent proposals waits for their locks.
+    ends_badly = move.status in (ActionStatus.CANCELLED, ActionStatus.FAILED)
     return SingleStatement(
         lambda conn: update_proposal_status(conn, move),
         Shortcut(move.statement, move.parameters, lambda rows: None if rows else UNANSWERED),
+        shared=None if ends_badly else _shared(move),
     )
+
+
+def _shared(move: Move) -> Shared[Any, None]:
+    call = {
+        "id": move.id,
+        "actor": move.actor,
+        "reason": move.reason,
+        "version": move.expected_version,
+    }
+    return Shared(("move", move.status, move.source), _moves(move.status, move.sources), call)
+
+
+@cache
+def _moves(status: ActionStatus, sources: frozenset[ActionStatus]) -> Callable[..., Any]:
+    return partial(together, statement=_move_many(status, sources), result=lambda row: None)
 
 
 def _allowed(current: str) -> list[str]:
@@ -214,17 +234,46 @@ _PENDING_NEEDS = (
 def _move_one(
     status: ActionStatus, sources: frozenset[ActionStatus], versioned: bool
 ) -> ReturningUpdate[tuple[int]]:
-    stamps: dict[str, Any] = {}
-    if status is ActionStatus.VALIDATED:
-        # A move by hand makes it due immediately.
-        stamps = {"validated_at": utcnow(), "next_retry_at": None}
-    if status is ActionStatus.EXECUTING:
-        stamps = {"next_retry_at": None}
-    if status is ActionStatus.CANCELLED:
-        stamps = {"cancelled_at": utcnow()}
-    conditions = [any_of(sources), _ROW.id == _PROPOSAL_ID]
-    if status is ActionStatus.EXECUTING:
-        conditions += may_start()
+    conditions = [*_may_move(status, sources), _ROW.id == _PROPOSAL_ID]
     if versioned:
         conditions.append(_ROW.version == bindparam("expected"))
-    return update(PROPOSALS).where(*conditions).values(moved(status, **stamps)).returning(_ROW.id)
+    values = moved(status, **_stamps(status))
+    return update(PROPOSALS).where(*conditions).values(values).returning(_ROW.id)
+
+
+def _move_many(
+    status: ActionStatus, sources: frozenset[ActionStatus]
+) -> ReturningUpdate[tuple[int]]:
+    """Moves the proposals that may move, except those that other transactions have locked."""
+    calls = calls_of(
+        {"id": BigInteger(), "actor": Text(), "reason": Text(), "version": BigInteger()}
+    )
+    as_expected = _ROW.version == func.coalesce(calls.c.version, _ROW.version)
+    may_move = nearly_all(*_may_move(status, sources), as_expected)
+    free = free_rows(calls, PROPOSALS, may_move, lock=[PROPOSALS])
+    by = {"status_changed_by": free.c.actor, "status_reason": free.c.reason}
+    return (
+        update(PROPOSALS)
+        .where(_ROW.id == free.c.id, few(free.c.id))
+        .values(moved(status, **_stamps(status), **by))
+        .returning(_ROW.id)
+    )
+
+
+def _may_move(status: ActionStatus, sources: frozenset[ActionStatus]) -> list[ColumnElement[bool]]:
+    start = may_start() if status is ActionStatus.EXECUTING else []
+    return [any_of(sources), *start]
+
+
+def _stamps(status: ActionStatus) -> dict[str, Any]:
+    """The columns that a move to `status` sets besides those of every move."""
+    match status:
+        case ActionStatus.VALIDATED:
+            # A move by hand makes it due immediately.
+            return {"validated_at": utcnow(), "next_retry_at": None}
+        case ActionStatus.EXECUTING:
+            return {"next_retry_at": None}
+        case ActionStatus.CANCELLED:
+            return {"cancelled_at": utcnow()}
+        case _:
+            return {}

@@ -10,9 +10,8 @@ constraints and triggers check the actual change.
 import asyncio
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable
+from typing import Final, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.interfaces import IsolationLevel
@@ -39,6 +38,7 @@ from operator_core.db.run.cancellation import finish, finish_here
 from operator_core.db.run.engine_runner import EngineRunner
 from operator_core.db.run.runner import check_outside, check_process
 from operator_core.db.sql.errors import translate
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.postgresql_errors import (
     LOSSES,
     Limits,
@@ -54,7 +54,6 @@ from operator_core.db.sql.unit import (
     SingleStatement,
     Unanswered,
     Unit,
-    run_units,
 )
 
 __all__ = ["ServerRunner"]
@@ -161,15 +160,14 @@ class ServerRunner(EngineRunner):
             single = _single(unit)
             if single is None or not self._alone_suffices:
                 return await self._try(self._transact, unit)
-            # A unit that may wait for a lock runs alone.
-            if single.batch is not None and not single.batch.may_wait:
-                return await self._batcher.run(single, single.batch)
+            if single.shared is not None:
+                return await self._batcher.run(single, single.shared)
             return await self._run_one(single)
 
-    async def _run_together(self, units: Sequence[Unit[Any]]) -> list[Any]:
+    async def _run_together(self, together: Shortcut[T]) -> T:
         # A separate call: the callers may have been cancelled, and closing waits for the connection.
         with self._call():
-            return await self._try(self._change, partial(run_units, units=units))
+            return await self._run_one(_of_shortcut(together))
 
     async def _run_one(self, unit: SingleStatement[T]) -> T:
         return await self._run(unit, self._change)
@@ -410,6 +408,15 @@ class ServerRunner(EngineRunner):
 
 def _single(unit: Unit[T]) -> SingleStatement[T] | None:
     return cast("SingleStatement[T]", unit) if isinstance(unit, SingleStatement) else None
+
+
+def _of_shortcut(shortcut: Shortcut[T]) -> SingleStatement[T]:
+    """The unit for a statement that answers every caller."""
+
+    def unit(conn: Connection) -> T:
+        return cast(T, shortcut.answer(fetch(conn, shortcut.statement, shortcut.parameters)))
+
+    return SingleStatement(unit, shortcut)
 
 
 _KNOWN: Final = "known to operator_core"

@@ -1,6 +1,6 @@
 """Units of work: plain functions of a connection, with optional facts that help a runner to run them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Executable
 __all__ = [
     "UNANSWERED",
     "Batch",
+    "Shared",
     "Shortcut",
     "SingleStatement",
     "Unanswered",
@@ -56,18 +57,30 @@ class Shortcut(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[A, T]):
-    """A unit that can be batched: concurrent units with the same `each` run as one statement.
+    """A unit that can be batched where one writer runs the waiting units: those with the same `each` run as one.
 
     `each` takes the connection and the arguments of all units, and returns their results in the same order. If one
-    unit fails, all fail, and each runs again alone, as in every group. `size` is the number of rows that this unit
-    adds to the statement. A unit that `may_wait` for a lock of another transaction runs without others where locks
-    are per row.
+    unit fails, all fail, and each runs again alone, as in every group.
     """
 
     each: Callable[[Connection, Sequence[A]], list[T]]
     argument: A
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Generic[A, T]):
+    """A unit that can share a statement on a server with concurrent units of the same `key`.
+
+    `together` takes the arguments of all units, and returns the one statement that does the work of all. Its answer is
+    a list with the result of each unit in the same order, or `UNANSWERED` for a unit that must run alone. The statement
+    waits for no lock of another transaction: it skips locked rows, and the units that need them run alone. If the
+    database refuses it, each unit runs alone. `size` is the number of rows that this unit adds to the statement.
+    """
+
+    key: Hashable
+    together: Callable[[Sequence[A]], Shortcut[list[T | Unanswered]]]
+    argument: A
     size: int = 1
-    may_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class SingleStatement(Generic[T]):
     unit: Unit[T]
     shortcut: Shortcut[T] | None = None
     batch: Batch[Any, T] | None = None
+    shared: Shared[Any, T] | None = None
 
     def __call__(self, conn: Connection) -> T:
         return self.unit(conn)
