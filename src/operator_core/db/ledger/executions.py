@@ -5,9 +5,9 @@ fencing token (M. Kleppmann, "How to do distributed locking", 2016). All times c
 worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -41,8 +41,9 @@ from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import after_jitter, from_now, utcnow
 from operator_core.db.sql.planner_hints import few, few_in, nearly_all
 from operator_core.db.sql.rows import decode_time
+from operator_core.db.sql.sharing import calls_of, free_rows, together
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
-from operator_core.db.sql.unit import UNANSWERED, Shortcut, SingleStatement, Unanswered
+from operator_core.db.sql.unit import UNANSWERED, Shared, Shortcut, SingleStatement, Unanswered
 
 __all__ = [
     "ABANDONED",
@@ -103,10 +104,12 @@ def _hold(until: Any) -> ReturningUpdate[Any]:
     )
 
 
+def _later(expiry: Any) -> Any:
+    return case((_R.lease_expires_at > expiry, _R.lease_expires_at), else_=expiry)
+
+
 _HOLD = _hold(_NEW_EXPIRY)
-_HOLD_LONGER = _hold(
-    case((_R.lease_expires_at > _NEW_EXPIRY, _R.lease_expires_at), else_=_NEW_EXPIRY)
-)
+_HOLD_LONGER = _hold(_later(_NEW_EXPIRY))
 
 
 def heartbeat(
@@ -122,11 +125,34 @@ def heartbeat(
             raise lost(conn, record_id)
         return until
 
-    return SingleStatement(unit, Shortcut(hold, parameters, _until))
+    beats = _BEATS if may_shorten else _LONGER_BEATS
+    shared = Shared(("heartbeat", may_shorten), beats, {"id": record_id, "lease": lease})
+    return SingleStatement(unit, Shortcut(hold, parameters, _until), shared=shared)
 
 
 def _until(rows: Sequence[Any]) -> datetime | Unanswered:
     return decode_time(rows[0][0]) if rows else UNANSWERED
+
+
+def _hold_many(until: Callable[[Any], Any]) -> ReturningUpdate[Any, Any]:
+    """Extends the leases of executions, except those that other transactions have locked."""
+    calls = calls_of({"id": BigInteger(), "lease": Double()})
+    held = nearly_all(_R.completed_at.is_(None), *_executed_by(_R.id))
+    free = free_rows(calls, RECORDS, _P.id == _R.proposal_id, held, lock=[RECORDS])
+    return (
+        update(RECORDS)
+        .where(_R.id == free.c.id, few(free.c.id))
+        .values(lease_expires_at=until(from_now(free.c.lease)))
+        .returning(_R.id, _R.lease_expires_at)
+    )
+
+
+def _beats(until: Callable[[Any], Any]) -> Callable[..., Shortcut[list[datetime | Unanswered]]]:
+    return partial(together, statement=_hold_many(until), result=lambda row: decode_time(row[1]))
+
+
+_BEATS = _beats(lambda expiry: expiry)
+_LONGER_BEATS = _beats(_later)
 
 
 _WHY_LOST = (
@@ -181,9 +207,11 @@ def _retry_at() -> Any:
     return case((_P.retry_count < _P.max_retries, from_now(pause)))
 
 
-def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
+_REASON = bindparam("for_reason", type_=Text())
+
+
+def _outcome(success: bool, by: Any, why: Any, reason: Any = _REASON) -> dict[str, Any]:
     """The columns that an UPDATE of a proposal sets when its execution ends, including the time of a retry."""
-    reason = bindparam("for_reason", type_=Text())
     if success:
         return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=reason)
     return moved(
@@ -195,8 +223,12 @@ def _outcome(success: bool, by: Any, why: Any) -> dict[str, Any]:
     )
 
 
-# A record that was created by hand may have no worker.
-_BY = func.coalesce(bindparam("actor", type_=Text()), _R.worker, literal_column("'agent'"))
+def _named(actor: Any) -> Any:
+    # A record that was created by hand may have no worker.
+    return func.coalesce(actor, _R.worker, literal_column("'agent'"))
+
+
+_BY = _named(bindparam("actor", type_=Text()))
 
 
 @cache
@@ -238,6 +270,42 @@ def _end_on_server(success: bool | None, leased: bool) -> Select[Any]:
         .cte("moved")
     )
     return select(ended.c.id).add_cte(moved)
+
+
+def _complete_many() -> Select[Any]:
+    """Completes executions, except those of which another transaction has locked the record or the proposal.
+
+    The proposal of a record is locked even if it does not move, because its trigger would wait for it.
+    """
+    calls = calls_of({"id": BigInteger(), "result": Text(), "actor": Text(), "reason": Text()})
+    open_ = nearly_all(_R.completed_at.is_(None))
+    free = free_rows(calls, RECORDS, _P.id == _R.proposal_id, open_, lock=[RECORDS, PROPOSALS])
+    ended = (
+        update(RECORDS)
+        .where(_R.id == free.c.id, few(free.c.id))
+        .values(
+            success=true(),
+            outcome_unknown=false(),
+            completed_at=utcnow(),
+            result_data=cast(free.c.result, JSON),
+            completed_by=_named(free.c.actor),
+        )
+        .returning(_R.id, _R.proposal_id, _R.completed_by, free.c.reason)
+        .cte("ended")
+    )
+    moved = (
+        update(PROPOSALS)
+        .where(_P.id == ended.c.proposal_id, nearly_all(*_executed_by(ended.c.id)))
+        .values(_outcome(True, ended.c.completed_by, null(), ended.c.reason))
+        .returning(_P.id)
+        .cte("moved")
+    )
+    return select(ended.c.id).add_cte(moved)
+
+
+_COMPLETIONS: Callable[..., Shortcut[list[set[int] | Unanswered]]] = partial(
+    together, statement=_complete_many(), result=lambda row: {row[0]}
+)
 
 
 def _truth(value: bool | None) -> Any:
@@ -295,7 +363,21 @@ def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
             return _end_on_sqlite(conn, endings, manner)
         return _ids(fetch(conn, statement, parameters))
 
-    return SingleStatement(unit, Shortcut(statement, parameters, _ids))
+    shared = _shared(endings[0], manner) if len(endings) == 1 else None
+    return SingleStatement(unit, Shortcut(statement, parameters, _ids), shared=shared)
+
+
+def _shared(ending: Ending, manner: Manner) -> Shared[Any, set[int]] | None:
+    """A completion; a failure may cancel dependent proposals, and then waits for their locks."""
+    if manner.success is not True or manner.leased:
+        return None
+    call = {
+        "id": ending.record_id,
+        "result": ending.result,
+        "actor": manner.actor,
+        "reason": manner.reason,
+    }
+    return Shared("complete", _COMPLETIONS, call)
 
 
 def end_in_parts(conn: Connection, endings: Sequence[Ending], manner: Manner) -> set[int]:
