@@ -9,6 +9,7 @@ __all__ = ["MUTANTS"]
 _DB: Final = "src/operator_core/db/"
 _LOST: Final = "tests/failures/test_lost_connections.py::"
 _ANSWERS: Final = "tests/failures/test_lost_answers.py::"
+_BATCHES: Final = "tests/db/postgresql/test_batches.py::"
 _SERVER: Final = "tests/db/postgresql/test_server_runner.py::"
 
 MUTANTS: Final = (
@@ -35,6 +36,30 @@ MUTANTS: Final = (
         new="if group:",
         tests=(_SERVER + "test_nobody_pays_for_a_neighbour_in_the_same_statement",),
         why="One call that fails makes those fail that were sent with it.",
+    ),
+    Mutant(
+        name="shared-statement-waits-for-locked-rows",
+        file=_DB + "sql/sharing.py",
+        old=".with_for_update(of=lock, skip_locked=True, key_share=True)",
+        new=".with_for_update(of=lock, key_share=True)",
+        tests=(_BATCHES + "test_a_locked_row_delays_only_its_own_caller",),
+        why="Callers wait for a row that only one of them changes.",
+    ),
+    Mutant(
+        name="second-mover-of-a-statement-is-answered",
+        file=_DB + "sql/sharing.py",
+        old="answers[first[row[0]]] = result(row)",
+        new="answers = [result(row) if call['id'] == row[0] else each for call, each in zip(calls, answers)]",
+        tests=(_BATCHES + "test_a_refused_move_is_refused_to_its_caller_only",),
+        why="Of two workers that start a proposal in one statement, both believe that they did.",
+    ),
+    Mutant(
+        name="shared-claim-goes-to-one-caller",
+        file=_DB + "ledger/claims.py",
+        old="shares[wanted[_place(row) - 1]].append(row)",
+        new="shares[0].append(row)",
+        tests=(_BATCHES + "test_concurrent_claims_share_a_statement_and_no_proposal",),
+        why="A worker gets the proposals of its neighbours, whose names their records have.",
     ),
     Mutant(
         name="statement-run-again-after-it-was-sent",

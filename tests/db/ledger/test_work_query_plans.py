@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.ledger.executions import Ending
+from operator_core.db.ledger.status import Move, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending
-from operator_core.db.sql.unit import Unit
+from operator_core.db.sql.execution import fetch
+from operator_core.db.sql.unit import SingleStatement, Unit
 from tests.db.ledger.plans import plans_on_postgresql, plans_on_sqlite
 
 pytestmark = pytest.mark.timeout(300)  # the first of them makes the rows
@@ -26,7 +29,7 @@ CLAIM = ("idx_action_proposals_due", "pk_action_proposals", *OVERDUE)
 
 def claim(
     names: tuple[str, ...] | None = None, types: tuple[str, ...] | None = None, limit: int = 10
-) -> Unit[Any]:
+) -> SingleStatement[Any]:
     return claims.claim(claims.ClaimRequest("w", limit, 60.0, names, types))
 
 
@@ -65,6 +68,45 @@ QUERIES: dict[str, tuple[Unit[Any], tuple[str, ...]]] = {
     ),
 }
 
+
+def together(*units: SingleStatement[Any]) -> Unit[Any]:
+    """The statement that a server runs for concurrent units."""
+    shared = [each.shared for each in units if each.shared is not None]
+    assert len({each.key for each in shared}) == 1
+    statement = shared[0].together([each.argument for each in shared])
+    return lambda conn: statement.answer(fetch(conn, statement.statement, statement.parameters))
+
+
+EXECUTING = range(3, 200_000, 2000)
+
+TOGETHER: dict[str, tuple[Unit[Any], tuple[str, ...]]] = {
+    "moves together": (
+        together(
+            *(move_proposal(Move(n, ActionStatus.COMPLETED, "a", None)) for n in EXECUTING),
+        ),
+        ("pk_action_proposals",),
+    ),
+    "starts together": (
+        together(
+            *(move_proposal(Move(n, ActionStatus.EXECUTING, "a", None)) for n in EXECUTING),
+        ),
+        ("pk_action_proposals", "pk_action_dependencies"),
+    ),
+    "heartbeats together": (
+        together(*(executions.heartbeat(n, 60.0) for n in EXECUTING)),
+        ENDING,
+    ),
+    "completions together": (
+        together(
+            *(
+                executions.end([Ending(n, "{}", None)], executions.Manner(True, "a"))
+                for n in EXECUTING
+            ),
+        ),
+        ENDING,
+    ),
+    "claim together": (together(claim(limit=1), claim(limit=2)), CLAIM),
+}
 
 RARE = (
     "claim many",
@@ -112,15 +154,16 @@ async def test_workers_read_what_waits_on_sqlite(name: str, million_file: Path) 
 
 
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", [*QUERIES, *TOGETHER])
 async def test_workers_read_what_waits_on_postgresql(
     name: str, plans: str, million_url: str
 ) -> None:
-    unit, indexes = QUERIES[name]
+    unit, indexes = {**QUERIES, **TOGETHER}[name]
     found = "\n".join(await plans_on_postgresql(million_url, unit, plans))
     assert "Seq Scan" not in found, found
     if name.startswith("claim"):
-        due = found[found.index("CTE due") : found.index("CTE moved")]
+        end = "CTE dealt" if name in TOGETHER else "CTE moved"
+        due = found[found.index("CTE due") : found.index(end)]
         if name not in RARE or (plans == "force_generic_plan" and name != "claim many"):
             assert "idx_action_proposals_due" in due, due
             assert "Sort" not in due, due

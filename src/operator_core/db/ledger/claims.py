@@ -7,11 +7,13 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Double,
     Select,
     Text,
     bindparam,
+    column,
     func,
     insert,
     literal_column,
@@ -20,7 +22,9 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.selectable import CTE
 
 from operator_core.actions.errors import CorruptRow
 from operator_core.actions.types import (
@@ -48,7 +52,7 @@ from operator_core.db.sql.rows import (
 )
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
-from operator_core.db.sql.unit import Shortcut, SingleStatement
+from operator_core.db.sql.unit import Shared, Shortcut, SingleStatement, Unanswered
 
 __all__ = ["ClaimRequest", "claim", "claim_in_parts"]
 
@@ -107,14 +111,14 @@ def _kinds(names: bool, types: bool) -> list[Any]:
     return [listed(column, name) for used, column, name in filters if used]
 
 
-@cache
-def _claim_on_server(names: bool, types: bool) -> Select[Any]:
-    """Claims due proposals in one statement, and skips those that other transactions have locked.
+_WHO = bindparam("who", type_=Text())
+_ACTOR = bindparam("actor", type_=Text())
+_FOR_REASON = bindparam("for_reason", type_=Text())
 
-    It always returns at least one row, because each row tells whether the ledger has overdue rows. The rows have no
-    order.
-    """
-    due = (
+
+def _due(names: bool, types: bool) -> CTE:
+    """Locks due proposals, and skips those that other transactions have locked."""
+    return (
         select(_P.id, _P.priority, _DUE.label("due"))
         .where(
             _VALIDATED,
@@ -127,29 +131,69 @@ def _claim_on_server(names: bool, types: bool) -> Select[Any]:
         .with_for_update(skip_locked=True)
         .cte("due")
     )
+
+
+@cache
+def _claim_on_server(names: bool, types: bool) -> Select[Any]:
+    """Claims due proposals for one worker."""
+    due = _due(names, types)
+    return _claim_all(due, due.c.due, _start(), _record(select(due.c.id)))
+
+
+@cache
+def _claim_together(names: bool, types: bool) -> Select[Any]:
+    """Claims due proposals for several workers, who get them in the order of the claim.
+
+    `whos`, `actors` and `for_reasons` have an element for each proposal that a caller wants.
+    """
+    due = _due(names, types)
+    columns = ("who", "actor", "for_reason")
+    calls = (
+        func.unnest(*(bindparam(f"{name}s", type_=ARRAY(Text())) for name in columns))
+        .table_valued(*(column(name, Text()) for name in columns), with_ordinality="place")
+        .render_derived(name="calls")
+    )
+    order = due.c.priority.desc(), due.c.due, due.c.id
+    numbered = select(due.c.id, func.row_number().over(order_by=order).label("place")).subquery()
+    dealt = (
+        select(numbered, calls.c.who, calls.c.actor, calls.c.for_reason)
+        .join_from(numbered, calls, calls.c.place == numbered.c.place)
+        .order_by(numbered.c.place)
+        .cte("dealt")
+    )
+    to = dealt.c
+    record = _record(select(to.id).order_by(to.place), to.actor, to.who)
+    return _claim_all(dealt, to.place, _start(to.actor, to.for_reason), record)
+
+
+def _claim_all(
+    taken: CTE, place: ColumnElement[Any], start: dict[str, Any], record: Any
+) -> Select[Any]:
+    """Starts the proposals of `taken` and writes their records, in one statement.
+
+    It always returns at least one row, because each row tells whether the ledger has overdue rows. The rows have no
+    order.
+    """
     begun = (
         update(PROPOSALS)
-        .where(_P.id == due.c.id, few(due.c.id))
-        .values(_start())
-        .returning(*PROPOSAL_COLUMNS, due.c.due)
-    ).cte("moved")
-    started = _record(select(due.c.id)).cte("started")
-    taken = (
-        select(*begun.c, *(column.label(f"record_{column.name}") for column in started.c))
+        .where(_P.id == taken.c.id, few(taken.c.id))
+        .values(start)
+        .returning(*PROPOSAL_COLUMNS, place)
+        .cte("moved")
+    )
+    started = record.cte("started")
+    claimed = (
+        select(*begun.c, *(each.label(f"record_{each.name}") for each in started.c))
         .join_from(begun, started, started.c.proposal_id == begun.c.id)
         .subquery("taken")
     )
     one = select(overdue().label("overdue")).subquery("one")
-    return select(one.c.overdue, *taken.c).select_from(one.outerjoin(taken, true()))
+    return select(one.c.overdue, *claimed.c).select_from(one.outerjoin(claimed, true()))
 
 
-def _start() -> dict[str, Any]:
-    actor = bindparam("actor", type_=Text())
+def _start(actor: Any = _ACTOR, reason: Any = _FOR_REASON) -> dict[str, Any]:
     return moved(
-        ActionStatus.EXECUTING,
-        status_changed_by=actor,
-        status_reason=bindparam("for_reason", type_=Text()),
-        next_retry_at=None,
+        ActionStatus.EXECUTING, status_changed_by=actor, status_reason=reason, next_retry_at=None
     )
 
 
@@ -174,16 +218,15 @@ def _begun(row: Sequence[Any], worker: str) -> StoredRecord:
     )
 
 
-def _record(ids: Select[Any]) -> Any:
+def _record(ids: Select[Any], actor: Any = _ACTOR, who: Any = _WHO) -> Any:
     """An INSERT of the records for the start of the proposals with these ids."""
-    (id_,) = ids.subquery("these").c
-    worker, actor = bindparam("who", type_=Text()), bindparam("actor", type_=Text())
     lease = from_now(bindparam("lease", type_=Double()))
+    (id_,) = ids.selected_columns
     return (
         insert(RECORDS)
         .from_select(
             ["proposal_id", "started_at", "started_by", "worker", "lease_expires_at"],
-            select(id_, utcnow(), actor, worker, lease),
+            ids.with_only_columns(id_, utcnow(), actor, who, lease),
         )
         .returning(*_BEGUN)
     )
@@ -230,31 +273,67 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
         return answer(fetch(conn, statement, parameters))
 
     def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
-        return _claimed(rows, request.worker)
+        # Sorting here costs less than in the statement.
+        found = sorted(_found(rows), key=_in_order)
+        return _claims(found, request.worker), rows[0][0]
 
-    return SingleStatement(unit, Shortcut(statement, parameters, answer))
+    # Claims of different callers can share a statement if any of them could get each proposal.
+    key = "claim", request.lease, request.action_names, request.action_types
+    shared = Shared(key, _deal, request, request.limit)
+    return SingleStatement(unit, Shortcut(statement, parameters, answer), shared=shared)
 
 
-def _claimed(rows: Sequence[Any], worker: str) -> tuple[list[Claim], bool]:
-    left = rows[0][0]
-    if rows[0][_ID] is None:
-        return [], left
+def _deal(
+    requests: Sequence[ClaimRequest],
+) -> Shortcut[list[tuple[list[Claim], bool] | Unanswered]]:
+    """One statement for several claims: the first caller gets the first proposals."""
+    kinds = requests[0].kinds
+    wanted = [place for place, each in enumerate(requests) for _ in range(each.limit)]
+    who = [each.who for each in requests]
+    parameters = {
+        **{f"{name}s": [who[place][name] for place in wanted] for name in who[0]},
+        "lease": requests[0].lease,
+        "limit": len(wanted),
+        **kinds,
+    }
+
+    def answer(rows: Sequence[Any]) -> list[tuple[list[Claim], bool] | Unanswered]:
+        left = rows[0][0]
+        shares: list[list[tuple[Any, ...]]] = [[] for _ in requests]
+        for row in sorted(_found(rows), key=_place):
+            shares[wanted[_place(row) - 1]].append(row)
+        return [
+            (_claims(share, each.worker), left)
+            for each, share in zip(requests, shares, strict=True)
+        ]
+
+    statement = _claim_together("names" in kinds, "types" in kinds)
+    return Shortcut(statement, parameters, answer, explains=())
+
+
+def _found(rows: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [] if rows[0][_ID] is None else [tuple(row) for row in rows]
+
+
+def _claims(rows: Sequence[tuple[Any, ...]], worker: str) -> list[Claim]:
     taken: list[Claim] = []
-    # Sorting here costs less than in the statement.
-    found: list[tuple[Any, ...]] = [tuple(row) for row in rows]
-    for values in sorted(found, key=_in_order):
+    for row in rows:
         try:
-            proposal = to_proposal(values[1:_DUE_AT])
-            taken.append(Claim(proposal, _begun(values[_DUE_AT + 1 :], worker)))
+            taken.append(Claim(to_proposal(row[1:_DUE_AT]), _begun(row[_DUE_AT + 1 :], worker)))
         except CorruptRow as error:
             # The server could not detect this one. The others must reach the worker, and this lease expires.
             logger.error("claimed a row that can't be read, its lease will expire: %s", error)
-    return taken, left
+    return taken
 
 
 _FIELDS = tuple(StoredProposal.model_fields)
 _ID, _PRIORITY = (1 + _FIELDS.index(name) for name in ("id", "priority"))
 _DUE_AT = 1 + len(PROPOSAL_COLUMNS)
+"""When the proposal has been due since, or its place in the order of the claim."""
+
+
+def _place(row: tuple[Any, ...]) -> int:
+    return row[_DUE_AT]
 
 
 def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
