@@ -1,11 +1,11 @@
 """Units of work that create proposals: plain functions of a connection that never commit."""
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
@@ -69,10 +69,12 @@ _WRITTEN: Final = (
     "status_changed_by",
 )
 
+_Several: TypeAlias = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
 # Several values of a dict at once, which costs a third of a loop.
-_set_by_ledger: Final = itemgetter(*_SET_BY_LEDGER)
+_set_by_ledger: Final[_Several] = itemgetter(*_SET_BY_LEDGER)
 _BEFORE: Final = tuple(_SET_BY_LEDGER.values())
-_written: Final = itemgetter(*_WRITTEN[:-1])
+_written: Final[_Several] = itemgetter(*_WRITTEN[:-1])
 
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
@@ -90,9 +92,9 @@ _NO_PLAN: Final = {
     "depends_on": None,
 }
 
-_plan: Final = itemgetter(*_NO_PLAN)
+_plan: Final[_Several] = itemgetter(*_NO_PLAN)
 _NO_PLAN_VALUES: Final = tuple(_NO_PLAN.values())
-_without_plan: Final = itemgetter(*_WITHOUT_PLAN)
+_without_plan: Final[_Several] = itemgetter(*_WITHOUT_PLAN)
 
 # The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
 # words it differently each time.
