@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
@@ -69,12 +69,16 @@ _WRITTEN: Final = (
     "status_changed_by",
 )
 
-_Several: TypeAlias = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
-# Several values of a dict at once, which costs a third of a loop.
-_set_by_ledger: Final[_Several] = itemgetter(*_SET_BY_LEDGER)
+def _several(*names: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Returns a function that reads several values of a dict at once, in a third of the time of a loop."""
+    getter: Any = itemgetter
+    return getter(*names)
+
+
+_set_by_ledger: Final = _several(*_SET_BY_LEDGER)
 _BEFORE: Final = tuple(_SET_BY_LEDGER.values())
-_written: Final[_Several] = itemgetter(*_WRITTEN[:-1])
+_written: Final = _several(*_WRITTEN[:-1])
 
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
@@ -92,9 +96,9 @@ _NO_PLAN: Final = {
     "depends_on": None,
 }
 
-_plan: Final[_Several] = itemgetter(*_NO_PLAN)
+_plan: Final = _several(*_NO_PLAN)
 _NO_PLAN_VALUES: Final = tuple(_NO_PLAN.values())
-_without_plan: Final[_Several] = itemgetter(*_WITHOUT_PLAN)
+_without_plan: Final = _several(*_WITHOUT_PLAN)
 
 # The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
 # words it differently each time.
