@@ -291,7 +291,7 @@ async def test_its_connections_close_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, at_once, most, closed = threading.Lock(), 0, 0, 0
-    disconnect = SqliteConnection._disconnect
+    disconnect = SqliteConnection.disconnect
 
     def slowly(connection: SqliteConnection) -> None:
         nonlocal at_once, most, closed
@@ -307,7 +307,7 @@ async def test_its_connections_close_one_after_another(
     async with ActionDB(tmp_path / "ledger.db") as db:
         await db.create_proposal(proposal())
         await asyncio.gather(*(db.list_proposals() for _ in range(8)))
-        monkeypatch.setattr(SqliteConnection, "_disconnect", slowly)
+        monkeypatch.setattr(SqliteConnection, "disconnect", slowly)
     assert closed > 1
     assert most == 1
 

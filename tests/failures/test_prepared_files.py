@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from operator_core.actions.errors import ActionError, StorageUnavailable, UnmanagedSchema
 from operator_core.db import ActionDB, migrate
 from operator_core.db.sqlite import work_limit
-from operator_core.db.sqlite.connection import connect
+from operator_core.db.sqlite.handle import connect
 from tests.failures.harness import PATIENCE, check_lock_free
 from tests.failures.test_damaged_files import contents
 
@@ -118,7 +118,7 @@ async def test_the_limit_leaves_a_full_ledgers_upgrade_alone(tmp_path: Path) -> 
     limit.allow_upgrade(path.stat().st_size)
     allowed = limit._left
     with closing(connect(str(path), busy_timeout=1)) as raw:
-        from operator_core.db.sqlite.connection import over
+        from operator_core.db.sqlite.handle import over
 
         with limit.watching(raw):
             migrate.make_current(over(raw), busy_timeout=1)

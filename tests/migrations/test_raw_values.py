@@ -12,7 +12,7 @@ from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.ledger.stops import Stop, cancel_pending
 from operator_core.db.migrate.sqlite import run_script
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from operator_core.db.sqlite.connection import MEMORY, connect, over
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 from tests.migrations.raw_tools import (
     PROPOSAL,
     RECORD,

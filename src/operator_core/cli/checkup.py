@@ -24,8 +24,8 @@ from operator_core.cli.row_checks import LAST_ID, ROW_CHECKS
 from operator_core.db import migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sql.tables import NUMBERED, TABLES
-from operator_core.db.sqlite.connection import MEMORY, connect, over
 from operator_core.db.sqlite.files import open_read_only
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 
 __all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 

@@ -23,7 +23,7 @@ from operator_core.cli.overview import OverviewDB
 from operator_core.db import migrate
 from operator_core.db.sql.errors import translate
 from operator_core.db.sql.urls import check_path, masked, target_from_text
-from operator_core.db.sqlite.connection import MEMORY
+from operator_core.db.sqlite.handle import MEMORY
 
 __all__ = [
     "Actor",

@@ -24,9 +24,9 @@ from operator_core.db.run.loop_lock import Turns
 from operator_core.db.run.runner import Runner
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.urls import check_path, masked, parse_url, target_from_text
-from operator_core.db.sqlite.connection import MEMORY
 from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
 from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.handle import MEMORY
 from operator_core.db.sqlite.runner import SqliteRunner
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check

@@ -18,8 +18,8 @@ from operator_core.actions import (
     UnmanagedSchema,
 )
 from operator_core.db import ActionDB, migrate
-from operator_core.db.sqlite.connection import connect, over
 from operator_core.db.sqlite.files import make_file
+from operator_core.db.sqlite.handle import connect, over
 from tests.conftest import proposal
 from tests.failures.test_damaged_files import a_strangers_database, contents
 

@@ -4,7 +4,7 @@ import sqlite3
 from functools import cache
 
 from operator_core.db.migrate.opening import make_current
-from operator_core.db.sqlite.connection import MEMORY, connect, over
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 
 __all__ = ["copy_template"]
 

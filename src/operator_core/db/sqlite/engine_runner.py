@@ -19,8 +19,8 @@ from operator_core.db.run.runner import UnitRunner, check_outside
 from operator_core.db.sql.errors import read_damaged, translate
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import LOOKS_EVERY
-from operator_core.db.sqlite.connection import MEMORY
 from operator_core.db.sqlite.files import FileIdentity
+from operator_core.db.sqlite.handle import MEMORY
 from operator_core.db.sqlite.schema import Schema
 
 __all__ = ["SqliteEngineRunner"]
