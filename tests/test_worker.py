@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import pytest
 
-from operator_core import worker as worker_loop
 from operator_core.actions import ActionProposal, ActionRecord, ActionStatus, InvalidValue, NotOpen
 from operator_core.db import ActionDB
 from operator_core.db.verbs import history
 from operator_core.db.verbs.executions import BEATS
+from operator_core.worker import loop as worker_loop
 from operator_core.worker import run_worker
 from tests.clocks import PATIENCE, LoopClock
 from tests.conftest import RawSQL, proposal
@@ -422,7 +422,7 @@ async def test_what_comes_while_it_is_idle_wakes_it(
         pass
 
     # Neither it nor who waits for it looks by itself.
-    monkeypatch.setattr(worker_loop, "_PAUSE", 3600.0)
+    monkeypatch.setattr(worker_loop, "POLLS_EVERY", 3600.0)
     monkeypatch.setattr(history, "_AT_LEAST_EVERY", 3600.0)
     async with working(db, {"restart": restart}):
         for _ in range(6):
