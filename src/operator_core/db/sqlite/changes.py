@@ -39,6 +39,10 @@ class SqliteChanges:
         # Shielded: several callers may await this future, on several event loops.
         await asyncio.shield(asyncio.wrap_future(self._started))
 
+    def wait_started(self) -> None:
+        """As `started`, and blocks the thread."""
+        self._started.result()
+
     def end(self) -> None:
         """Stops the thread and closes the connection, without waiting."""
         self._stop.set()
@@ -47,6 +51,10 @@ class SqliteChanges:
     async def ended(self) -> None:
         """Waits until the thread has ended and the connection is closed."""
         await self._connection.ended()
+
+    def join(self) -> None:
+        """As `ended`, and blocks the thread."""
+        self._connection.join()
 
     def _version(self) -> int:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]

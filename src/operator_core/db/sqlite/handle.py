@@ -5,7 +5,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from sqlalchemy import Connection
 
@@ -181,3 +181,10 @@ class SqliteHandle:
     def translate(self, error: BaseException) -> BaseException:
         """Returns the ledger's exception for an exception of the driver."""
         return translate(error, busy_timeout=self._busy_timeout)
+
+    def raise_own(self, error: BaseException) -> NoReturn:
+        """Raises the ledger's exception for `error`, and other exceptions unchanged."""
+        own = self.translate(error)
+        if own is error:
+            raise error
+        raise own from error

@@ -61,7 +61,7 @@ class Lease:
     """The times of a lease that heartbeats extend, by the clock of this process."""
 
     def __init__(self, seconds: float, since: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._rest = seconds / BEATS
         self.until = since + seconds
         """When the lease counts as lost, unless another heartbeat arrives."""
@@ -72,8 +72,8 @@ class Lease:
 
     def arrived(self, sent: float) -> None:
         """Extends the lease by a heartbeat that was sent at the time `sent`."""
-        self.until = sent + self._seconds
-        self._rest = self._seconds / BEATS
+        self.until = sent + self.seconds
+        self._rest = self.seconds / BEATS
 
     def failed(self) -> None:
         """Notes a heartbeat that did not reach the ledger: the next one is sent earlier."""
