@@ -24,6 +24,7 @@ from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import MEMORY, NO_TRUST, TRUST, SqliteConnection, connect
 from operator_core.db.sqlite.files import FILE_MODE, FileIdentity, make_file
+from operator_core.db.sqlite.one_library import hold, release
 from operator_core.db.sqlite.reader import ReadingOpener, SqliteReader
 from operator_core.db.sqlite.schema import Schema
 from operator_core.db.sqlite.wal import use_wal
@@ -101,6 +102,8 @@ class SqliteRunner:
         connection = self._in_memory_connection() if reader is None else reader.connection
         try:
             await connection.run_raw(lambda: self._make_ready(connection, limit))
+            if not self._in_memory:
+                hold(self, self._path)
         except asyncio.CancelledError:
             limit.stop()
             connection.end()
@@ -148,6 +151,7 @@ class SqliteRunner:
         # Every caller of `close` waits, also if the first one was cancelled or its event loop is closed.
         for connection in list(self._ending):
             await connection.ended()
+        release(self)
         # Wakes the listeners, which then find the ledger closed.
         self._doorbell.ring()
 
