@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
@@ -154,6 +154,9 @@ def _no_thread_left() -> Iterator[None]:
     if left():
         # Collecting takes longer than most tests, so only where it may help.
         gc.collect()
+    for thread in left():
+        # SQLAlchemy's own aiosqlite engine does not wait for its threads.
+        thread.join(10)
     assert not left(), f"threads left behind: {left()}"
 
 
@@ -210,8 +213,19 @@ def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str |
 
 
 @pytest.fixture
+def make_engine() -> Callable[[str | Path], AsyncEngine]:
+    """Makes a service's engine as SQLAlchemy does. Where a test opens the file too, `engine_on` takes its place."""
+
+    def make(place: str | Path) -> AsyncEngine:
+        url = str(place) if "://" in str(place) else f"sqlite+aiosqlite:///{place}"
+        return create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+
+    return make
+
+
+@pytest.fixture
 async def open_ledger(
-    backend: str, place: str | Path
+    backend: str, place: str | Path, make_engine: Callable[[str | Path], AsyncEngine]
 ) -> AsyncIterator[Callable[..., Awaitable[ActionDB]]]:
     """Opens ledgers on one database of the backend (in memory: each has its own)."""
     async with AsyncExitStack() as stack:
@@ -219,8 +233,7 @@ async def open_ledger(
         async def open_one(**settings: Any) -> ActionDB:
             target: Any = place
             if backend in ("engine", "server engine"):
-                url = f"sqlite+aiosqlite:///{place}" if backend == "engine" else str(place)
-                target = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+                target = make_engine(place)
                 stack.push_async_callback(target.dispose)
             make = looks_async if backend in SYNC else ActionDB
             return await stack.enter_async_context(make(target, **settings))

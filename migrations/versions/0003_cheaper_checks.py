@@ -25,9 +25,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 from alembic import context, op
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import UnmanagedSchema
+from operator_core.db.sql.errors import violates_constraint
 
 revision = "0003"
 down_revision = "0002"
@@ -111,7 +112,9 @@ def _fill(table: str) -> None:
         _check_columns(table)
     try:
         op.execute(f"INSERT INTO {table} SELECT * FROM _old_{table} ORDER BY id")
-    except IntegrityError as error:
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         # Somebody has written rows without the checks.
         raise UnmanagedSchema([f"{table} has a row that breaks a rule: {error.orig}"]) from error
     # The highest id that the table has ever assigned.

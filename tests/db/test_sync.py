@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from operator_core.actions import (
 )
 from operator_core.db import ActionDB, SyncActionDB
 from operator_core.db.run.blocking import finished
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.clocks import PATIENCE
 from tests.conftest import proposal
 
@@ -70,7 +70,7 @@ def beside(work: Callable[[], Any]) -> Iterator[Any]:
 
 
 def no_write_lock_is_held(path: Path) -> None:
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+    with closing(dbapi.connect(path, timeout=0, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
 
@@ -173,7 +173,7 @@ def test_a_replaced_file_is_noticed(path: Path) -> None:
 def test_another_programs_lock_is_waited_for_and_then_busy(path: Path) -> None:
     with (
         SyncActionDB(path, busy_timeout=0.1) as db,
-        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        closing(dbapi.connect(path, isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Busy):
@@ -394,7 +394,7 @@ def test_a_ledger_that_nobody_reaches_loses_the_lease(path: Path) -> None:
     with SyncActionDB(path, busy_timeout=0) as db:
         db.create_proposal(proposal(status=S.VALIDATED))
         with (
-            closing(sqlite3.connect(path, isolation_level=None)) as other,
+            closing(dbapi.connect(path, isolation_level=None)) as other,
             pytest.raises(LeaseLost) as caught,
             db.claimed("worker", lease=timedelta(seconds=1)) as execution,
         ):

@@ -202,10 +202,10 @@ async def test_a_closed_ledger_says_that_it_is_not_open(
 async def test_a_borrowed_engine_closed_with_units_in_flight_still_finishes_them(
     tmp_path: Path,
 ) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine
+    from tests.engines import engine_on
 
     path = tmp_path / "ledger.db"
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": PATIENCE})
+    engine = engine_on(path, connect_args={"timeout": PATIENCE})
     db = ActionDB(engine)
     await db.open()
     tasks = [asyncio.create_task(db.create_proposal(proposal())) for _ in range(10)]

@@ -27,6 +27,7 @@ from operator_core.db.sql.urls import check_path, masked, parse_url, target_from
 from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
 from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.handle import MEMORY
+from operator_core.db.sqlite.one_library import check_connection
 from operator_core.db.sqlite.runner import SqliteRunner
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
@@ -229,13 +230,17 @@ def server_or_path(target: str | os.PathLike[str] | URL) -> URL | str:
 
 
 def _check_session(conn: Connection) -> None:
+    if is_sqlite(conn):
+        check_connection(conn)
     migrate.check_current(conn)
     if not is_sqlite(conn):
         look_at_session(conn)
 
 
 def _check_session_again(conn: Connection) -> None:
-    if not is_sqlite(conn):
+    if is_sqlite(conn):
+        check_connection(conn)
+    else:
         check_reported(conn)
 
 

@@ -205,7 +205,7 @@ _START_LISTED = (
     update(PROPOSALS)
     .where(listed(_P.id, "ids"), _VALIDATED)
     .values(_start())
-    .returning(*PROPOSAL_COLUMNS)
+    .returning(_P.id, _P.updated_at, _P.version)
 )
 _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
 # Keeps the order of the claim.
@@ -337,11 +337,22 @@ def _start_all(
     start = {**begin, "lease": request.lease}
     # The records come first, so that the history is the same as on a server.
     record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
-    records = {
-        proposal_id: (id_, proposal_id, *times)
-        for id_, proposal_id, *times in fetch(conn, record, start)
-    }
-    begun = {row[_ID - 1]: row for row in fetch(conn, _START_LISTED, begin)}
+    records = {row[1]: row for row in fetch(conn, record, start)}
+    begun = {id_: changed for id_, *changed in fetch(conn, _START_LISTED, begin)}
     return [
-        Claim(to_proposal(begun[one.id]), _begun(records[one.id], request.worker)) for one in found
+        Claim(_executing(one, *begun[one.id]), _begun(records[one.id], request.worker))
+        for one in found
     ]
+
+
+def _executing(found: StoredProposal, updated_at: Any, version: int) -> StoredProposal:
+    """The proposal after its start. It was locked when it was found, so only these values have changed."""
+    return StoredProposal.from_stored(
+        {
+            **found.__dict__,
+            "status": ActionStatus.EXECUTING,
+            "next_retry_at": None,
+            "updated_at": decode_time(updated_at),
+            "version": version,
+        }
+    )

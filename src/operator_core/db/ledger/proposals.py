@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import (
@@ -23,6 +23,7 @@ from operator_core.actions.types import ActionProposal, ProposalRequest, StoredP
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch, insert_rows
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
@@ -278,7 +279,9 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
     """A block in which a reference to a missing ticket or proposal raises `NotFound`."""
     try:
         yield
-    except IntegrityError as error:
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         if (missing := missing_row(error)) is not None:
             raise missing from None
         proposals = [proposal for new in several for proposal in new.proposals]

@@ -4,12 +4,13 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import Conflict, NotFound
 from operator_core.actions.types import StoredRecord
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_key
@@ -50,7 +51,9 @@ def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
     parameters = {name: value for name, value in values.items() if name not in by_clock}
     try:
         (row,) = fetch(conn, _insert(by_clock), parameters)
-    except IntegrityError as error:
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         if _ENDED in str(error.orig):
             raise Conflict("proposal", values["proposal_id"], "ended") from None
         if missing_key(error) is not None or not _exists(conn, values["proposal_id"]):

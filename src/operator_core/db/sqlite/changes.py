@@ -1,12 +1,12 @@
 """Detects commits that other connections and processes make to a SQLite file."""
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.connection import SqliteConnection
 
 __all__ = ["LOOKS_EVERY", "SqliteChanges"]
@@ -69,7 +69,7 @@ class SqliteChanges:
         while not self._stop.wait(LOOKS_EVERY):
             try:
                 version = self._version()
-            except sqlite3.Error:
+            except dbapi.Error:
                 # Rings anyway: the listener then reads the ledger and gets the error.
                 version = -1
             if version != self._seen:

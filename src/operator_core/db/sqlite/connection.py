@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ import aiosqlite
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.handle import SqliteHandle
 
 __all__ = ["Answer", "SqliteConnection"]
@@ -115,7 +115,7 @@ class SqliteConnection(SqliteHandle, aiosqlite.Connection):
 
     def __init__(
         self,
-        opener: Callable[[], sqlite3.Connection],
+        opener: Callable[[], dbapi.Connection],
         *,
         busy_timeout: float,
         lasts: bool = False,

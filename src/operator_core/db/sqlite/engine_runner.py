@@ -21,6 +21,7 @@ from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import LOOKS_EVERY
 from operator_core.db.sqlite.files import FileIdentity
 from operator_core.db.sqlite.handle import MEMORY
+from operator_core.db.sqlite.one_library import check_library, hold, library_of, release
 from operator_core.db.sqlite.schema import Schema
 
 __all__ = ["SqliteEngineRunner"]
@@ -40,21 +41,31 @@ class SqliteEngineRunner(EngineRunner):
         super().__init__(engine, timeout=timeout)
         self._schema = schema
         self._upgrade = upgrade
-        path = _path(engine)
+        self._path = _path(engine)
+        self._library = library_of(engine.dialect)
         # The engine's connections come and go.
-        self._file = None if path is None else FileIdentity(path, watched=False)
+        self._file = None if self._path is None else FileIdentity(self._path, watched=False)
 
     async def open(self) -> None:
         """Checks the schema, and upgrades one that is behind, as opening a file does."""
         if self._shared:
             check_outside(self._use.under_way)
         self._pid = os.getpid()
+        if self._path is not None:
+            check_library(self._path, self._library)
         make_current = partial(self._schema.make_current, busy_timeout=self._timeout)
         make_ready = make_current if self._upgrade else self._schema.check_usable
         await self._run(make_ready, commit=False, check=False)
         if self._file is not None:
             self._file.remember()
+        if self._path is not None:
+            hold(self, self._path, self._library)
         self._closed = False
+
+    async def close(self) -> None:
+        """Does what `EngineRunner.close` does."""
+        await super().close()
+        release(self)
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool."""

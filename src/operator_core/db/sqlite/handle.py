@@ -1,8 +1,6 @@
 """A SQLite connection with SQLAlchemy's over it, and the settings of all connections of the ledger."""
 
 import logging
-import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final, NoReturn, cast
@@ -10,14 +8,18 @@ from typing import Final, NoReturn, cast
 from sqlalchemy import Connection
 
 from operator_core.db.sql.errors import translate
+from operator_core.db.sql.sqlite_library import OPEN_OPTIONS, dbapi
 from operator_core.db.sqlite.engine import over
 from operator_core.db.sqlite.files import uri
+from operator_core.db.sqlite.one_library import check_library
 
 __all__ = ["MEMORY", "NO_TRUST", "TRUST", "SqliteHandle", "connect", "over"]
 
 logger = logging.getLogger(__name__)
 
 MEMORY = ":memory:"
+
+_DEFENSIVE: Final = 1010  # SQLITE_DBCONFIG_DEFENSIVE
 
 _SETTINGS: Final = (
     # SQLite's default is off, and each connection has its own setting.
@@ -26,6 +28,9 @@ _SETTINGS: Final = (
     "PRAGMA synchronous = FULL",
     # SQLite detects a damaged page before it uses the page.
     "PRAGMA cell_size_check = ON",
+    # SQLite's default, which a build can change. The schema holds under both; without recursion a trigger that
+    # updates its own row runs once.
+    "PRAGMA recursive_triggers = OFF",
 )
 
 
@@ -34,12 +39,12 @@ def _json_is_innocuous() -> bool:
 
     Some releases, for example 3.40, mark these functions the wrong way round.
     """
-    with closing(sqlite3.connect(":memory:")) as connection:
+    with closing(dbapi.connect(":memory:")) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         try:
             connection.execute("CREATE TABLE probe (text TEXT CHECK (json_valid(text)))")
             connection.execute("INSERT INTO probe VALUES ('{}')")
-        except sqlite3.OperationalError:
+        except dbapi.OperationalError:
             return False
     return True
 
@@ -62,24 +67,27 @@ def connect(
     how: str | None = None,
     read_only: bool = False,
     any_thread: bool = False,
-) -> sqlite3.Connection:
+) -> dbapi.Connection:
     """Returns a connection in autocommit mode: the ledger itself begins and ends transactions.
 
     With `how`, this opens an existing file (see `files.uri`). Without it, SQLite may create the file.
     With `any_thread`, several threads may use it, one at a time.
     """
-    connection = sqlite3.connect(
+    if path != MEMORY:
+        check_library(path)
+    connection = dbapi.connect(
         path if how is None else uri(path, how),
         uri=how is not None,
         timeout=busy_timeout,
         isolation_level=None,
         check_same_thread=not any_thread,
         cached_statements=256,
+        **OPEN_OPTIONS,
     )
     try:
-        if sys.version_info >= (3, 12):
-            # SQL can't write to the schema table or switch off the journal.
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        # SQL can't write to the schema table or switch off the journal. Python's module offers this from 3.12 on.
+        if (configure := getattr(connection, "setconfig", None)) is not None:
+            configure(_DEFENSIVE, True)
         for setting in (*_SETTINGS, NO_TRUST if read_only else TRUST):
             connection.execute(setting)
         if read_only:
@@ -104,7 +112,7 @@ class SqliteHandle:
 
     def __init__(
         self,
-        opener: Callable[[], sqlite3.Connection],
+        opener: Callable[[], dbapi.Connection],
         *,
         busy_timeout: float,
         lasts: bool = False,
@@ -114,15 +122,15 @@ class SqliteHandle:
         self._busy_timeout = busy_timeout
         self._lasts = lasts
         self._prepare = prepare
-        self._raw: sqlite3.Connection | None = None
+        self._raw: dbapi.Connection | None = None
         self._wrapped: Connection | None = None
 
     @property
-    def raw(self) -> sqlite3.Connection:
+    def raw(self) -> dbapi.Connection:
         """The sqlite3 connection."""
         if self._raw is None:
             self._connect_now()
-        return cast(sqlite3.Connection, self._raw)
+        return cast(dbapi.Connection, self._raw)
 
     @property
     def wrapped(self) -> Connection:

@@ -1,13 +1,13 @@
 """Opens the connections of one ledger in SQLite, for both of its runners, and makes its schema current."""
 
 import os
-import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from operator_core.actions.errors import StorageUnavailable
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.files import FILE_MODE, FileIdentity, make_file
 from operator_core.db.sqlite.handle import MEMORY, NO_TRUST, TRUST, SqliteHandle, connect
 from operator_core.db.sqlite.reader import ReadingOpener
@@ -104,7 +104,7 @@ class Opening:
         """The arguments of the `SqliteHandle` of a database in memory."""
         return {"opener": self._opener(MEMORY), "busy_timeout": self.busy_timeout, "lasts": True}
 
-    def _opener(self, path: str, **how: str) -> Callable[[], sqlite3.Connection]:
+    def _opener(self, path: str, **how: str) -> Callable[[], dbapi.Connection]:
         return partial(
             connect, path, busy_timeout=self.busy_timeout, any_thread=self._any_thread, **how
         )

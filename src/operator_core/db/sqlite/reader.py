@@ -1,10 +1,10 @@
 """A connection that reads a SQLite file while others write."""
 
-import sqlite3
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from operator_core.db.sql.errors import read_damaged
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.files import IMMUTABLE, FileIdentity, reading
 from operator_core.db.sqlite.handle import SqliteHandle, connect
@@ -34,7 +34,7 @@ class ReadingOpener:
         self._any_thread = any_thread
         self._immutable_state: Any = None
 
-    def __call__(self) -> sqlite3.Connection:
+    def __call__(self) -> dbapi.Connection:
         how = reading(self._path) if self._changes_nothing else "rw"
         self._immutable_state = self._state() if how == IMMUTABLE else None
         return connect(

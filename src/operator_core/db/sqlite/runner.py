@@ -24,6 +24,7 @@ from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
 from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.one_library import hold, release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
 from operator_core.db.sqlite.schema import Schema
@@ -96,6 +97,8 @@ class SqliteRunner:
         )
         try:
             await connection.run_raw(lambda: self._opening.make_ready(connection, limit))
+            if not self._opening.in_memory:
+                hold(self, self._opening.name)
         except asyncio.CancelledError:
             limit.stop()
             connection.end()
@@ -121,6 +124,7 @@ class SqliteRunner:
         # Every caller of `close` waits, also if the first one was cancelled or its event loop is closed.
         for connection in list(self._ending):
             await connection.ended()
+        release(self)
         # Wakes the listeners, which then find the ledger closed.
         self._doorbell.ring()
 

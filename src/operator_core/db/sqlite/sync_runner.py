@@ -22,6 +22,7 @@ from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
 from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.handle import SqliteHandle
+from operator_core.db.sqlite.one_library import hold, release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
 from operator_core.db.sqlite.schema import Schema
@@ -98,6 +99,8 @@ class SyncSqliteRunner:
             handle = self._writer if self._opening.in_memory else self._reader.connection
             try:
                 self._opening.make_ready(handle, WorkLimit())
+                if not self._opening.in_memory:
+                    hold(self, self._opening.name)
             except BaseException as error:
                 handle.disconnect()
                 handle.raise_own(error)
@@ -122,6 +125,7 @@ class SyncSqliteRunner:
                     poller.join()
                 self._reader.connection.disconnect()
                 self._writer.disconnect()
+            release(self)
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on the last committed state; in memory, after the running write."""
