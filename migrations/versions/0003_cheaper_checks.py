@@ -28,12 +28,13 @@ from alembic import context, op
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import UnmanagedSchema
-from operator_core.db.sql.errors import violates_constraint
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+
+SQLITE_CONSTRAINT = 19
 
 HERE = Path(__file__)
 LEDGER = HERE.with_name("0002_ledger.sqlite.sql")
@@ -113,7 +114,7 @@ def _fill(table: str) -> None:
     try:
         op.execute(f"INSERT INTO {table} SELECT * FROM _old_{table} ORDER BY id")
     except DBAPIError as error:
-        if not violates_constraint(error):
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != SQLITE_CONSTRAINT:
             raise
         # Somebody has written rows without the checks.
         raise UnmanagedSchema([f"{table} has a row that breaks a rule: {error.orig}"]) from error

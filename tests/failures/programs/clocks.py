@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from operator_core.db.sql.sqlite_library import dbapi
-from operator_core.db.sqlite import connection as ledgers_connection
-from operator_core.db.sqlite import runner
+from operator_core.db.sqlite import handle, opening
 
 Jump: TypeAlias = Callable[[float], None]
 
@@ -71,7 +70,7 @@ def take_sqlites() -> Jump:
 
     dbapi.connect = connect  # type: ignore[assignment]
     # Where the schema is not trusted, its triggers may not call a function of Python's.
-    for module in (ledgers_connection, runner):
+    for module in (handle, opening):
         module.TRUST = "PRAGMA trusted_schema = ON"  # type: ignore[misc]
 
     def jump(seconds: float) -> None:
