@@ -26,7 +26,7 @@ class Model(BaseModel):
     )
 
     # One set for all stored instances of a class: a set for each costs a fifth of reading a row, most of it in
-    # garbage collections. Pydantic copies it before it changes it.
+    # garbage collections. Pydantic copies it before it changes it, and callers get a copy.
     _all_fields: ClassVar[set[str]]
 
     @classmethod
@@ -42,6 +42,11 @@ class Model(BaseModel):
     # Allows pydantic its own, faster way to create an instance inside the validation of another model, such as
     # FastAPI's, where callers expect a ValidationError.
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names of the fields that were set when the model was made."""
+        return set(self.__pydantic_fields_set__)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:

@@ -1,5 +1,6 @@
 """The ledger's own connections use the newer SQLite; one file has one SQLite library in a process."""
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -187,4 +188,35 @@ async def test_an_engine_of_the_ledgers_library_may_be_beside_a_file(tmp_path: P
         await borrowed.create_proposal(proposal())
         async with AsyncSession(engine) as session, ActionDB(session) as joined:
             assert len(await joined.list_proposals()) == 2
+    await engine.dispose()
+
+
+@TWO
+async def test_of_two_that_open_at_once_the_second_opens_nothing(
+    tmp_path: Path, engine: AsyncEngine
+) -> None:
+    path = tmp_path / "ledger.db"
+    migrate.upgrade(f"sqlite:///{path}")
+    borrowed, own = ActionDB(engine), ActionDB(path)
+    results = await asyncio.gather(borrowed.open(), own.open(), return_exceptions=True)
+    assert [isinstance(each, StorageUnavailable) for each in results] == [False, True]
+    # A ledger that was refused holds nothing.
+    await borrowed.close()
+    await engine.dispose()
+    async with own:
+        with pytest.raises(StorageUnavailable, match=REFUSED):
+            await borrowed.open()
+        assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+@TWO
+async def test_an_engine_whose_url_hides_the_path_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    engine = create_async_engine(f"sqlite+aiosqlite:///file:{path}?uri=true")
+    async with ActionDB(path):
+        with pytest.raises(StorageUnavailable, match=REFUSED):
+            await ActionDB(engine).open()
+    async with ActionDB(engine):
+        with pytest.raises(StorageUnavailable, match="can't open it by pysqlite3"):
+            await ActionDB(path).open()
     await engine.dispose()

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import CorruptRow
+from operator_core.actions.errors import ConstraintViolation, CorruptRow
 from operator_core.actions.types import (
     ActionRecord,
     ActionStatus,
@@ -32,12 +32,11 @@ from operator_core.actions.types import (
     StoredRecord,
 )
 from operator_core.actions.values import MAX_ID
-from operator_core.db.ledger.partial import in_parts
+from operator_core.db.ledger.partial import in_parts, is_of_rows
 from operator_core.db.ledger.recovery import overdue, sweep
 from operator_core.db.ledger.status import any_of, may_start, moved
 from operator_core.db.sql.arrays import each, listed
 from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sql.errors import is_refusal
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
 from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
@@ -291,8 +290,8 @@ def _start_unrefused(
     try:
         with savepoint(conn):
             return _start_all(conn, request, found)
-    except DBAPIError as error:
-        if not is_refusal(error):
+    except (DBAPIError, ConstraintViolation) as error:
+        if not is_of_rows(conn, error):
             raise
     # Each statement has its own time, so some may have expired since they were selected. Others may be damaged.
     known = {each.id: each for each in found}
@@ -304,8 +303,8 @@ def _start_unrefused(
     try:
         for some in in_parts(conn, list(known), start, "start proposal"):
             started += some
-    except DBAPIError as error:
-        if not is_refusal(error):
+    except (DBAPIError, ConstraintViolation) as error:
+        if not is_of_rows(conn, error):
             raise
     return started
 
@@ -339,6 +338,10 @@ def _start_all(
     record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
     records = {row[1]: row for row in fetch(conn, record, start)}
     begun = {id_: changed for id_, *changed in fetch(conn, _START_LISTED, begin)}
+    if not len(records) == len(begun) == len(found):
+        raise ConstraintViolation(
+            "a trigger of another program has ignored the start of a proposal"
+        )
     return [
         Claim(_executing(one, *begun[one.id]), _begun(records[one.id], request.worker))
         for one in found

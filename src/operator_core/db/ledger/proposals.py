@@ -14,7 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import (
+    CommitOutcomeUnknown,
     Conflict,
+    ConstraintViolation,
     InvalidValue,
     NotFound,
 )
@@ -33,7 +35,7 @@ from operator_core.db.sql.rows import (
     to_proposal,
 )
 from operator_core.db.sql.tables import PROPOSALS, TICKETS
-from operator_core.db.sql.unit import Batch, Shortcut, SingleStatement, Unit
+from operator_core.db.sql.unit import UNANSWERED, Batch, Shortcut, SingleStatement, Unit
 
 __all__ = [
     "MAX_ROWS",
@@ -134,6 +136,8 @@ def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
 _INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
 _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
+_IGNORED: Final = "a trigger of another program has ignored a new row"
+
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
 MAX_ROWS: Final = 10_000
@@ -175,13 +179,21 @@ def create_proposals(
 ) -> list[list[StoredProposal]]:
     """Inserts the proposals in order and returns them with their ids and the database's times.
 
-    Raises `NotFound` for an unknown ticket or dependency; none is inserted then.
+    Raises `NotFound` for an unknown ticket or dependency; none is inserted then. If a trigger of another program has
+    ignored some rows, raises `ConstraintViolation`, or on a server `CommitOutcomeUnknown`: the others may be kept.
     """
     values = [each for new in several for each in new.values]
     if not values:
         return [[] for _ in several]
     with _known(conn, several):
-        created = iter(_insert(conn, values))
+        rows = _insert(conn, values)
+    if len(rows) != len(values):
+        if rows and not is_sqlite(conn):
+            # A single statement is its own COMMIT. Which rows are missing is unknown, and another attempt would
+            # write the others again.
+            raise CommitOutcomeUnknown(_IGNORED)
+        raise ConstraintViolation(_IGNORED)
+    created = iter(rows)
     return [
         [
             _stored(conn, proposal, workflow_id, next(created))
@@ -211,7 +223,10 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
         return SingleStatement(unit, batch=together)
     (proposal,), (values,) = new.proposals, new.values
     shortcut = Shortcut(
-        _INSERT_ONE, values, lambda rows: [_with_row(proposal, rows[0])], explains=()
+        _INSERT_ONE,
+        values,
+        lambda rows: [_with_row(proposal, rows[0])] if rows else UNANSWERED,
+        explains=(),
     )
     return SingleStatement(unit, shortcut, together)
 
@@ -237,7 +252,10 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
-    found = to_proposal(fetch(conn, _BY_KEY, {"key": key})[0])
+    rows = fetch(conn, _BY_KEY, {"key": key})
+    if not rows:
+        raise ConstraintViolation(_IGNORED)
+    found = to_proposal(rows[0])
     if _content(found) != _content(proposal):
         state = "stored with this idempotency key and other content"
         raise Conflict("proposal", found.id, state)
@@ -252,7 +270,8 @@ def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
     # No other writer can come between the two statements: the transaction has held the write lock from its start.
     if fetch(conn, _KNOWN_KEY, {"key": values["idempotency_key"]}):
         return None
-    return fetch(conn, _INSERT_ONE, values)[0]
+    rows = fetch(conn, _INSERT_ONE, values)
+    return rows[0] if rows else None
 
 
 _KNOWN_KEY = select(_ROW.id).where(_ROW.idempotency_key == bindparam("key"))

@@ -52,6 +52,9 @@ class Answer:
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
             self._orphan(error)
+        elif isinstance(error, StopIteration):
+            # A future can't hold it; the caller would wait for ever.
+            self.future.set_exception(RuntimeError("a unit of work raised StopIteration"))
         elif error is not None:
             self.future.set_exception(error)
         else:

@@ -21,7 +21,7 @@ from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import LOOKS_EVERY
 from operator_core.db.sqlite.files import FileIdentity
 from operator_core.db.sqlite.handle import MEMORY
-from operator_core.db.sqlite.one_library import check_library, hold, library_of, release
+from operator_core.db.sqlite.one_library import file_of, hold, library_of, release
 from operator_core.db.sqlite.schema import Schema
 
 __all__ = ["SqliteEngineRunner"]
@@ -52,15 +52,25 @@ class SqliteEngineRunner(EngineRunner):
             check_outside(self._use.under_way)
         self._pid = os.getpid()
         if self._path is not None:
-            check_library(self._path, self._library)
-        make_current = partial(self._schema.make_current, busy_timeout=self._timeout)
-        make_ready = make_current if self._upgrade else self._schema.check_usable
-        await self._run(make_ready, commit=False, check=False)
+            # Before a connection of the engine opens the file, if there is one.
+            hold(self, self._path, self._library)
+        try:
+            await self._run(self._make_ready, commit=False, check=False)
+        except BaseException:
+            release(self)
+            raise
         if self._file is not None:
             self._file.remember()
-        if self._path is not None:
-            hold(self, self._path, self._library)
         self._closed = False
+
+    def _make_ready(self, conn: Connection) -> None:
+        # The file may be new, and the URL of an engine need not show its path.
+        if path := file_of(conn):
+            hold(self, path, self._library)
+        if self._upgrade:
+            self._schema.make_current(conn, busy_timeout=self._timeout)
+        else:
+            self._schema.check_usable(conn)
 
     async def close(self) -> None:
         """Does what `EngineRunner.close` does."""

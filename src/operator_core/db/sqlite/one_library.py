@@ -16,7 +16,7 @@ from operator_core.actions.errors import StorageUnavailable
 from operator_core.db.sql.sqlite_library import LIBRARY_VARIABLE, dbapi, describe
 from operator_core.db.sqlite.contents import Inode, inode_of
 
-__all__ = ["check_connection", "check_library", "hold", "library_of", "release"]
+__all__ = ["check_connection", "check_library", "file_of", "hold", "library_of", "release"]
 
 # The open ledgers of files, each with its process, its file and its library.
 _held: Final[WeakKeyDictionary[object, tuple[int, Inode, Any]]] = WeakKeyDictionary()
@@ -53,11 +53,14 @@ def check_library(path: str, library: Any = dbapi) -> None:
 
 def check_connection(conn: Connection) -> None:
     """Does `check_library` for the file of a service's connection."""
-    library = library_of(conn.dialect)
-    if _held and not _same(library, dbapi):
-        for _, name, path in conn.exec_driver_sql("PRAGMA database_list").all():
-            if name == "main" and path:
-                check_library(path, library)
+    if _held and (path := file_of(conn)):
+        check_library(path, library_of(conn.dialect))
+
+
+def file_of(conn: Connection) -> str:
+    """The path of a connection's file; empty if it has none."""
+    databases = conn.exec_driver_sql("PRAGMA database_list").all()
+    return next((path for _, name, path in databases if name == "main"), "")
 
 
 def _check(path: str, inode: Inode, library: Any) -> None:

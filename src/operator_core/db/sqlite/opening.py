@@ -10,6 +10,7 @@ from operator_core.actions.errors import StorageUnavailable
 from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.files import FILE_MODE, FileIdentity, make_file
 from operator_core.db.sqlite.handle import MEMORY, NO_TRUST, TRUST, SqliteHandle, connect
+from operator_core.db.sqlite.one_library import hold
 from operator_core.db.sqlite.reader import ReadingOpener
 from operator_core.db.sqlite.schema import Schema
 from operator_core.db.sqlite.wal import use_wal
@@ -58,8 +59,11 @@ class Opening:
         """The function that raises if the file that receives the writes is not the ledger's."""
         return _check_nothing if self.in_memory else self.file.check_log
 
-    def make_ready(self, handle: SqliteHandle, limit: WorkLimit) -> None:
-        """Checks the database through its first connection, which from then on only reads; upgrades it if needed."""
+    def make_ready(self, handle: SqliteHandle, limit: WorkLimit, owner: object) -> None:
+        """Checks the database through its first connection, which from then on only reads; upgrades it if needed.
+
+        `owner` holds the file from before the connection is opened: see `one_library.hold`.
+        """
         if self.in_memory:
             self._schema.copy_template(handle.raw)
             return
@@ -67,6 +71,7 @@ class Opening:
             make_file(self.name, self._file_mode)
         elif not os.path.exists(self.name):
             raise StorageUnavailable(f"{self.name}: no such file, so no ledger to open")
+        hold(owner, self.name)
         raw = handle.raw
         raw.execute(NO_TRUST)
         with limit.watching(raw):

@@ -24,7 +24,7 @@ from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
 from operator_core.db.sqlite.files import FILE_MODE
-from operator_core.db.sqlite.one_library import hold, release
+from operator_core.db.sqlite.one_library import release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
 from operator_core.db.sqlite.schema import Schema
@@ -96,17 +96,17 @@ class SqliteRunner:
             SqliteConnection(**self._opening.memory()) if reader is None else reader.connection
         )
         try:
-            await connection.run_raw(lambda: self._opening.make_ready(connection, limit))
-            if not self._opening.in_memory:
-                hold(self, self._opening.name)
+            await connection.run_raw(lambda: self._opening.make_ready(connection, limit, self))
         except asyncio.CancelledError:
             limit.stop()
             connection.end()
             # The thread may wait for a lock; a cancelled caller does not wait for that lock.
             await asyncio.wait({asyncio.ensure_future(connection.ended())}, timeout=_PATIENCE)
+            release(self)
             raise
         except BaseException:
             await connection.shut()
+            release(self)
             raise
         # The connection that checked the schema becomes the first reader, or in memory the only connection.
         with self._lock:

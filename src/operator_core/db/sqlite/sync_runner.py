@@ -22,7 +22,7 @@ from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
 from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.handle import SqliteHandle
-from operator_core.db.sqlite.one_library import hold, release
+from operator_core.db.sqlite.one_library import release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
 from operator_core.db.sqlite.schema import Schema
@@ -98,11 +98,10 @@ class SyncSqliteRunner:
             self._new_handles()
             handle = self._writer if self._opening.in_memory else self._reader.connection
             try:
-                self._opening.make_ready(handle, WorkLimit())
-                if not self._opening.in_memory:
-                    hold(self, self._opening.name)
+                self._opening.make_ready(handle, WorkLimit(), self)
             except BaseException as error:
                 handle.disconnect()
+                release(self)
                 handle.raise_own(error)
             self._is_open = True
 
