@@ -1,4 +1,4 @@
-"""Measures the ledger beside its floor: its own statements by the module sqlite3, without the ledger's Python.
+"""Measures the ledger beside its floor: its own statements by its SQLite library, without the ledger's Python.
 
 The floor has the ledger's file, connection settings, statements and transactions. It has no models, no SQLAlchemy, no
 other thread and no event loop, and does not check whether the file was replaced. A second floor has no triggers.
@@ -7,7 +7,6 @@ other thread and no event loop, and does not check whether the file was replaced
 import gc
 import os
 import shutil
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -22,7 +21,8 @@ from benchmarks.replay import Statement, recording, run
 from benchmarks.report import figure, spread, table, times
 from benchmarks.sides import OURS
 from benchmarks.works import Sizes
-from operator_core.db.sqlite.connection import connect
+from operator_core.db.sql.sqlite_library import dbapi
+from operator_core.db.sqlite.handle import connect
 
 __all__ = ["DISK", "IN_MEMORY", "TMPFS", "WORKS", "Compared", "as_json", "floor", "report"]
 
@@ -125,7 +125,7 @@ class _Turns:
 
     async def without_triggers(self) -> float:
         with self._copy() as path:
-            with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            with closing(dbapi.connect(path, isolation_level=None)) as conn:
                 names = conn.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
                 for (name,) in names.fetchall():
                     conn.execute(f'DROP TRIGGER "{name}"')
@@ -160,7 +160,7 @@ class _Turns:
 
 def _state(path: Path) -> _State:
     """The number of proposals in each status, and of records with each outcome."""
-    with closing(sqlite3.connect(path)) as conn:
+    with closing(dbapi.connect(path)) as conn:
         return [
             *conn.execute("SELECT status, count(*) FROM action_proposals GROUP BY 1 ORDER BY 1"),
             *conn.execute("SELECT success, count(*) FROM action_records GROUP BY 1 ORDER BY 1"),
@@ -235,7 +235,7 @@ def report(found: list[Compared]) -> str:
         [
             f"Compared with the floor, in turns, medians of {len(found[0].ours)} rounds",
             table(head, rows),
-            "The floor is the module sqlite3 with the ledger's own statements, parameters, transactions, schema\n"
+            "The floor is the SQLite library with the ledger's own statements, parameters, transactions, schema\n"
             "and settings, without the ledger's Python. Ratios are of times, so less is better.",
         ]
     )

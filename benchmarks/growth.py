@@ -1,7 +1,6 @@
 """Measures the cost of an operation in a ledger with 10,000, 100,000 and a million rows."""
 
 import json
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from benchmarks.report import table, times
 from benchmarks.sides import OURS
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = [
     "CLAIM",
@@ -64,7 +64,7 @@ FROM action_proposals WHERE id > ? AND status IN ('completed', 'failed')
 
 
 def _fill(path: Path, rows: int) -> None:
-    conn = sqlite3.connect(path, isolation_level=None)
+    conn = dbapi.connect(path, isolation_level=None)
     try:
         (first,) = conn.execute("SELECT count(*) + 1 FROM action_proposals").fetchone()
         (before,) = conn.execute("SELECT coalesce(max(id), 0) FROM action_proposals").fetchone()

@@ -4,9 +4,11 @@ import platform
 import sqlite3
 from collections.abc import Sequence
 
+from operator_core.db.sql.sqlite_library import describe
+
 __all__ = ["SQLITE", "figure", "machine", "spread", "table", "times"]
 
-SQLITE = f"SQLite {sqlite3.sqlite_version}"
+SQLITE = f"{describe()} (the ledger), {describe(sqlite3)} (the others)"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

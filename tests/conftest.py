@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
@@ -19,14 +19,17 @@ from operator_core.db.verbs import history
 from tests import servers
 from tests.clocks import LoopClock, loop_clock
 from tests.databases import NEEDS_SERVER, Databases, NoServer, databases
+from tests.looks_async import looks_async, runs_by_sync
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Real tool calls and real databases of the predecessor, where the checkout has them beside it."""
 
 NEEDS_DATA = "needs the real data in ../shared/data"
 
-ON_SQLITE = ("memory", "file", "engine")
-ON_SERVER = ("postgresql", "psycopg", "server engine")
+ON_SQLITE = ("memory", "file", "engine", "sync")
+ON_SERVER = ("postgresql", "psycopg", "server engine", "sync server")
+SYNC = ("sync", "sync server")
+"""`SyncActionDB`, on which a part of the suite runs."""
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
 TWO_BACKENDS = ("memory", "postgresql")
@@ -94,6 +97,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def is_chosen(item: pytest.Item) -> bool:
         call = getattr(item, "callspec", None)
+        if call and call.params.get("backend") in SYNC:
+            function = getattr(item, "originalname", item.name)
+            if not runs_by_sync(item.path.stem, function):
+                return False
         every = config.getoption("--all-backends") or not item.get_closest_marker("two_backends")
         return call is None or call.params.get("backend", few[0]) in (chosen if every else few)
 
@@ -147,6 +154,9 @@ def _no_thread_left() -> Iterator[None]:
     if left():
         # Collecting takes longer than most tests, so only where it may help.
         gc.collect()
+    for thread in left():
+        # SQLAlchemy's own aiosqlite engine does not wait for its threads.
+        thread.join(10)
     assert not left(), f"threads left behind: {left()}"
 
 
@@ -196,13 +206,26 @@ def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str |
     """Where the backend's database is: a file, a URL, or nowhere but in memory."""
     if backend in ON_SERVER:
         url = request.getfixturevalue("server_ledger")
-        return url.replace("://", "+psycopg://", 1) if backend == "psycopg" else url
+        return (
+            url.replace("://", "+psycopg://", 1) if backend in ("psycopg", "sync server") else url
+        )
     return ":memory:" if backend == "memory" else tmp_path / "ledger.db"
 
 
 @pytest.fixture
+def make_engine() -> Callable[[str | Path], AsyncEngine]:
+    """Makes a service's engine as SQLAlchemy does. Where a test opens the file too, `engine_on` takes its place."""
+
+    def make(place: str | Path) -> AsyncEngine:
+        url = str(place) if "://" in str(place) else f"sqlite+aiosqlite:///{place}"
+        return create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+
+    return make
+
+
+@pytest.fixture
 async def open_ledger(
-    backend: str, place: str | Path
+    backend: str, place: str | Path, make_engine: Callable[[str | Path], AsyncEngine]
 ) -> AsyncIterator[Callable[..., Awaitable[ActionDB]]]:
     """Opens ledgers on one database of the backend (in memory: each has its own)."""
     async with AsyncExitStack() as stack:
@@ -210,10 +233,10 @@ async def open_ledger(
         async def open_one(**settings: Any) -> ActionDB:
             target: Any = place
             if backend in ("engine", "server engine"):
-                url = f"sqlite+aiosqlite:///{place}" if backend == "engine" else str(place)
-                target = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+                target = make_engine(place)
                 stack.push_async_callback(target.dispose)
-            return await stack.enter_async_context(ActionDB(target, **settings))
+            make = looks_async if backend in SYNC else ActionDB
+            return await stack.enter_async_context(make(target, **settings))
 
         yield open_one
 

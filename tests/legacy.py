@@ -1,7 +1,8 @@
 """A small database as the predecessor wrote them: its tables, no version, naive local times."""
 
-import sqlite3
 from pathlib import Path
+
+from operator_core.db.sql.sqlite_library import dbapi
 
 SCHEMA = """
 CREATE TABLE tickets (
@@ -31,7 +32,7 @@ CREATE TABLE action_records (
 
 def make_legacy(path: Path) -> None:
     """Writes it to `path`."""
-    connection = sqlite3.connect(path)
+    connection = dbapi.connect(path)
     connection.executescript(SCHEMA)
     connection.execute(
         "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at) "

@@ -16,6 +16,7 @@ from benchmarks.replay import recording, run
 from benchmarks.sides import BASELINE, OURS
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 
 TINY = works.Sizes(
     create=3, create_each=1, get=5, rows=20, list=1, life=2, cycle=3, cancel=4, open=2, limit=3
@@ -146,10 +147,10 @@ async def test_the_floor_does_what_the_ledger_does(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_rows_is_recorded_and_runs_again() -> None:
-    with recording() as recorded, closing(sqlite3.connect(":memory:")) as conn:
+    with recording() as recorded, closing(dbapi.connect(":memory:")) as conn:
         conn.execute("CREATE TABLE t (n)")
         conn.executemany("INSERT INTO t VALUES (?)", iter([(1,), (2,)]))
-    with closing(sqlite3.connect(":memory:")) as conn:
+    with closing(dbapi.connect(":memory:")) as conn:
         run(conn, recorded)
         assert conn.execute("SELECT n FROM t").fetchall() == [(1,), (2,)]
 

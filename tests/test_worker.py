@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import pytest
 
-from operator_core import worker as worker_loop
 from operator_core.actions import ActionProposal, ActionRecord, ActionStatus, InvalidValue, NotOpen
 from operator_core.db import ActionDB
 from operator_core.db.verbs import history
 from operator_core.db.verbs.executions import BEATS
+from operator_core.worker import loop as worker_loop
 from operator_core.worker import run_worker
 from tests.clocks import PATIENCE, LoopClock
 from tests.conftest import RawSQL, proposal
@@ -148,7 +148,7 @@ async def test_only_what_has_a_handler_is_claimed(db: ActionDB) -> None:
 @TWO
 async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
     running, most = 0, 0
-    full = asyncio.Event()
+    full, counted = asyncio.Event(), asyncio.Event()
 
     async def restart(_: ActionProposal) -> None:
         nonlocal running, most
@@ -156,8 +156,8 @@ async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
         most = max(most, running)
         if running == 3:
             full.set()
-        # All three are there before the first goes.
-        await full.wait()
+        # All three are there, and have been counted, before the first goes.
+        await counted.wait()
         await asyncio.sleep(0.002)
         running -= 1
 
@@ -166,6 +166,7 @@ async def test_no_more_run_at_a_time_than_were_asked_for(db: ActionDB) -> None:
         await asyncio.wait_for(full.wait(), PATIENCE)
         found = await db.count_proposals()
         assert (found[S.EXECUTING], found[S.VALIDATED]) == (3, 9)
+        counted.set()
         for id in ids:
             await ended(db, id)
     assert (most, await task) == (3, 12)
@@ -422,7 +423,7 @@ async def test_what_comes_while_it_is_idle_wakes_it(
         pass
 
     # Neither it nor who waits for it looks by itself.
-    monkeypatch.setattr(worker_loop, "_PAUSE", 3600.0)
+    monkeypatch.setattr(worker_loop, "POLLS_EVERY", 3600.0)
     monkeypatch.setattr(history, "_AT_LEAST_EVERY", 3600.0)
     async with working(db, {"restart": restart}):
         for _ in range(6):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -15,6 +14,7 @@ import pytest
 
 from operator_core.actions import ActionProposal, ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.harness import PATIENCE, start
 from tests.failures.server_harness import DRIVERS, by, make_ledger, own_server
 from tests.test_worker import ended, validated, working
@@ -33,7 +33,7 @@ async def test_a_busy_ledger_is_asked_again(
     path = tmp_path / "ledger.db"
     async with ActionDB(path, busy_timeout=0.05) as db, ActionDB(path) as other:
         id = await validated(db)
-        with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        with closing(dbapi.connect(path, isolation_level=None)) as stranger:
             stranger.execute("BEGIN IMMEDIATE")
             async with working(db, {"restart": restart}) as task:
                 async with asyncio.timeout(30):

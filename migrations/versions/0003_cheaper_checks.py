@@ -8,31 +8,35 @@
 
 SQLite can't change a CHECK, so both tables are recreated and filled, as in revision 0002. This takes about 25
 seconds for a million proposals. ``PRAGMA writable_schema`` would edit only the text of the schema, whatever the
-number of rows. But SQLite refuses it on connections in defensive mode, such as the ledger's own on Python 3.12 and
-later. It also checks nothing: an error in the text makes the file unreadable. The tables are copied, not renamed:
+number of rows. But SQLite refuses it on connections in defensive mode, such as the ledger's own by the sqlite3 of
+Python 3.12 and later. It also checks nothing: an error in the text makes the file unreadable. The tables are copied, not renamed:
 by default, SQLite also renames a table in the foreign keys and views of a service.
 
-Indexes and triggers of other programs on the two tables are kept. On PostgreSQL nothing changes: its CHECKs call
+Indexes and triggers of other programs on the two tables are kept, except by the script of ``--sql``, which can't see
+them. On PostgreSQL nothing changes: its CHECKs call
 functions, and its index of tickets is already partial.
 
 Revision: 0003, after 0002
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from alembic import context, op
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import UnmanagedSchema
+from operator_core.actions.errors import SchemaError, UnmanagedSchema
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+
+SQLITE_CONSTRAINT = 19
 
 HERE = Path(__file__)
 LEDGER = HERE.with_name("0002_ledger.sqlite.sql")
@@ -76,7 +80,11 @@ def _objects(script: Path) -> dict[str, Object]:
 
 
 def _rebuild(objects: dict[str, Object]) -> None:
-    others = [] if context.is_offline_mode() else _others(objects)
+    others: list[str] = []
+    statistics: list[tuple[str, ...]] = []
+    if not context.is_offline_mode():
+        _check_foreign_keys()
+        others, statistics = _others(objects), _statistics()
     op.execute("CREATE TABLE _old_sequence AS SELECT name, seq FROM sqlite_sequence")
     for table in TABLES:
         op.execute(f"CREATE TABLE _old_{table} AS SELECT * FROM {table}")
@@ -86,8 +94,37 @@ def _rebuild(objects: dict[str, Object]) -> None:
         _create([objects[table].sql])
         _fill(table)
     op.execute("DROP TABLE _old_sequence")
-    _create(each.sql for each in objects.values() if each.kind != "TABLE")
-    _create(others)
+    with _refused("a unique index"):
+        _create(each.sql for each in objects.values() if each.kind != "TABLE")
+        _create(others)
+    for row in statistics:
+        op.get_bind().exec_driver_sql("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", row)
+
+
+def _check_foreign_keys() -> None:
+    # DROP TABLE deletes the rows first, and with them those that refer to them. `migrate.upgrade` sees to this.
+    if op.get_bind().exec_driver_sql("PRAGMA foreign_keys").scalar():
+        raise SchemaError("foreign_keys must be OFF on a connection that runs revision 0003")
+
+
+def _statistics() -> list[tuple[str, ...]]:
+    """What ANALYZE has found about the two tables."""
+    connection = op.get_bind()
+    if not sa.inspect(connection).has_table("sqlite_stat1"):
+        return []
+    found = connection.exec_driver_sql("SELECT tbl, idx, stat FROM sqlite_stat1").all()
+    return [tuple(row) for row in found if row[0].lower() in TABLES]
+
+
+@contextmanager
+def _refused(what: str) -> Generator[None]:
+    """A block in which a refused row raises `UnmanagedSchema`: somebody has written it without the checks."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != SQLITE_CONSTRAINT:
+            raise
+        raise UnmanagedSchema([f"{what} has a row that breaks a rule: {error.orig}"]) from error
 
 
 def _others(objects: dict[str, Object]) -> list[str]:
@@ -109,11 +146,8 @@ def _fill(table: str) -> None:
     """Fills a table again, in the order of its ids."""
     if not context.is_offline_mode():
         _check_columns(table)
-    try:
+    with _refused(table):
         op.execute(f"INSERT INTO {table} SELECT * FROM _old_{table} ORDER BY id")
-    except IntegrityError as error:
-        # Somebody has written rows without the checks.
-        raise UnmanagedSchema([f"{table} has a row that breaks a rule: {error.orig}"]) from error
     # The highest id that the table has ever assigned.
     op.execute(f"DELETE FROM sqlite_sequence WHERE name = '{table}'")
     op.execute(

@@ -43,6 +43,24 @@ class Text(str):
 class Number(float):
     __slots__ = ()
 
+    def __float__(self) -> float:
+        return 2.5
+
+
+class Odd(int):
+    def __int__(self) -> int:
+        return 7
+
+
+class Few(dict[str, int]):
+    def items(self) -> Any:
+        return [("other", 1)]
+
+
+class Backwards(list[int]):
+    def __iter__(self) -> Any:
+        return reversed(self)
+
 
 JSON = st.recursive(
     st.none()
@@ -99,6 +117,9 @@ def test_the_text_of_a_copy_reads_back_as_the_value(value: dict[str, Any]) -> No
         (Level.HIGH, 3),
         (Text("text"), "text"),
         (Number(1.5), 1.5),
+        (Odd(3), 3),
+        (Few(a=1), {"a": 1}),
+        (Backwards([1, 2]), [1, 2]),
         (OrderedDict(a=1), {"a": 1}),
         (defaultdict(list, a=[1]), {"a": [1]}),
     ],

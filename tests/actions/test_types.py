@@ -23,6 +23,7 @@ from operator_core.actions.types import (
     ActionType,
     EventType,
     ProposalRequest,
+    Workflow,
 )
 
 
@@ -255,3 +256,17 @@ def test_the_vocabulary_needs_no_database() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_changed_copy_of_a_stored_model_leaves_the_others_as_they_are() -> None:
+    now = datetime.now(UTC)
+    values = {"id": 1, "name": "drain", "description": None, "ticket_id": None}
+    one, other = (
+        Workflow.from_stored({**values, "created_at": now, "updated_at": now}) for _ in "ab"
+    )
+    copied = one.model_copy(update={"name": "fill"})
+    copied.model_fields_set.discard("ticket_id")
+    one.model_fields_set.discard("ticket_id")
+    assert one.model_fields_set == other.model_fields_set == set(Workflow.model_fields)
+    assert one == other != copied
+    assert one.model_dump(exclude_unset=True) == one.model_dump()

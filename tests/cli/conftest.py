@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sqlite3
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from operator_core.cli.checkup import check_up
 from operator_core.cli.findings import Finding
 from operator_core.db import ActionDB
 from operator_core.db.migrate import URL_VARIABLE
+from operator_core.db.sql.sqlite_library import dbapi
 from tests import warm
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "operator-core"
@@ -122,7 +122,7 @@ async def full_ledger(tmp_path: Path) -> Path:
 
 def change(ledger: Path, script: str) -> None:
     """Writes as another tool would."""
-    connection = sqlite3.connect(ledger)
+    connection = dbapi.connect(ledger)
     connection.executescript(script)
     connection.close()
 

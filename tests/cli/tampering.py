@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import sqlite3
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
@@ -14,6 +13,7 @@ from operator_core.cli.findings import Finding, Verdict
 from operator_core.cli.server_checkup import check_up_server
 from operator_core.db import ActionDB, migrate
 from operator_core.db.postgresql.connect import parse_url
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.databases import Databases, connected, query
 
 TICKET = (
@@ -85,12 +85,12 @@ class File(Ledger):
         self.url = f"sqlite:///{path}"
 
     def run(self, script: str) -> None:
-        connection = sqlite3.connect(self.path)
+        connection = dbapi.connect(self.path)
         connection.executescript(script)
         connection.close()
 
     def tamper(self, script: str) -> None:
-        connection = sqlite3.connect(self.path)
+        connection = dbapi.connect(self.path)
         found = connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall()
@@ -126,7 +126,7 @@ class Server(Ledger):
 def made_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "ledger.db"
     migrate.upgrade(f"sqlite:///{path}")
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = dbapi.connect(path, isolation_level=None)
     connection.execute(TICKET)
     connection.close()
     asyncio.run(fill(path))

@@ -1,7 +1,7 @@
 """``operator-core db check``: what is wrong with a ledger is found, and nothing of it is changed."""
 
+import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from operator_core.actions.types import ActionProposal
 from operator_core.cli.checkup import has_wal_reset_bug
 from operator_core.cli.findings import Verdict
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi, describe
 from tests.cli.conftest import Invoke, Program, change, digest, findings
 from tests.legacy import make_legacy
 
@@ -26,7 +27,7 @@ def test_a_sound_ledger_is_found_sound_and_left_as_it_is(program: Program, ledge
     checked = program("db", "check", "--db-path", "ledger.db")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "ledger.db" in checked.stdout
-    assert sqlite3.sqlite_version in checked.stdout
+    assert describe() in checked.stdout
     assert "40 proposals, 40 records, 80 events: all readable" in checked.stdout
     assert digest(ledger) == before
     assert [path.name for path in ledger.parent.iterdir()] == ["ledger.db"]
@@ -62,9 +63,20 @@ def test_the_versions_with_the_wal_reset_bug_are_known(
 
 def test_the_library_alone_is_a_warning(ledger: Path) -> None:
     library = findings(ledger)["SQLite library"]
-    has_it = has_wal_reset_bug(sqlite3.sqlite_version_info[:3])
+    has_it = has_wal_reset_bug(dbapi.sqlite_version_info[:3])
     assert library.verdict is (Verdict.WARNING if has_it else Verdict.OK)
     assert "WAL-reset bug" in library.text
+    assert library.text.startswith(describe())
+
+
+def test_findings_as_json(invoke: Invoke, ledger: Path) -> None:
+    printed = invoke("db", "check", "--json", "--db-path", ledger)
+    assert printed.exit_code == 0
+    found = [json.loads(line) for line in printed.stdout.splitlines()]
+    assert found == [
+        {"subject": each.subject, "verdict": each.verdict, "text": each.text}
+        for each in findings(ledger).values()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +117,7 @@ def test_the_library_alone_is_a_warning(ledger: Path) -> None:
 def test_what_other_tools_broke_is_found(
     invoke: Invoke, ledger: Path, subject: str, script: str, said: str
 ) -> None:
-    connection = sqlite3.connect(ledger)
+    connection = dbapi.connect(ledger)
     if subject != "schema":
         triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND sql LIKE '%INSERT%'"
         kept = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
@@ -128,7 +140,7 @@ def test_what_other_tools_broke_is_found(
 def test_an_overwritten_page_is_found(program: Program, ledger: Path) -> None:
     size = 4096
     pages = ledger.stat().st_size // size
-    connection = sqlite3.connect(ledger)
+    connection = dbapi.connect(ledger)
     root = "SELECT rootpage FROM sqlite_master WHERE name = 'idx_action_proposals_action_name'"
     (page,) = connection.execute(root).fetchone()
     connection.close()

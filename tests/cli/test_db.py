@@ -1,7 +1,7 @@
 """``operator-core db``: upgrade, current, sql, and what each says of files that are no ledgers."""
 
+import json
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from operator_core.cli.findings import Verdict
 from operator_core.db import ActionDB
 from operator_core.db.migrate import HEAD, VERSION_TABLE
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi, describe
 from tests.cli.conftest import Invoke, Program, change, digest, findings
 from tests.databases import Databases
 
@@ -18,13 +19,22 @@ def test_upgrade_makes_a_ledger_and_current_names_its_revision(program: Program)
     made = program("db", "upgrade", "--db-path", "new.db")
     assert (made.returncode, made.stdout, made.stderr) == (0, f"new.db: {HEAD} (head)\n", "")
     at = program("db", "current", "--db-path", "new.db")
-    assert (at.returncode, at.stdout, at.stderr) == (0, f"new.db: {HEAD} (head)\n", "")
+    library = f"SQLite library: {describe()}\n"
+    assert (at.returncode, at.stdout, at.stderr) == (0, f"new.db: {HEAD} (head)\n{library}", "")
+    as_json = program("db", "current", "--json", "--db-path", "new.db")
+    module, version = describe().split()
+    assert json.loads(as_json.stdout) == {
+        "database": "new.db",
+        "revision": HEAD,
+        "head": HEAD,
+        "sqlite_library": {"module": module, "version": version},
+    }
 
 
 def test_upgrade_goes_as_far_as_it_is_told(invoke: Invoke) -> None:
     part = invoke("db", "upgrade", "--db-path", "x.db", "--revision", "0001")
     assert part.stdout == f"x.db: 0001 (behind head, which is {HEAD})\n"
-    assert invoke("db", "current", "--db-path", "x.db").stdout == part.stdout
+    assert invoke("db", "current", "--db-path", "x.db").stdout.startswith(part.stdout)
     assert invoke("db", "upgrade", "--db-path", "x.db").stdout == f"x.db: {HEAD} (head)\n"
 
 
@@ -87,7 +97,7 @@ def test_sql_is_a_script_that_makes_the_schema(program: Program) -> None:
     assert (printed.returncode, printed.stderr) == (0, "")
 
     def catalogue(script: str) -> list[tuple[str, ...]]:
-        connection = sqlite3.connect(":memory:")
+        connection = dbapi.connect(":memory:")
         connection.executescript(script)
         found = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2")
         result = found.fetchall()

@@ -1,7 +1,6 @@
 """``operator-core actions list`` and ``show``: what people and programs see of a ledger."""
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
 from operator_core.cli.formatting import compact, plain
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.cli.conftest import Invoke, Program, Terminal
 from tests.legacy import make_legacy
 
@@ -56,7 +56,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def damage(ledger: Path, sql: str) -> None:
     """Writes as a tool would that knows no rules."""
-    connection = sqlite3.connect(ledger)
+    connection = dbapi.connect(ledger)
     triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
     for (name,) in triggers.fetchall():
         connection.execute(f"DROP TRIGGER {name}")

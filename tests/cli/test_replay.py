@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import signal
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import pytest
 from operator_core.actions.types import ActionStatus, EventType
 from operator_core.db import ActionDB
 from operator_core.db.migrate import URL_VARIABLE
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.cli.conftest import PROGRAM, Invoke, Program
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "tool_calls.jsonl"
@@ -329,7 +329,7 @@ async def test_a_replay_that_was_killed_can_be_repeated_and_completes_what_is_mi
         [PROGRAM, "actions", "replay", file, "--db-path", ledger], stdout=subprocess.DEVNULL
     ) as process:
         while process.poll() is None and not killed:
-            with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(ledger)) as connection:
+            with contextlib.suppress(dbapi.Error), closing(dbapi.connect(ledger)) as connection:
                 (killed,) = connection.execute("SELECT count(*) FROM action_proposals").fetchone()
         process.kill()
     # Whatever is there is whole.

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from sqlalchemy.dialects import sqlite
 from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.cli import overview
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.cli.conftest import PROGRAM, Invoke, Terminal, change
 from tests.cli.watcher import LEAVE, Watcher, plain
 from tests.failures.server_harness import make_ledger, own_server
@@ -327,7 +327,7 @@ async def test_a_reader_that_has_enough_is_the_end(ledger: Path) -> None:
 @pytest.mark.parametrize("statement", [overview._LEASED, overview._WITHOUT_LEASE])
 def test_what_is_under_way_is_found_by_an_index(full_ledger: Path, statement: Select[Any]) -> None:
     options = {"dialect": sqlite.dialect(), "compile_kwargs": {"literal_binds": True}}
-    with closing(sqlite3.connect(full_ledger)) as connection:
+    with closing(dbapi.connect(full_ledger)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement.compile(**options)}").fetchall()
     steps = [step for *_, step in plan]
     assert steps

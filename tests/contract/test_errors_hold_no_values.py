@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions import ActionError, ActionRecord, ActionStatus
 from operator_core.db import ActionDB
 from tests.conftest import ON_SERVER, RawSQL, proposal
+from tests.engines import engine_on
 
 S = ActionStatus
 
@@ -126,8 +127,7 @@ async def test_nor_in_a_session_of_somebodys(
     db: ActionDB, raw: RawSQL, backend: str, place: str | Path
 ) -> None:
     await prepare(db, raw, backend)
-    url = str(place) if backend in ON_SERVER else f"sqlite+aiosqlite:///{place}"
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+    engine = engine_on(place)
     try:
         for verb in VERBS.values():
             async with AsyncSession(engine) as session, session.begin(), ActionDB(session) as db:

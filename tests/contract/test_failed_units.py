@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions import NotFound, WorkflowProposal
 from operator_core.db import ActionDB
-from tests.conftest import ON_SERVER, proposal
+from tests.conftest import proposal
+from tests.engines import engine_on
 
 
 async def a_workflow(db: ActionDB) -> None:
@@ -76,11 +77,10 @@ async def test_in_a_transaction_of_the_ledgers(db: ActionDB, failing: Failing) -
 @pytest.fixture
 def joined(place: str | Path, backend: str) -> Callable[[], Any]:
     """Opens a ledger in the transaction of a session of somebody's, which commits at the end."""
-    url = str(place) if backend in ON_SERVER else f"sqlite+aiosqlite:///{place}"
 
     @asynccontextmanager
     async def join() -> AsyncIterator[ActionDB]:
-        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+        engine = engine_on(place)
         try:
             async with AsyncSession(engine) as session, session.begin(), ActionDB(session) as db:
                 yield db

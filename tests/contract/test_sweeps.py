@@ -65,7 +65,7 @@ def place(
 
 
 def _sqlite(db: ActionDB) -> bool:
-    return "sqlite" in type(db._units).__name__.lower()
+    return "sqlite" in type(db._database).__name__.lower()
 
 
 async def refuse(

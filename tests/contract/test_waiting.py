@@ -27,6 +27,7 @@ from tests.contract.waiting import (
     made,
     started,
 )
+from tests.engines import engine_on
 
 S = ActionStatus
 
@@ -204,8 +205,7 @@ async def test_nor_for_the_ledger_that_is_in_one(db: ActionDB) -> None:
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 async def test_nor_in_a_session_of_somebodys(db: ActionDB, place: str | Path, backend: str) -> None:
     (proposed,) = await made(db, 1)
-    url = str(place) if backend in ON_SERVER else f"sqlite+aiosqlite:///{place}"
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+    engine = engine_on(place)
     try:
         async with AsyncSession(engine) as session, session.begin(), ActionDB(session) as joined:
             with pytest.raises(ActionError, match="wait outside"):

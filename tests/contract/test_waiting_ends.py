@@ -2,13 +2,13 @@
 
 import asyncio
 import gc
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from operator_core.actions import (
     ActionProposal,
@@ -17,6 +17,7 @@ from operator_core.actions import (
     StorageError,
 )
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.clocks import PATIENCE
 from tests.contract.waiting import (
     await_waiting,
@@ -24,10 +25,17 @@ from tests.contract.waiting import (
     hold,
     made,
 )
+from tests.engines import engine_on
 
 S = ActionStatus
 
 pytestmark = pytest.mark.usefixtures("only_woken")
+
+
+@pytest.fixture
+def make_engine() -> Callable[[str | Path], AsyncEngine]:
+    """By the library of the connections that the tests open themselves."""
+    return engine_on
 
 
 @pytest.fixture
@@ -114,7 +122,7 @@ async def test_who_comes_while_another_begins_to_listen_misses_nothing(
         async with db.changes():
             await asyncio.Event().wait()
 
-    with closing(sqlite3.connect(place, isolation_level=None)) as stranger:
+    with closing(dbapi.connect(place, isolation_level=None)) as stranger:
         for turn in range(10):
             stranger.execute("BEGIN IMMEDIATE")
             stranger.execute("UPDATE action_proposals SET last_error = ?", (str(turn),))

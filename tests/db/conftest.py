@@ -1,7 +1,6 @@
 """Ledgers of a million rows, made once for all tests that look at plans."""
 
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +11,7 @@ import pytest
 
 from operator_core.db import migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.databases import Databases, connected
 
 ROWS = 1_000_000
@@ -56,7 +56,7 @@ SELECT n, 'proposal_created', 'a', TIME('2026-01-01 00:00:00.000000'), 1 + n / 1
 @pytest.fixture(scope="session")
 def _million_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("million") / "fresh.db"
-    made = sqlite3.connect(path, isolation_level=None)
+    made = dbapi.connect(path, isolation_level=None)
     made.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
     # Triggers would tell of each row, and an index is made in a fraction of what it takes to keep it.
     later = made.execute(
@@ -82,7 +82,7 @@ def million_file(request: pytest.FixtureRequest, _million_file: Path) -> Iterato
         yield _million_file
         return
     path = Path(shutil.copy(_million_file, _million_file.with_name("analysed.db")))
-    with closing(sqlite3.connect(path, isolation_level=None)) as analysed:
+    with closing(dbapi.connect(path, isolation_level=None)) as analysed:
         analysed.execute("ANALYZE")
     yield path
     path.unlink()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from operator_core.actions import (
     SchemaTooNew,
 )
 from operator_core.db import ActionDB, migrate
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.conftest import proposal
+from tests.engines import engine_on
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ async def test_a_relative_path_stays_what_it_was(
 
 
 async def test_an_engine_that_begins_by_itself_may_bring_a_new_file(path: Path) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
 
     # SQLAlchemy's documented recipe for transactions that sqlite3 does not meddle with.
     @event.listens_for(engine.sync_engine, "connect")
@@ -116,7 +117,7 @@ async def test_an_engine_that_begins_by_itself_may_bring_a_new_file(path: Path) 
 
 
 async def test_a_caller_that_waits_for_a_connection_can_be_cancelled(path: Path) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0)
+    engine = engine_on(path, pool_size=1, max_overflow=0)
     async with ActionDB(engine) as db:
         async with engine.connect():
             with pytest.raises(TimeoutError):
@@ -173,15 +174,15 @@ async def test_a_current_file_is_opened_by_one_select(path: Path) -> None:
     async with ActionDB(path):
         pass
     statements: list[str] = []
-    plain = sqlite3.connect
+    plain = dbapi.connect
 
-    def traced(*args: object, **options: object) -> sqlite3.Connection:
+    def traced(*args: object, **options: object) -> dbapi.Connection:
         connection = plain(*args, **options)  # type: ignore[arg-type]
         connection.set_trace_callback(statements.append)
         return connection
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite3, "connect", traced)
+        patch.setattr(dbapi, "connect", traced)
         async with ActionDB(path):
             pass
     selects = [each for each in statements if not each.startswith("PRAGMA")]
@@ -203,12 +204,12 @@ async def test_the_settings_that_durability_needs_are_on(path: Path) -> None:
 async def test_a_file_without_wal_gets_it_with_the_first_write(path: Path) -> None:
     async with ActionDB(path):
         pass
-    connection = sqlite3.connect(path)
+    connection = dbapi.connect(path)
     assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
     connection.close()
     async with ActionDB(path) as db:
         await db.create_proposal(proposal())
-    connection = sqlite3.connect(path)
+    connection = dbapi.connect(path)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
@@ -217,7 +218,7 @@ async def test_a_file_without_wal_gets_it_with_the_first_write(path: Path) -> No
 
 
 async def test_a_borrowed_engine_is_neither_disposed_nor_changed(path: Path) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with ActionDB(engine) as db:
         await db.create_proposal(proposal())
     async with engine.connect() as connection:
@@ -232,7 +233,7 @@ async def test_a_borrowed_engine_is_neither_disposed_nor_changed(path: Path) -> 
 async def test_a_joined_session_commits_and_rolls_back_with_its_owner(path: Path) -> None:
     async with ActionDB(path):
         pass
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     for end in ("rollback", "commit"):
         async with AsyncSession(engine) as session:
             async with ActionDB(session) as db:
@@ -254,7 +255,7 @@ async def test_a_joined_session_lends_what_it_has_not_flushed(path: Path) -> Non
 
     async with ActionDB(path):
         pass
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with AsyncSession(engine) as session:
         ticket = TicketRow(
             violation_key="k", invariant_name="i", first_seen_at="t", last_seen_at="t", message="m"
@@ -271,7 +272,7 @@ async def test_a_joined_session_lends_what_it_has_not_flushed(path: Path) -> Non
 async def test_a_failed_unit_leaves_the_owners_transaction_usable(path: Path) -> None:
     async with ActionDB(path):
         pass
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with AsyncSession(engine) as session, ActionDB(session) as db:
         await db.create_proposal(proposal("kept"))
         with pytest.raises(LookupError):
@@ -288,7 +289,7 @@ async def test_a_failed_unit_leaves_the_owners_transaction_usable(path: Path) ->
 
 async def test_a_session_can_not_bring_the_schema_up_to_date(path: Path) -> None:
     await asyncio.to_thread(migrate.upgrade, f"sqlite:///{path}", "0001")
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with AsyncSession(engine) as session:
         with pytest.raises(SchemaOutdated) as caught:
             await ActionDB(session).open()
@@ -302,11 +303,11 @@ async def test_a_session_can_not_bring_the_schema_up_to_date(path: Path) -> None
 async def test_a_newer_schema_is_refused_through_every_door(path: Path) -> None:
     async with ActionDB(path):
         pass
-    connection = sqlite3.connect(path)
+    connection = dbapi.connect(path)
     connection.execute(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '0099'")
     connection.commit()
     connection.close()
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with AsyncSession(engine) as session:
         for target in (path, engine, session):
             with pytest.raises(SchemaTooNew) as caught:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from operator_core.actions.types import ActionProposal
+from operator_core.db.sql.sqlite_library import dbapi
 from tests import warm
 
 HERE: Final = Path(__file__).resolve().parent
@@ -63,7 +63,7 @@ def proposal(**fields: Any) -> ActionProposal:
 
 def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """What another program sees in the file."""
-    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+    with closing(dbapi.connect(path, timeout=PATIENCE)) as connection:
         return connection.execute(sql, parameters).fetchall()
 
 
@@ -89,10 +89,10 @@ def check_whole(path: Path) -> None:
 
 def check_lock_free(path: Path) -> None:
     """Fails if anyone holds the write lock: this one does not wait for it."""
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+    with closing(dbapi.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except dbapi.OperationalError as error:
             raise AssertionError(f"the write lock is held: {error}") from error
         connection.execute("ROLLBACK")
 

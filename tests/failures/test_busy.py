@@ -1,17 +1,17 @@
 """What a write does when someone else keeps the lock: it says Busy, and nothing has changed."""
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.failures.harness import check_lock_free, check_whole, proposal, snapshot
 
 TIMEOUT = 0.05
@@ -36,7 +36,7 @@ WRITES: dict[str, Callable[[ActionDB], Awaitable[object]]] = {
 @contextmanager
 def held_lock(path: Path) -> Iterator[None]:
     """Someone else's write transaction that does not end."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with closing(dbapi.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
@@ -52,7 +52,7 @@ async def test_a_write_against_a_held_lock_is_busy_and_changes_nothing(
         await db.create_proposal(proposal())
         await db.create_record(ActionRecord(proposal_id=1))
     before = snapshot(path)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": TIMEOUT})
+    engine = engine_on(path, connect_args={"timeout": TIMEOUT})
     target = engine if borrowed else path
     async with ActionDB(target, busy_timeout=TIMEOUT) as db:
         with held_lock(path):
@@ -88,9 +88,7 @@ async def test_every_unit_that_waits_is_told_busy_after_one_timeout(tmp_path: Pa
 
 async def test_an_exhausted_pool_is_a_clear_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0, pool_timeout=TIMEOUT
-    )
+    engine = engine_on(path, pool_size=1, max_overflow=0, pool_timeout=TIMEOUT)
     async with ActionDB(engine) as db:
         async with engine.connect():
             for operation in WRITES.values():

@@ -1,7 +1,6 @@
 """Tasks cancelled at every await of every operation: the lock is free, the change whole or absent."""
 
 import asyncio
-import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from operator_core.actions.types import ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.failures.cancelling import (
     EVENTS,
     OPERATIONS,
@@ -159,10 +160,10 @@ class NaiveRepository:
         await self.session.commit()
 
 
-class Remembered(sqlite3.Connection):
+class Remembered(dbapi.Connection):
     """A connection that can be closed although its caller was cancelled before aiosqlite had it."""
 
-    opened: ClassVar[list[sqlite3.Connection]] = []
+    opened: ClassVar[list[dbapi.Connection]] = []
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -183,8 +184,8 @@ async def test_planted_a_stock_session_that_is_cancelled_keeps_the_lock(tmp_path
     while reached:
         attempts += 1
         # A new engine for each attempt, so that all have the same awaits.
-        engine = create_async_engine(
-            f"sqlite+aiosqlite:///{path}",
+        engine = engine_on(
+            path,
             connect_args={"factory": Remembered, "check_same_thread": False},
         )
         repository = NaiveRepository(engine)

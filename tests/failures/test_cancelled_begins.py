@@ -1,19 +1,28 @@
 """Transactions whose caller is gone before they have begun: cancelled, or its event loop closed."""
 
 import asyncio
-import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.failures.cancelling import EVENTS, OPERATIONS, WITH_THE_ANSWER, Bench, cancel_at, rest
 from tests.failures.harness import PATIENCE, check_lock_free, check_whole, proposal
 
 WRITES = [name for name in OPERATIONS if EVENTS.get(name)]
+
+
+@pytest.fixture
+def make_engine() -> Callable[[str | Path], AsyncEngine]:
+    """By the library of the connections that the tests open themselves."""
+    return engine_on
 
 
 @pytest.mark.parametrize("operation", WRITES)
@@ -23,7 +32,7 @@ async def test_a_write_cancelled_while_it_waits_for_another_process_keeps_no_loc
 ) -> None:
     on = Bench(db)
     await on.prepare()
-    with closing(sqlite3.connect(place, isolation_level=None)) as stranger:
+    with closing(dbapi.connect(place, isolation_level=None)) as stranger:
         # Nobody is told when the wait for the lock has begun; at one of these moments it has.
         for after in (0.0, 0.003, 0.03, 0.3):
             stranger.execute("BEGIN IMMEDIATE")

@@ -1,19 +1,19 @@
 """A transaction() that is cancelled while it begins leaves no lock; a failed unit in one leaves nothing."""
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions import ActionProposal, ActionStatus, NotFound
 from operator_core.actions.types import WorkflowProposal
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.conftest import ON_SQLITE
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, check_lock_free, proposal
 
 KINDS = ("memory", "file", "engine")
@@ -27,7 +27,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         async with ActionDB(target, busy_timeout=PATIENCE) as db:
             yield db
         return
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": PATIENCE})
+    engine = engine_on(path, connect_args={"timeout": PATIENCE})
     async with ActionDB(engine) as db:
         yield db
     await engine.dispose()
@@ -64,7 +64,7 @@ async def test_begin_cancelled_while_it_waits_for_the_lock(
     ledger: ActionDB, tmp_path: Path
 ) -> None:
     await ledger.create_proposal(proposal())
-    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as stranger:
+    with closing(dbapi.connect(tmp_path / "ledger.db", isolation_level=None)) as stranger:
         for turns in (0, 1, 2, 5, None):
             stranger.execute("BEGIN IMMEDIATE")
             task = asyncio.create_task(hold(ledger))

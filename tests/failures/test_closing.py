@@ -202,10 +202,10 @@ async def test_a_closed_ledger_says_that_it_is_not_open(
 async def test_a_borrowed_engine_closed_with_units_in_flight_still_finishes_them(
     tmp_path: Path,
 ) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine
+    from tests.engines import engine_on
 
     path = tmp_path / "ledger.db"
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": PATIENCE})
+    engine = engine_on(path, connect_args={"timeout": PATIENCE})
     db = ActionDB(engine)
     await db.open()
     tasks = [asyncio.create_task(db.create_proposal(proposal())) for _ in range(10)]
@@ -291,7 +291,7 @@ async def test_its_connections_close_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, at_once, most, closed = threading.Lock(), 0, 0, 0
-    disconnect = SqliteConnection._disconnect
+    disconnect = SqliteConnection.disconnect
 
     def slowly(connection: SqliteConnection) -> None:
         nonlocal at_once, most, closed
@@ -307,7 +307,7 @@ async def test_its_connections_close_one_after_another(
     async with ActionDB(tmp_path / "ledger.db") as db:
         await db.create_proposal(proposal())
         await asyncio.gather(*(db.list_proposals() for _ in range(8)))
-        monkeypatch.setattr(SqliteConnection, "_disconnect", slowly)
+        monkeypatch.setattr(SqliteConnection, "disconnect", slowly)
     assert closed > 1
     assert most == 1
 

@@ -1,7 +1,6 @@
 """Files that are no ledger, or no longer one: a clear error, and not a byte is changed."""
 
 import hashlib
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +18,7 @@ from operator_core.actions.errors import (
     UnmanagedSchema,
 )
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.cancelling import Bench
 from tests.failures.harness import proposal
 
@@ -60,7 +60,7 @@ def without_parent(path: Path) -> None:
 
 
 def a_strangers_database(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         connection.execute("CREATE TABLE shopping (item TEXT)")
         connection.execute("INSERT INTO shopping VALUES ('milk')")
         connection.commit()
@@ -77,7 +77,7 @@ NO_LEDGERS: dict[str, tuple[Callable[[Path], None], str, type[ActionError]]] = {
 
 async def naive_open(path: Path) -> None:
     """The planted bug: makes its table wherever there is none, and does not look what else is there."""
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE IF NOT EXISTS action_proposals (id INTEGER PRIMARY KEY)")
 
@@ -175,7 +175,7 @@ async def test_an_overwritten_page_is_never_read_as_something_else(
 async def test_a_write_to_a_damaged_file_is_refused_and_leaves_it_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     await make_ledger(path)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         sql = "SELECT rootpage FROM sqlite_master WHERE name = 'action_proposals'"
         (root,) = connection.execute(sql).fetchone()
     damaged = bytearray(path.read_bytes())

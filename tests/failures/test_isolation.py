@@ -12,6 +12,7 @@ from sqlalchemy.pool import StaticPool
 
 from operator_core.actions.errors import ActionError, NotFound
 from operator_core.db import ActionDB
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, proposal
 
 KINDS = ("memory", "file", "engine", "static pool")
@@ -26,7 +27,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             yield db
         return
     engine = (
-        create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": PATIENCE})
+        engine_on(path, connect_args={"timeout": PATIENCE})
         if request.param == "engine"
         else create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     )

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions import ForeignTransactions
 from operator_core.db import ActionDB
 from tests.databases import connected, query
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, Child, finish, let_go, proposal, rows, start
 from tests.failures.server_harness import DRIVERS, by
 
@@ -231,7 +231,7 @@ async def test_two_processes_on_one_file_are_followed_without_a_gap(
     tmp_path: Path, target: str, events: int
 ) -> None:
     path = tmp_path / "ledger.db"
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with ActionDB(path if target == "file" else engine, busy_timeout=PATIENCE) as db:
         followers = [Follower(db), Follower(db, breaks_off_every=37)]
         tasks = [asyncio.create_task(each.follow(lambda: events)) for each in followers]

@@ -1,7 +1,6 @@
 """Errors, their causes and log lines hold no values of rows, also where a service's engine shows them."""
 
 import logging
-import sqlite3
 import subprocess
 import sys
 import traceback
@@ -12,11 +11,13 @@ from typing import Any, Final
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionRecord
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.failures.harness import proposal
 
 SECRET = "hun" + "ter2"
@@ -29,7 +30,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     path = tmp_path / "ledger.db"
     async with ActionDB(path):
         pass
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", hide_parameters=False)
+    engine = engine_on(path, hide_parameters=False)
     if request.param == "file":
         async with ActionDB(path) as db:
             yield db, path
@@ -47,7 +48,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def prepare(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         connection.executescript(script)
 
 
@@ -119,7 +120,7 @@ def statements(script: str) -> list[str]:
     found, statement = [], ""
     for part in script.split(";"):
         statement += part
-        if sqlite3.complete_statement(statement + ";"):
+        if dbapi.complete_statement(statement + ";"):
             found.append(statement + ";")
             statement = ""
         else:
@@ -148,7 +149,7 @@ async def test_planted_the_engines_own_error_shows_them(tmp_path: Path) -> None:
     async with ActionDB(path):
         pass
     prepare(path, odd_trigger("SELECT RAISE(ABORT, 'odd')"))
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     with pytest.raises(Exception, match=SECRET):
         async with engine.begin() as conn:
             await conn.execute(

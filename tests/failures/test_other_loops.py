@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, check_whole, proposal, run
 
 THREADS = 4
@@ -90,8 +90,8 @@ async def test_several_event_loops_may_share_a_ledger(target: str, tmp_path: Pat
 @pytest.mark.usefixtures("hectic")
 async def test_several_event_loops_may_share_a_ledger_on_a_borrowed_engine(tmp_path: Path) -> None:
     # SQLAlchemy's pools belong to one loop ("Using multiple asyncio event loops" in its manual).
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}",
+    engine = engine_on(
+        tmp_path / "ledger.db",
         connect_args={"timeout": PATIENCE},
         poolclass=NullPool,
     )

@@ -1,7 +1,6 @@
 """Files that somebody has prepared: opening them ends, runs nothing of theirs, and can be cancelled."""
 
 import asyncio
-import sqlite3
 import sys
 import threading
 from contextlib import closing
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions.errors import ActionError, StorageUnavailable, UnmanagedSchema
 from operator_core.db import ActionDB, migrate
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite import work_limit
-from operator_core.db.sqlite.connection import connect
+from operator_core.db.sqlite.handle import connect
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, check_lock_free
 from tests.failures.test_damaged_files import contents
 
@@ -54,7 +54,7 @@ DISGUISED: dict[str, str] = {
 
 
 def prepare(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         connection.executescript(script)
 
 
@@ -74,7 +74,7 @@ async def test_what_stands_in_a_tables_place_is_refused_untouched(
 @pytest.mark.parametrize("what", DISGUISED)
 async def test_a_borrowed_engine_refuses_them_too(what: str, tmp_path: Path) -> None:
     prepare(tmp_path / "ledger.db", DISGUISED[what])
-    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}")
+    engine = engine_on(tmp_path / "ledger.db")
     with pytest.raises(UnmanagedSchema, match=r"there is a (view|virtual table)"):
         await asyncio.wait_for(ActionDB(engine).open(), PATIENCE)
     await engine.dispose()
@@ -101,7 +101,7 @@ async def test_an_upgrade_that_never_ends_is_ended(
     with pytest.raises(UnmanagedSchema, match="more work"):
         await asyncio.wait_for(ActionDB(path).open(), PATIENCE)
     check_lock_free(path)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         assert connection.execute(f"SELECT version_num FROM {VERSION}").fetchone() == ("0001",)
 
 
@@ -118,7 +118,7 @@ async def test_the_limit_leaves_a_full_ledgers_upgrade_alone(tmp_path: Path) -> 
     limit.allow_upgrade(path.stat().st_size)
     allowed = limit._left
     with closing(connect(str(path), busy_timeout=1)) as raw:
-        from operator_core.db.sqlite.connection import over
+        from operator_core.db.sqlite.handle import over
 
         with limit.watching(raw):
             migrate.make_current(over(raw), busy_timeout=1)
@@ -149,7 +149,7 @@ async def test_an_opening_that_is_cancelled_while_it_waits_for_a_lock_ends_at_on
 ) -> None:
     path = tmp_path / "ledger.db"
     migrate.upgrade(str(path), "0001")
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with closing(dbapi.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         opening = asyncio.create_task(ActionDB(path, busy_timeout=PATIENCE).open())
         await asyncio.wait({opening}, timeout=1)
@@ -162,7 +162,7 @@ async def test_an_opening_that_is_cancelled_while_it_waits_for_a_lock_ends_at_on
     for thread in threading.enumerate():
         if "connection_worker" in repr(getattr(thread, "_target", "")):
             await asyncio.to_thread(thread.join, PATIENCE)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         (revision,) = connection.execute(f"SELECT version_num FROM {VERSION}").fetchone()
     assert revision in ("0001", migrate.HEAD)
 

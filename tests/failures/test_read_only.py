@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.cancelling import EVENTS, OPERATIONS, Bench
 from tests.failures.harness import proposal, run, snapshot
 
@@ -64,7 +64,7 @@ def test_a_read_only_file_can_be_read_and_says_so_to_writers(path: Path) -> None
 
 def test_a_read_only_folder_can_be_read_while_a_writer_has_the_ledger_open(path: Path) -> None:
     before = snapshot(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+    with closing(dbapi.connect(path, isolation_level=None)) as writer:
         # An open reader keeps the write-ahead log and its index in being.
         writer.execute("BEGIN")
         writer.execute("SELECT count(*) FROM action_proposals").fetchone()
@@ -74,7 +74,7 @@ def test_a_read_only_folder_can_be_read_while_a_writer_has_the_ledger_open(path:
 
 
 def test_a_read_only_folder_can_be_read_where_the_file_has_no_write_ahead_log(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(dbapi.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     before = path.read_bytes()
     with with_modes(path, file=0o444, folder=0o555):

@@ -1,13 +1,13 @@
 """What the ledger can't keep is refused before anything waits for a lock."""
 
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from operator_core.actions import ActionRecord, InvalidValue
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.conftest import proposal
 
 
@@ -17,7 +17,7 @@ async def test_an_invalid_value_does_not_wait_for_the_lock(tmp_path: Path) -> No
     async with ActionDB(path, busy_timeout=0, max_json_bytes=100) as db:
         created = await db.create_proposal(proposal())
         record = await db.create_record(ActionRecord(proposal_id=created.id))
-        other = sqlite3.connect(path, isolation_level=None)
+        other = dbapi.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(InvalidValue):
             await db.create_proposal(proposal(parameters={"a": "x" * 200}))

@@ -3,19 +3,19 @@
 import asyncio
 import os
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from operator_core.actions.errors import StorageCorrupt
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.failures.harness import PATIENCE, proposal, rows
 
 TARGETS = pytest.mark.parametrize("target", ["file", "engine"])
@@ -33,7 +33,7 @@ async def ledger(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Ac
         async with ActionDB(path) as db:
             yield db
         return
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     async with ActionDB(engine) as db:
         yield db
     await engine.dispose()
@@ -73,7 +73,7 @@ def replace_by_another(path: Path) -> None:
 
 def replace_by_a_copy(path: Path) -> None:
     other = path.with_name("copy.db")
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(other)) as copy:
+    with closing(dbapi.connect(path)) as source, closing(dbapi.connect(other)) as copy:
         source.backup(copy)
     os.replace(path.with_name("copy.db"), path)
 
@@ -145,7 +145,7 @@ async def test_a_log_that_is_deleted_is_said_before_an_answer(path: Path, suffix
 def earlier_copy(path: Path, folder: Path) -> Path:
     """The ledger as it is, by SQLite's own means."""
     copy = folder / "earlier.db"
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+    with closing(dbapi.connect(path)) as source, closing(dbapi.connect(copy)) as target:
         source.backup(target)
     return copy
 
@@ -202,7 +202,7 @@ async def test_a_file_that_is_written_over_is_said_before_an_answer(
     earlier = earlier_copy(path, tmp_path)
     await ledger.create_proposal(proposal())
     if checkpointed:
-        with closing(sqlite3.connect(path)) as other:
+        with closing(dbapi.connect(path)) as other:
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
         await ledger.create_proposal(proposal())
     await ledger.list_proposals()
@@ -241,7 +241,7 @@ async def test_checkpoints_of_whoever_are_no_writing_over(
 
 
 def _checkpoint(path: Path, kind: str) -> None:
-    with closing(sqlite3.connect(path, timeout=PATIENCE)) as other:
+    with closing(dbapi.connect(path, timeout=PATIENCE)) as other:
         other.execute(f"PRAGMA wal_checkpoint({kind})")
 
 
@@ -304,7 +304,7 @@ async def test_what_leaves_the_file_where_it_is_is_no_loss(path: Path) -> None:
         path.with_name("link.db").unlink()
         await write()
         for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA optimize"):
-            with closing(sqlite3.connect(path, timeout=PATIENCE)) as other:
+            with closing(dbapi.connect(path, timeout=PATIENCE)) as other:
                 other.execute(statement)
             await write()
         async with ActionDB(path) as another:
@@ -337,8 +337,7 @@ async def test_a_file_whose_connections_all_come_and_go_is_still_the_same(
         "disposed": {},
         "without a pool": {"poolclass": NullPool},
     }
-    url = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
-    engine = create_async_engine(url, **options[how])
+    engine = engine_on(tmp_path / "ledger.db", **options[how])
     async with ActionDB(engine) as db:
         await db.create_proposal(proposal())
         for n in range(3):

@@ -1,7 +1,6 @@
 """A SQLite writer in whose own work something fails: everybody is answered, and it goes on."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ import pytest
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionProposal
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.connection import Answer, SqliteConnection
 from operator_core.db.sqlite.writer import SqliteWriter
 from tests.failures.harness import PATIENCE, check_lock_free, check_whole, proposal, rows
@@ -22,15 +22,15 @@ def place(target: str, folder: Path) -> Any:
     return ":memory:" if target == "memory" else folder / "ledger.db"
 
 
-class Failing(sqlite3.Connection):
+class Failing(dbapi.Connection):
     """Fails to execute the statements in `fails`, as often as it says there."""
 
     fails: ClassVar[dict[str, int]] = {}
 
-    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+    def execute(self, sql: str, *args: Any) -> dbapi.Cursor:
         if self.fails.get(sql, 0):
             self.fails[sql] -= 1
-            raise sqlite3.OperationalError("disk I/O error")
+            raise dbapi.OperationalError("disk I/O error")
         return super().execute(sql, *args)
 
 
@@ -38,10 +38,10 @@ class Failing(sqlite3.Connection):
 def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often which statements fail from here on, on every connection made from here on."""
     fails: ClassVar[dict[str, int]] = {}
-    connect = sqlite3.connect
+    connect = dbapi.connect
     monkeypatch.setattr(Failing, "fails", fails)
     monkeypatch.setattr(
-        sqlite3, "connect", lambda *args, **options: connect(*args, factory=Failing, **options)
+        dbapi, "connect", lambda *args, **options: connect(*args, factory=Failing, **options)
     )
     return fails
 
@@ -168,7 +168,7 @@ async def test_callers_whose_loop_is_closed_cost_the_others_nothing(tmp_path: Pa
     path = tmp_path / "ledger.db"
     async with ActionDB(path, busy_timeout=PATIENCE) as db:
         await db.create_proposal(proposal())
-        other = sqlite3.connect(path, isolation_level=None)
+        other = dbapi.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
 
         def ask_and_close() -> None:

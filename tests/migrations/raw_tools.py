@@ -1,6 +1,5 @@
 """What the tests of raw SQL on SQLite share: a ledger in memory by sqlite3 alone, and what it holds."""
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import pytest
 
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.tools import Rows
 
 SETTINGS: Final = (
@@ -30,9 +30,9 @@ NUMBERED: Final = ("tickets", "action_proposals", "action_records", "action_even
 
 
 @contextmanager
-def empty(setting: str) -> Iterator[sqlite3.Connection]:
+def empty(setting: str) -> Iterator[dbapi.Connection]:
     """A ledger without a row."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = dbapi.connect(":memory:", isolation_level=None)
     connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
     connection.executescript(setting)
     yield connection
@@ -40,7 +40,7 @@ def empty(setting: str) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def ledger(setting: str, record: str) -> Iterator[sqlite3.Connection]:
+def ledger(setting: str, record: str) -> Iterator[dbapi.Connection]:
     """A ledger with one proposal and one record of it, both by raw SQL."""
     with empty(setting) as connection:
         connection.execute(INSERT)
@@ -48,7 +48,7 @@ def ledger(setting: str, record: str) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def propose(db: sqlite3.Connection, **values: object) -> int:
+def propose(db: dbapi.Connection, **values: object) -> int:
     """Inserts a proposal by raw SQL and returns its id."""
     return insert(db, "action_proposals", PROPOSAL | values)
 
@@ -66,7 +66,7 @@ TICKET: Final = {
 
 
 def insert(
-    db: sqlite3.Connection, table: str, values: Mapping[str, object], verb: str = "INSERT"
+    db: dbapi.Connection, table: str, values: Mapping[str, object], verb: str = "INSERT"
 ) -> int:
     """Inserts a row of these values and returns its id."""
     marks = ", ".join("?" * len(values))
@@ -74,24 +74,24 @@ def insert(
     return db.execute(sql, list(values.values())).lastrowid or 0
 
 
-def everything(db: sqlite3.Connection) -> list[Rows]:
+def everything(db: dbapi.Connection) -> list[Rows]:
     """All rows of all tables, and the highest ids that were ever given."""
     tables = (*NUMBERED, "action_dependencies", "sqlite_sequence")
     return [db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
 
 
 def refused(
-    db: sqlite3.Connection, sql: str, by: str | None = None, parameters: Sequence[object] = ()
+    db: dbapi.Connection, sql: str, by: str | None = None, parameters: Sequence[object] = ()
 ) -> None:
     """The statement fails, and not a row is other than before."""
     before = everything(db)
-    with pytest.raises(sqlite3.IntegrityError, match=by):
+    with pytest.raises(dbapi.IntegrityError, match=by):
         db.execute(sql, parameters)
     assert everything(db) == before
 
 
 def refused_row(
-    db: sqlite3.Connection,
+    db: dbapi.Connection,
     table: str,
     values: Mapping[str, object],
     by: str | None = None,
@@ -99,11 +99,11 @@ def refused_row(
 ) -> None:
     """As `refused`, for a row that is inserted."""
     before = everything(db)
-    with pytest.raises(sqlite3.IntegrityError, match=by):
+    with pytest.raises(dbapi.IntegrityError, match=by):
         insert(db, table, values, verb)
     assert everything(db) == before
 
 
-def last_event(db: sqlite3.Connection) -> tuple[object, ...]:
+def last_event(db: dbapi.Connection) -> tuple[object, ...]:
     """What was told last."""
     return db.execute(f"{EVENTS} ORDER BY id DESC LIMIT 1").fetchall()[0]

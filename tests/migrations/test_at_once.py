@@ -129,7 +129,7 @@ async def test_one_loop_can_adopt_several_files_through_engines_at_once(
     tmp_path: Path, shared_data: Path, fresh: Path
 ) -> None:
     """Here it is one thread, and a lock that waits would wait for itself."""
-    from sqlalchemy.ext.asyncio import create_async_engine
+    from tests.engines import engine_on
 
     paths = [
         Path(shutil.copy(shared_data / "predecessor_p12.db", tmp_path / f"legacy{index}.db"))
@@ -137,7 +137,7 @@ async def test_one_loop_can_adopt_several_files_through_engines_at_once(
     ]
 
     async def adopt(path: Path) -> int:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        engine = engine_on(path)
         try:
             async with ActionDB(engine) as db:
                 return sum((await db.count_proposals()).values())

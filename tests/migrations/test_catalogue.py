@@ -1,13 +1,13 @@
 """However a ledger came about, its catalogue is the same to the letter."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.db import ActionDB, migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.engines import engine_on
 from tests.migrations.tools import (
     TABLES,
     VERSION_TABLE,
@@ -63,7 +63,7 @@ async def test_opening_a_new_file_gives_the_same_catalogue(fresh: Path, tmp_path
 async def test_an_engine_on_a_new_file_gives_the_same_catalogue(
     fresh: Path, tmp_path: Path
 ) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'engine.db'}")
+    engine = engine_on(tmp_path / "engine.db")
     async with ActionDB(engine):
         pass
     await engine.dispose()
@@ -71,7 +71,7 @@ async def test_an_engine_on_a_new_file_gives_the_same_catalogue(
 
 
 async def test_an_engine_adopts_a_legacy_file_too(fresh: Path, legacy: Path) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{legacy}")
+    engine = engine_on(legacy)
     async with ActionDB(engine) as db:
         assert sum((await db.count_proposals()).values()) == 300
     await engine.dispose()
@@ -148,7 +148,7 @@ def test_the_offline_script_is_one_transaction(tmp_path: Path) -> None:
     script = alembic(None, "upgrade", "head", "--sql").stdout
     path = tmp_path / "offline.db"
     half = script[: script.index("CREATE TRIGGER action_records_not_deleted")]
-    with opened(path) as connection, pytest.raises(sqlite3.OperationalError):
+    with opened(path) as connection, pytest.raises(dbapi.OperationalError):
         connection.executescript(half + "\nSELECT nonsense;")
     assert catalogue(path) == []
 

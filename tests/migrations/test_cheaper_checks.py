@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from alembic import command
+from sqlalchemy import create_engine, event
 
-from operator_core.actions import UnmanagedSchema
+from operator_core.actions import SchemaError, UnmanagedSchema
 from operator_core.db import ActionDB, migrate
+from operator_core.db.migrate.scripts import alembic_config
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import TICKET, TIME, WORKFLOW, insert, propose
 from tests.migrations.tools import (
     alembic_here,
@@ -197,3 +201,39 @@ def test_whoever_looks_for_a_ticket_uses_the_index_of_those_that_have_one(
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", marks)]
     assert any("INDEX idx_action_proposals_ticket (ticket_id=?)" in line for line in plan)
     assert not any("SCAN action_proposals" in line for line in plan)
+
+
+def test_what_analyze_has_found_stays(before: Path) -> None:
+    with opened(before) as db:
+        db.execute("ANALYZE")
+    found = sorted(query(before, "SELECT tbl, idx FROM sqlite_stat1"), key=str)
+    assert {row[0] for row in found} >= {"action_proposals", "action_events"}
+    migrate.upgrade(f"sqlite:///{before}")
+    assert sorted(query(before, "SELECT tbl, idx FROM sqlite_stat1"), key=str) == found
+
+
+def test_a_connection_with_foreign_keys_is_refused(before: Path) -> None:
+    rows = rows_of(before, "orders")
+    engine = create_engine(f"sqlite:///{before}", module=dbapi)
+    event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA foreign_keys = ON"))
+    with engine.connect() as conn:
+        config = alembic_config()
+        config.attributes["connection"] = conn
+        with pytest.raises(SchemaError, match="foreign_keys must be OFF"):
+            command.upgrade(config, "head")
+    engine.dispose()
+    assert rows_of(before, "orders") == rows
+    assert version(before) == ["0002"]
+
+
+def test_two_rows_with_one_key_are_refused_and_kept(before: Path) -> None:
+    with opened(before) as db:
+        db.executescript(
+            "DROP INDEX uq_action_proposals_idempotency_key;"
+            "DROP TRIGGER action_proposals_not_replaced; DROP TRIGGER action_proposals_immutable;"
+            "UPDATE action_proposals SET idempotency_key = 'key', version = version + 1"
+        )
+    rows = contents(before)
+    with pytest.raises(UnmanagedSchema, match="breaks a rule: UNIQUE"):
+        migrate.upgrade(f"sqlite:///{before}")
+    assert contents(before) == rows

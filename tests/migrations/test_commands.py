@@ -1,12 +1,12 @@
 """Alembic's own commands at the root of the checkout."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from operator_core.actions import InvalidValue
 from operator_core.db import migrate
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.conftest import Copy
 from tests.migrations.tools import (
     alembic,
@@ -190,4 +190,4 @@ def test_the_offline_script_of_the_later_revisions_keeps_rows_and_ids(
 
 
 def test_sqlite_is_new_enough_for_what_the_triggers_say() -> None:
-    assert sqlite3.sqlite_version_info >= (3, 35)
+    assert dbapi.sqlite_version_info >= (3, 35)

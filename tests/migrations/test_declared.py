@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from operator_core.db import migrate, schema
 from operator_core.db.sql.base import Base
 from operator_core.db.sql.tables import ActionProposalRow
-from operator_core.db.sqlite.connection import connect, over
+from operator_core.db.sqlite.handle import connect, over
 from tests.migrations.conftest import Copy
 from tests.migrations.tools import NUMBERED, ROOT, TABLES, Rows, opened, python, query
 

@@ -1,12 +1,12 @@
 """Events by raw SQL: after a statement its events are there, and another one does not fit the rows."""
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Final
 
 import pytest
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import (
     RECORD,
     SETTINGS,
@@ -36,7 +36,7 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """Proposals in each state, and records that are open, that ended well, badly and unknown."""
     with empty(request.param) as connection:
         for status in STATUSES[:-1]:
@@ -56,7 +56,7 @@ def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def forge(db: sqlite3.Connection, values: Mapping[str, object]) -> None:
+def forge(db: dbapi.Connection, values: Mapping[str, object]) -> None:
     """Inserts an event at the moment at which a trigger would."""
     names = [*values, "occurred_at"]
     marks = ", ".join("?" * len(values))
@@ -66,11 +66,11 @@ def forge(db: sqlite3.Connection, values: Mapping[str, object]) -> None:
     )
 
 
-def fits(db: sqlite3.Connection, values: Mapping[str, object]) -> bool:
+def fits(db: dbapi.Connection, values: Mapping[str, object]) -> bool:
     db.execute("SAVEPOINT one")
     try:
         forge(db, values)
-    except sqlite3.IntegrityError:
+    except dbapi.IntegrityError:
         return False
     finally:
         db.execute("ROLLBACK TO one")
@@ -108,13 +108,13 @@ def forged(event_type: str) -> Iterator[dict[str, object]]:
 
 
 @pytest.mark.parametrize("event_type", TYPES)
-def test_no_event_of_any_type_fits(db: sqlite3.Connection, event_type: str) -> None:
+def test_no_event_of_any_type_fits(db: dbapi.Connection, event_type: str) -> None:
     before = everything(db)
     assert [each for each in forged(event_type) if fits(db, each)] == []
     assert everything(db) == before
 
 
-def test_a_change_that_has_no_event_of_its_own_lets_little_through(db: sqlite3.Connection) -> None:
+def test_a_change_that_has_no_event_of_its_own_lets_little_through(db: dbapi.Connection) -> None:
     """The version of a change that the history does not report is free; the status and who acts are not."""
     db.execute("UPDATE action_proposals SET last_error = 'e'")
     tried = [each for kind in TYPES for each in forged(kind)]
@@ -139,13 +139,13 @@ def test_a_change_that_has_no_event_of_its_own_lets_little_through(db: sqlite3.C
 
 
 @pytest.mark.parametrize("id", [1, 99, 0, -1, 2**62, 2**63 - 1])
-def test_no_writer_chooses_an_events_id(db: sqlite3.Connection, id: int) -> None:
+def test_no_writer_chooses_an_events_id(db: dbapi.Connection, id: int) -> None:
     values = {"id": id, "proposal_id": 1, "event_type": "status_changed", "actor": "e"}
     for verb in ("INSERT", "REPLACE", "INSERT OR IGNORE"):
         refused_row(db, "action_events", {**values, "occurred_at": TIME}, "action_events_", verb)
 
 
-def told(db: sqlite3.Connection, columns: str) -> list[tuple[object, ...]]:
+def told(db: dbapi.Connection, columns: str) -> list[tuple[object, ...]]:
     return db.execute(f"SELECT {columns} FROM action_events ORDER BY id").fetchall()
 
 

@@ -1,10 +1,10 @@
 """Raw SQL against the history: who did what is told by the database, once, for good."""
 
-import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import EVENTS, INSERT, SETTINGS, TIME, last_event, ledger, refused
 
 
@@ -14,18 +14,18 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """A ledger with one proposal and one record of it, both by raw SQL."""
     record = f"INSERT INTO action_records (proposal_id, started_at) VALUES (1, '{TIME}')"
     with ledger(request.param, record) as connection:
         yield connection
 
 
-def count(db: sqlite3.Connection) -> int:
+def count(db: dbapi.Connection) -> int:
     return db.execute("SELECT count(*) FROM action_events").fetchone()[0]
 
 
-def test_raw_inserts_are_told_as_such(db: sqlite3.Connection) -> None:
+def test_raw_inserts_are_told_as_such(db: dbapi.Connection) -> None:
     assert db.execute(f"{EVENTS} ORDER BY id").fetchall() == [
         ("proposal_created", None, None, "proposed", None, "raw SQL", "why"),
         ("record_started", 1, None, None, None, "raw SQL", None),
@@ -37,7 +37,7 @@ def test_raw_inserts_are_told_as_such(db: sqlite3.Connection) -> None:
 @pytest.mark.parametrize("verb", ["UPDATE", "UPDATE OR IGNORE", "UPDATE OR REPLACE"])
 @pytest.mark.parametrize("more", ["", ", status_changed_by = 'eve'", ", status_changed_at = NULL"])
 def test_a_raw_move_is_told_as_such_whoever_moved_before(
-    db: sqlite3.Connection, verb: str, more: str
+    db: dbapi.Connection, verb: str, more: str
 ) -> None:
     db.execute(
         "UPDATE action_proposals SET status = 'validated', status_changed_by = 'alice', "
@@ -71,7 +71,7 @@ def test_a_raw_move_is_told_as_such_whoever_moved_before(
     assert count(db) == 4
 
 
-def test_a_writer_can_not_say_when_it_was(db: sqlite3.Connection) -> None:
+def test_a_writer_can_not_say_when_it_was(db: dbapi.Connection) -> None:
     (created,) = db.execute("SELECT occurred_at FROM action_events WHERE id = 1").fetchone()
     db.execute(
         "UPDATE action_proposals SET status = 'cancelled', status_changed_by = 'eve', "
@@ -82,7 +82,7 @@ def test_a_writer_can_not_say_when_it_was(db: sqlite3.Connection) -> None:
     assert last_event(db)[5] == "eve"
 
 
-def test_an_update_that_leaves_the_status_adds_no_event(db: sqlite3.Connection) -> None:
+def test_an_update_that_leaves_the_status_adds_no_event(db: dbapi.Connection) -> None:
     before = count(db)
     db.execute("UPDATE action_proposals SET status = status")
     db.execute("UPDATE action_proposals SET status = 'proposed', validated_at = 'x'")
@@ -90,7 +90,7 @@ def test_an_update_that_leaves_the_status_adds_no_event(db: sqlite3.Connection) 
     assert count(db) == before
 
 
-def test_one_statement_on_many_rows_tells_of_each(db: sqlite3.Connection) -> None:
+def test_one_statement_on_many_rows_tells_of_each(db: dbapi.Connection) -> None:
     for _ in range(4):
         db.execute(INSERT)
     before = count(db)
@@ -98,7 +98,7 @@ def test_one_statement_on_many_rows_tells_of_each(db: sqlite3.Connection) -> Non
     assert count(db) == before + 5
 
 
-def test_a_statement_that_fails_tells_nothing(db: sqlite3.Connection) -> None:
+def test_a_statement_that_fails_tells_nothing(db: dbapi.Connection) -> None:
     db.execute(INSERT)
     db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id = 2")
     refused(db, "UPDATE action_proposals SET status = 'validated'", "lifecycle")
@@ -124,7 +124,7 @@ EVENT = "INTO action_events (id, proposal_id, event_type, actor, occurred_at) VA
         f"INSERT {EVENT} (1, 1, 'record_started', 'eve', 'x') ON CONFLICT DO NOTHING",
     ],
 )
-def test_the_history_is_append_only(db: sqlite3.Connection, sql: str) -> None:
+def test_the_history_is_append_only(db: dbapi.Connection, sql: str) -> None:
     refused(db, sql, "the history is append-only")
 
 
@@ -138,11 +138,11 @@ def test_the_history_is_append_only(db: sqlite3.Connection, sql: str) -> None:
         "(NULL, 1, 'record_started', NULL, 'x')",
     ],
 )
-def test_an_event_of_nothing_is_refused(db: sqlite3.Connection, values: str) -> None:
+def test_an_event_of_nothing_is_refused(db: dbapi.Connection, values: str) -> None:
     refused(db, f"INSERT {EVENT} {values}")
 
 
-def test_an_event_of_no_record_is_refused(db: sqlite3.Connection) -> None:
+def test_an_event_of_no_record_is_refused(db: dbapi.Connection) -> None:
     refused(
         db,
         "INSERT INTO action_events (proposal_id, record_id, event_type, actor, occurred_at) "

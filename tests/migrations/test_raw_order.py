@@ -1,12 +1,12 @@
 """Raw SQL on what depends on what: what starts, what is executed, and what ends along with what."""
 
-import sqlite3
 from collections.abc import Iterator
 from time import thread_time
 from typing import Final
 
 import pytest
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import (
     RECORD,
     SETTINGS,
@@ -32,12 +32,12 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     with empty(request.param) as connection:
         yield connection
 
 
-def told(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+def told(db: dbapi.Connection) -> list[tuple[object, ...]]:
     """Every move, in the order of the history."""
     return db.execute(
         "SELECT proposal_id, from_status, to_status, version, actor, reason FROM action_events "
@@ -63,7 +63,7 @@ def told(db: sqlite3.Connection) -> list[tuple[object, ...]]:
     ],
 )
 def test_what_may_not_start_does_not(
-    db: sqlite3.Connection, values: dict[str, object], by: str
+    db: dbapi.Connection, values: dict[str, object], by: str
 ) -> None:
     for status in ("proposed", "executing", "completed", "cancelled", "failed"):
         propose(db, status=status)
@@ -77,7 +77,7 @@ def test_what_may_not_start_does_not(
         propose(db, status=status, **values)
 
 
-def test_what_may_start_does(db: sqlite3.Connection) -> None:
+def test_what_may_start_does(db: dbapi.Connection) -> None:
     propose(db, status="completed")
     for values in (
         {},
@@ -90,7 +90,7 @@ def test_what_may_start_does(db: sqlite3.Connection) -> None:
         db.execute(f"UPDATE action_proposals SET status = 'executing' WHERE id = {id}")
 
 
-def test_dependencies_are_not_asked_of_the_json(db: sqlite3.Connection) -> None:
+def test_dependencies_are_not_asked_of_the_json(db: dbapi.Connection) -> None:
     """Whatever a writer may have said of the order, the edges decide."""
     propose(db)
     propose(db, status="validated", depends_on="[1]")
@@ -100,7 +100,7 @@ def test_dependencies_are_not_asked_of_the_json(db: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_nothing_is_executed_for_what_has_ended(db: sqlite3.Connection, status: str) -> None:
+def test_nothing_is_executed_for_what_has_ended(db: dbapi.Connection, status: str) -> None:
     propose(db, status=status)
     for values in (RECORD, {**RECORD, "worker": "w", "lease_expires_at": FUTURE}):
         refused_row(db, "action_records", values, "action_records_proposal_ended")
@@ -109,7 +109,7 @@ def test_nothing_is_executed_for_what_has_ended(db: sqlite3.Connection, status: 
 
 
 @pytest.mark.parametrize("status", ["proposed", "validated", "executing"])
-def test_something_is_executed_for_what_has_not(db: sqlite3.Connection, status: str) -> None:
+def test_something_is_executed_for_what_has_not(db: dbapi.Connection, status: str) -> None:
     propose(db, status=status)
     insert(db, "action_records", RECORD)
     db.execute("UPDATE action_proposals SET status = 'cancelled'")
@@ -120,7 +120,7 @@ def test_something_is_executed_for_what_has_not(db: sqlite3.Connection, status: 
 # ------ What ends along with what
 
 
-def chain(db: sqlite3.Connection, length: int) -> None:
+def chain(db: dbapi.Connection, length: int) -> None:
     db.execute("BEGIN")
     for id in range(1, length + 1):
         propose(db, depends_on=f"[{id - 1}]" if id > 1 else None, status="validated")
@@ -128,7 +128,7 @@ def chain(db: sqlite3.Connection, length: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["cancelled", "failed"])
-def test_a_chain_of_any_length_ends_cause_before_effect(db: sqlite3.Connection, end: str) -> None:
+def test_a_chain_of_any_length_ends_cause_before_effect(db: dbapi.Connection, end: str) -> None:
     length = 10_000
     chain(db, length)
     how = "was cancelled"
@@ -144,7 +144,7 @@ def test_a_chain_of_any_length_ends_cause_before_effect(db: sqlite3.Connection, 
     assert db.execute(versions).fetchall() == [(2, "cancelled")]
 
 
-def test_a_chain_costs_what_its_links_cost(db: sqlite3.Connection) -> None:
+def test_a_chain_costs_what_its_links_cost(db: dbapi.Connection) -> None:
     times: list[float] = []
     for length in (1000, 8000):
         with empty("") as other:
@@ -159,7 +159,7 @@ def test_a_chain_costs_what_its_links_cost(db: sqlite3.Connection) -> None:
     assert times[1] < 30 * times[0]
 
 
-def test_a_level_of_any_width_ends_with_what_it_needs(db: sqlite3.Connection) -> None:
+def test_a_level_of_any_width_ends_with_what_it_needs(db: dbapi.Connection) -> None:
     propose(db)
     db.execute("BEGIN")
     for _ in range(3000):
@@ -170,7 +170,7 @@ def test_a_level_of_any_width_ends_with_what_it_needs(db: sqlite3.Connection) ->
     assert [each[0] for each in told(db)] == list(range(1, last + 1))
 
 
-def test_calling_off_a_retry_ends_what_depends_on_it(db: sqlite3.Connection) -> None:
+def test_calling_off_a_retry_ends_what_depends_on_it(db: dbapi.Connection) -> None:
     propose(db, status="executing")
     db.execute(f"UPDATE action_proposals SET status = 'failed', next_retry_at = '{FUTURE}'")
     propose(db, depends_on="[1]")
@@ -192,7 +192,7 @@ def test_calling_off_a_retry_ends_what_depends_on_it(db: sqlite3.Connection) -> 
     ]
 
 
-def test_what_depends_on_what_has_ended_badly_is_cancelled_at_once(db: sqlite3.Connection) -> None:
+def test_what_depends_on_what_has_ended_badly_is_cancelled_at_once(db: dbapi.Connection) -> None:
     propose(db, status="cancelled")
     propose(db, depends_on="[1]")
     propose(db, depends_on="[1]", wait_on_failure=1)
@@ -215,7 +215,7 @@ def test_what_depends_on_what_has_ended_badly_is_cancelled_at_once(db: sqlite3.C
 
 
 def test_what_is_put_back_after_what_it_needs_has_ended_ends_with_all_behind_it(
-    db: sqlite3.Connection,
+    db: dbapi.Connection,
 ) -> None:
     propose(db)
     propose(db, depends_on="[1]", status="executing", max_retries=3)
@@ -243,7 +243,7 @@ def test_what_is_put_back_after_what_it_needs_has_ended_ends_with_all_behind_it(
     ]
 
 
-def test_one_statement_may_end_a_chain_from_any_link(db: sqlite3.Connection) -> None:
+def test_one_statement_may_end_a_chain_from_any_link(db: dbapi.Connection) -> None:
     chain(db, 50)
     db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id >= 20")
     db.execute("UPDATE action_proposals SET status = 'cancelled' WHERE id < 20")

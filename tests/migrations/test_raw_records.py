@@ -1,10 +1,10 @@
 """Raw SQL against records: an execution is one worker's, ends once, and is told of, for good."""
 
-import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import EVENTS, INSERT, SETTINGS, TIME, last_event, ledger, refused
 
 
@@ -14,7 +14,7 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """A ledger with one proposal and one record of it, which a worker holds."""
     with ledger(
         request.param,
@@ -24,7 +24,7 @@ def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def test_a_records_start_and_finish_are_told(db: sqlite3.Connection) -> None:
+def test_a_records_start_and_finish_are_told(db: dbapi.Connection) -> None:
     db.execute(
         "UPDATE action_records SET success = 0, error_message = 'no leader', completed_by = 'w1', "
         f"completed_at = '{TIME}' WHERE id = 1"
@@ -40,7 +40,7 @@ def test_a_records_start_and_finish_are_told(db: sqlite3.Connection) -> None:
     ]
 
 
-def test_a_lease_may_move_as_long_as_its_record_is_open(db: sqlite3.Connection) -> None:
+def test_a_lease_may_move_as_long_as_its_record_is_open(db: dbapi.Connection) -> None:
     events = db.execute(EVENTS).fetchall()
     for until in ("2026-01-01 00:05:00.000000", "2026-01-01 00:00:01.000000", None):
         db.execute("UPDATE action_records SET lease_expires_at = ?", [until])
@@ -49,7 +49,7 @@ def test_a_lease_may_move_as_long_as_its_record_is_open(db: sqlite3.Connection) 
     assert db.execute(EVENTS).fetchall() == events
 
 
-def test_an_unknown_outcome_ends_a_record(db: sqlite3.Connection) -> None:
+def test_an_unknown_outcome_ends_a_record(db: dbapi.Connection) -> None:
     db.execute(
         "UPDATE action_records SET outcome_unknown = 1, error_message = 'silent', "
         f"completed_by = 'ledger', completed_at = '{TIME}'"
@@ -83,7 +83,7 @@ def test_an_unknown_outcome_ends_a_record(db: sqlite3.Connection) -> None:
     ],
 )
 @pytest.mark.parametrize("outcome", ["success = 1", "success = 0", "outcome_unknown = 1"])
-def test_an_outcome_is_final(db: sqlite3.Connection, outcome: str, change: str) -> None:
+def test_an_outcome_is_final(db: dbapi.Connection, outcome: str, change: str) -> None:
     db.execute(f"UPDATE action_records SET {outcome}, completed_at = '2026-01-03 00:00:00.000000'")
     for verb in ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"):
         refused(db, f"{verb} action_records SET {change}", "action_records_immutable")
@@ -120,8 +120,6 @@ def test_an_outcome_is_final(db: sqlite3.Connection, outcome: str, change: str) 
         "VALUES (1, 1, 1, 'x')",
     ],
 )
-def test_a_record_is_neither_edited_nor_deleted_nor_made_up(
-    db: sqlite3.Connection, sql: str
-) -> None:
+def test_a_record_is_neither_edited_nor_deleted_nor_made_up(db: dbapi.Connection, sql: str) -> None:
     db.execute(INSERT)
     refused(db, sql)

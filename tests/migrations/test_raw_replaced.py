@@ -1,12 +1,12 @@
 """REPLACE deletes what is in its way, and no trigger hears of it: so nothing of ours may be in its way."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import (
     PROPOSAL,
     RECORD,
@@ -43,7 +43,7 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """Two rows of each table, tickets that a proposal or a workflow refers to, and one that none does."""
     with empty(request.param) as connection:
         for _ in range(4):
@@ -88,7 +88,7 @@ def test_these_are_all_the_doors(fresh: Path) -> None:
 @pytest.mark.parametrize("name", ["id", "rowid", "oid", "_rowid_"])
 @pytest.mark.parametrize("table", ROWS)
 def test_no_row_takes_the_place_of_another(
-    db: sqlite3.Connection, table: str, name: str, verb: str
+    db: dbapi.Connection, table: str, name: str, verb: str
 ) -> None:
     for id in (1, 2):
         if table != "tickets" or verb.endswith("REPLACE"):
@@ -96,9 +96,7 @@ def test_no_row_takes_the_place_of_another(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_proposal_takes_the_place_of_another_by_its_key(
-    db: sqlite3.Connection, verb: str
-) -> None:
+def test_no_proposal_takes_the_place_of_another_by_its_key(db: dbapi.Connection, verb: str) -> None:
     for key in ("one", "two"):
         for more in ({}, {"id": 99}, {"id": -1}, {"status": "validated"}):
             values = {**PROPOSAL, "idempotency_key": key, **more}
@@ -116,7 +114,7 @@ UPDATES: Final = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE")
 
 
 @pytest.mark.parametrize("table", ROWS)
-def test_no_row_moves_to_the_place_of_another(db: sqlite3.Connection, table: str) -> None:
+def test_no_row_moves_to_the_place_of_another(db: dbapi.Connection, table: str) -> None:
     for verb in UPDATES:
         for name in ("id", "rowid", "oid"):
             for id, to in ((1, 2), (2, 1), (1, 99), (1, -1), (1, 2**62), (1, 2**63 - 1)):
@@ -131,7 +129,7 @@ def test_no_row_moves_to_the_place_of_another(db: sqlite3.Connection, table: str
         "action_dependencies SET rowid = 7",
     ],
 )
-def test_no_row_takes_the_key_of_another(db: sqlite3.Connection, change: str) -> None:
+def test_no_row_takes_the_key_of_another(db: dbapi.Connection, change: str) -> None:
     for verb in UPDATES:
         refused(db, f"{verb} {change}")
 
@@ -139,7 +137,7 @@ def test_no_row_takes_the_key_of_another(db: sqlite3.Connection, change: str) ->
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("edge", [(2, 1), (1, 2), (2, 2), (1, 1), (77, 1), (2, 77), (3, 1)])
 def test_nobody_adds_or_replaces_an_edge(
-    db: sqlite3.Connection, edge: tuple[int, int], verb: str
+    db: dbapi.Connection, edge: tuple[int, int], verb: str
 ) -> None:
     propose(db)
     values = dict(zip(("proposal_id", "depends_on_id"), edge, strict=True))
@@ -147,7 +145,7 @@ def test_nobody_adds_or_replaces_an_edge(
 
 
 @pytest.mark.parametrize("id", [1, 2])
-def test_a_ticket_that_something_refers_to_stays(db: sqlite3.Connection, id: int) -> None:
+def test_a_ticket_that_something_refers_to_stays(db: dbapi.Connection, id: int) -> None:
     for sql in (
         f"DELETE FROM tickets WHERE id = {id}",
         f"UPDATE tickets SET id = 9 WHERE id = {id}",
@@ -162,6 +160,6 @@ def test_a_ticket_that_something_refers_to_stays(db: sqlite3.Connection, id: int
     upsert = "INSERT INTO tickets (id, violation_key, invariant_name, first_seen_at, last_seen_at, message) "
     for change in ("NOTHING", "UPDATE SET held = held"):
         # A service that writes its tickets so says more than ours can tell from a REPLACE.
-        with pytest.raises(sqlite3.IntegrityError, match="tickets_not_replaced"):
+        with pytest.raises(dbapi.IntegrityError, match="tickets_not_replaced"):
             db.execute(f"{upsert} VALUES ({id}, 'k', 'i', 't', 't', 'm') ON CONFLICT DO {change}")
     assert everything(db) == before

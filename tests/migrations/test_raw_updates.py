@@ -1,6 +1,5 @@
 """Any raw UPDATE of a proposal is one version and at most one event, whatever the connection's settings."""
 
-import sqlite3
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -9,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from operator_core.actions.lifecycle import TRANSITIONS
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.migrations.raw_tools import SETTINGS, TIME, empty, propose
 
 LATER: Final = "2998-01-01 00:00:00.000000"
@@ -78,18 +78,18 @@ ROW: Final = (
 )
 
 
-def row(db: sqlite3.Connection) -> dict[str, Any]:
+def row(db: dbapi.Connection) -> dict[str, Any]:
     (found,) = db.execute(f"SELECT {ROW} FROM action_proposals").fetchall()
     return dict(zip(ROW.split(", "), found, strict=True))
 
 
-def events(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+def events(db: dbapi.Connection) -> list[tuple[Any, ...]]:
     return db.execute(
         "SELECT event_type, from_status, to_status, version, actor, reason FROM action_events ORDER BY id"
     ).fetchall()
 
 
-def clockless(db: sqlite3.Connection) -> tuple[Any, ...]:
+def clockless(db: dbapi.Connection) -> tuple[Any, ...]:
     """All that is the same however long the statements took."""
     found = row(db)
     return (
@@ -101,12 +101,12 @@ def clockless(db: sqlite3.Connection) -> tuple[Any, ...]:
     )
 
 
-def check(db: sqlite3.Connection, sql: str) -> str | None:
+def check(db: dbapi.Connection, sql: str) -> str | None:
     """Runs one statement and holds it against the law; the error if it was refused."""
     before, told = row(db), events(db)
     try:
         db.execute(sql)
-    except sqlite3.IntegrityError as error:
+    except dbapi.IntegrityError as error:
         assert (row(db), events(db)) == (before, told)
         return str(error)
     after, more = row(db), events(db)

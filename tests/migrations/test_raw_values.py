@@ -1,7 +1,6 @@
 """Raw INSERTs of extreme values: refused, or the ledger carries on with the row as with any other."""
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -12,7 +11,8 @@ from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.ledger.stops import Stop, cancel_pending
 from operator_core.db.migrate.sqlite import run_script
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
-from operator_core.db.sqlite.connection import MEMORY, connect, over
+from operator_core.db.sql.sqlite_library import dbapi
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 from tests.migrations.raw_tools import (
     PROPOSAL,
     RECORD,
@@ -40,7 +40,7 @@ def _no_thread_left() -> None:
 
 
 @pytest.fixture(params=[SETTINGS[0], SETTINGS[-1]])
-def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """A ledger with one proposal and one workflow."""
     with empty(request.param) as connection:
         propose(connection)
@@ -152,7 +152,7 @@ COLUMNS: Final = [(table, column) for table in ACCEPTED for column in ACCEPTED[t
 
 
 @pytest.mark.parametrize("table", ACCEPTED)
-def test_no_column_is_forgotten(db: sqlite3.Connection, table: str) -> None:
+def test_no_column_is_forgotten(db: dbapi.Connection, table: str) -> None:
     names = {name for (name,) in db.execute(f"SELECT name FROM pragma_table_info('{table}')")}
     assert names - UNCHECKED == set(ACCEPTED[table])
 
@@ -162,9 +162,7 @@ def same(value: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
-def test_only_what_a_model_takes_is_accepted(
-    db: sqlite3.Connection, table: str, column: str
-) -> None:
+def test_only_what_a_model_takes_is_accepted(db: dbapi.Connection, table: str, column: str) -> None:
     for value in EXTREMES:
         row = {**ROWS[table], column: value}
         if any(same(value, each) for each in ACCEPTED[table][column]):
@@ -174,7 +172,7 @@ def test_only_what_a_model_takes_is_accepted(
             db.execute("RELEASE one")
         elif column == "depends_on":
             before = everything(db)
-            with pytest.raises(sqlite3.Error):
+            with pytest.raises(dbapi.Error):
                 insert(db, table, row)
             assert everything(db) == before
         else:
@@ -194,7 +192,7 @@ def test_only_what_a_model_takes_is_accepted(
     ],
 )
 def test_a_time_is_one_of_the_years_that_the_ledger_keeps(
-    db: sqlite3.Connection, column: str, table: str
+    db: dbapi.Connection, column: str, table: str
 ) -> None:
     for time in TIMES:
         assert insert(db, table, {**ROWS[table], column: time})
@@ -212,7 +210,7 @@ def test_a_time_is_one_of_the_years_that_the_ledger_keeps(
     ],
 )
 def test_numbers_have_the_limits_of_the_model(
-    db: sqlite3.Connection, column: str, least: int, most: int
+    db: dbapi.Connection, column: str, least: int, most: int
 ) -> None:
     for value in (least, most):
         assert propose(db, **{column: value})
@@ -224,7 +222,7 @@ def test_numbers_have_the_limits_of_the_model(
 @pytest.mark.parametrize("table", ["action_proposals", "action_records", "workflows"])
 @pytest.mark.parametrize("id", [2**62, 2**62 + 1, 2**63 - 2, 2**63 - 1, 0, -1, -(2**63)])
 def test_nobody_takes_an_id_after_which_there_are_none(
-    db: sqlite3.Connection, table: str, id: int
+    db: dbapi.Connection, table: str, id: int
 ) -> None:
     for verb in ("INSERT", "REPLACE", "INSERT OR IGNORE"):
         for name in ("id", "rowid", "oid"):
@@ -268,18 +266,18 @@ def test_nobody_takes_an_id_after_which_there_are_none(
     ],
 )
 def test_dependencies_are_a_list_of_other_proposals(
-    db: sqlite3.Connection, text: str | bytes
+    db: dbapi.Connection, text: str | bytes
 ) -> None:
     before = everything(db)
     with pytest.raises(
-        sqlite3.Error, match=r"action_proposals_|malformed JSON|JSON cannot hold BLOB"
+        dbapi.Error, match=r"action_proposals_|malformed JSON|JSON cannot hold BLOB"
     ):
         propose(db, depends_on=text)
     assert everything(db) == before
 
 
 @pytest.mark.parametrize("text", ["[]", "[1]", "[1,3,2]", "[ 1,\n\t2 ]\r\n", " [3] "])
-def test_white_space_between_them_means_nothing(db: sqlite3.Connection, text: str) -> None:
+def test_white_space_between_them_means_nothing(db: dbapi.Connection, text: str) -> None:
     propose(db)
     propose(db)
     id = propose(db, depends_on=text)
@@ -287,7 +285,7 @@ def test_white_space_between_them_means_nothing(db: sqlite3.Connection, text: st
     assert [each for (each,) in found] == sorted(json.loads(text))
 
 
-def test_a_thousand_dependencies_are_as_many_as_there_may_be(db: sqlite3.Connection) -> None:
+def test_a_thousand_dependencies_are_as_many_as_there_may_be(db: dbapi.Connection) -> None:
     for _ in range(1000):
         propose(db)
     most = list(range(1, 1001))
@@ -297,20 +295,20 @@ def test_a_thousand_dependencies_are_as_many_as_there_may_be(db: sqlite3.Connect
     refused_row(db, "action_proposals", values, "action_proposals_values: depends_on")
 
 
-def test_a_message_is_at_most_a_mebibyte(db: sqlite3.Connection) -> None:
+def test_a_message_is_at_most_a_mebibyte(db: dbapi.Connection) -> None:
     ended = {**RECORD, "success": 0, "completed_at": TIME}
     assert insert(db, "action_records", {**ended, "error_message": "\u00e9" * (1 << 20)})
     values = {**ended, "error_message": "x" * ((1 << 20) + 1)}
     refused_row(db, "action_records", values, "action_records_values: error_message")
 
 
-def test_a_lease_is_a_workers(db: sqlite3.Connection) -> None:
+def test_a_lease_is_a_workers(db: dbapi.Connection) -> None:
     leased = {**RECORD, "lease_expires_at": FAR}
     refused_row(db, "action_records", leased, "action_records_values: lease_expires_at")
     assert insert(db, "action_records", {**leased, "worker": "w"})
 
 
-def test_a_workflow_needs_a_ticket_that_exists(db: sqlite3.Connection) -> None:
+def test_a_workflow_needs_a_ticket_that_exists(db: dbapi.Connection) -> None:
     refused_row(db, "workflows", {**WORKFLOW, "ticket_id": 77})
 
 
@@ -326,18 +324,18 @@ def test_a_workflow_needs_a_ticket_that_exists(db: sqlite3.Connection) -> None:
         f"created_at = '{TIME}'",
     ],
 )
-def test_a_workflow_never_changes(db: sqlite3.Connection, change: str) -> None:
+def test_a_workflow_never_changes(db: dbapi.Connection, change: str) -> None:
     db.execute(
         "INSERT INTO tickets VALUES (1,'k','i',NULL,'open',0,NULL,1,'t','t',NULL,'m','warning',NULL,NULL,'t','t')"
     )
     for verb in ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"):
         before = everything(db)
-        with pytest.raises(sqlite3.IntegrityError, match="workflows_immutable"):
+        with pytest.raises(dbapi.IntegrityError, match="workflows_immutable"):
             db.execute(f"{verb} workflows SET {change}")
         assert everything(db) == before
 
 
-def test_a_workflows_updated_at_moves_forward(db: sqlite3.Connection) -> None:
+def test_a_workflows_updated_at_moves_forward(db: dbapi.Connection) -> None:
     seen: list[str] = []
     for time in (
         "updated_at",

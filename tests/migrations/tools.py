@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from operator_core.db.sql.sqlite_library import dbapi
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,9 +107,9 @@ def alembic_here(path: Path, command: str, revision: str, *x: str) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path) -> Iterator[dbapi.Connection]:
     """A plain connection as another tool has it, with SQLite's default settings."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = dbapi.connect(path, isolation_level=None)
     try:
         yield connection
     finally:

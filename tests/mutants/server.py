@@ -63,7 +63,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="statement-run-again-after-it-was-sent",
-        file=_DB + "postgresql/runner.py",
+        file=_DB + "postgresql/connections.py",
         old="attempt.connected = attempt.committing = attempt.alone = True",
         new="attempt.connected = True",
         tests=(
@@ -74,7 +74,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="unit-run-again-after-its-commit",
-        file=_DB + "postgresql/runner.py",
+        file=_DB + "postgresql/connections.py",
         old="                result = unit(conn)\n                attempt.committing = True\n",
         new="                result = unit(conn)\n",
         tests=("tests/failures/test_lost_commits.py",),
@@ -98,8 +98,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="stale-connection-is-used",
-        file=_DB + "postgresql/runner.py",
-        old="            if not is_stale(conn.connection.driver_connection):\n                return conn\n            _throw_away(conn)\n        return None",
+        file=_DB + "postgresql/connections.py",
+        old="            if not is_stale(conn.connection.driver_connection):\n                return conn\n            throw_away(conn)\n        return None",
         new="            return conn\n        return None",
         tests=(_LOST + "test_connections_that_died_while_nobody_used_them_are_noticed_by_nobody",),
         why="After a restart of the server the first calls fail.",
@@ -122,9 +122,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="transactions-at-another-level",
-        file=_DB + "postgresql/runner.py",
-        old='_WHOLE: Final[IsolationLevel] = "READ COMMITTED"',
-        new='_WHOLE: Final[IsolationLevel] = "SERIALIZABLE"',
+        file=_DB + "postgresql/connections.py",
+        old='WHOLE: Final[IsolationLevel] = "READ COMMITTED"',
+        new='WHOLE: Final[IsolationLevel] = "SERIALIZABLE"',
         tests=(_SERVER + "test_a_database_with_another_level_by_default_is_as_good",),
         why="Units conflict with each other, and cascades are refused.",
     ),

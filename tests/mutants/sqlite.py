@@ -49,7 +49,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="deferred-begin",
-        file=_DB + "sqlite/connection.py",
+        file=_DB + "sqlite/handle.py",
         old='raw.execute("BEGIN IMMEDIATE")',
         new='raw.execute("BEGIN")',
         tests=(
@@ -122,7 +122,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="synchronous-normal",
-        file=_DB + "sqlite/connection.py",
+        file=_DB + "sqlite/handle.py",
         old='"PRAGMA synchronous = FULL"',
         new='"PRAGMA synchronous = NORMAL"',
         tests=(_FAILURES + "test_syncs.py", "tests/db/test_opening.py"),
@@ -130,7 +130,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="foreign-keys-off",
-        file=_DB + "sqlite/connection.py",
+        file=_DB + "sqlite/handle.py",
         old='"PRAGMA foreign_keys = ON"',
         new='"PRAGMA foreign_keys = OFF"',
         tests=("tests/db/test_opening.py::test_the_settings_that_durability_needs_are_on",),

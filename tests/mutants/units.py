@@ -295,8 +295,8 @@ MUTANTS: Final = (
     Mutant(
         name="first-heartbeat-too-late",
         file=_DB + "verbs/holding.py",
-        old="until, rest = since + seconds, seconds / BEATS\n        beat:",
-        new="until, rest = since + seconds, 2 * seconds / BEATS\n        beat:",
+        old="        self._rest = seconds / BEATS\n        self.until",
+        new="        self._rest = 2 * seconds / BEATS\n        self.until",
         tests=(
             _CONTRACT
             + "test_holding.py::test_each_heartbeat_comes_when_a_third_of_the_lease_is_over_and_not_before",

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn, TypeAlias, cast
 
@@ -119,6 +119,11 @@ def _check_text(text: str, trail: _Trail) -> None:
             _refuse(trail, "must not contain a lone surrogate")
 
 
+# The base classes' own methods: a subclass may have others.
+_items: Final[Callable[[object], Iterable[object]]] = cast(Any, list).__iter__
+_pairs: Final[Callable[[object], Iterable[tuple[object, object]]]] = cast(Any, dict).items
+
+
 def _copy(value: object, trail: _Trail, depth: int) -> object:
     """Copies `value`, so that later changes by the caller don't affect the proposal.
 
@@ -132,20 +137,20 @@ def _copy(value: object, trail: _Trail, depth: int) -> object:
     if isinstance(value, int):
         if value.bit_length() > _MAX_INT_BITS:
             _refuse(trail, f"must not need more than {_MAX_INT_BITS} bits")
-        return int(value)
+        return int.__int__(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             _refuse(trail, "must be a finite number")
-        return float(value)
+        return float.__float__(value)
     if not isinstance(value, dict | list):
         _refuse(trail, f"must be a JSON value, not {type(value).__name__}")
     if depth >= MAX_JSON_DEPTH:
         _refuse(trail, f"must not be nested deeper than {MAX_JSON_DEPTH}")
     if isinstance(value, list):
-        items = cast("list[object]", value)
-        return [_copy(item, (trail, index), depth + 1) for index, item in enumerate(items)]
+        items = enumerate(_items(cast(object, value)))
+        return [_copy(item, (trail, index), depth + 1) for index, item in items]
     copied: dict[str, object] = {}
-    for key, item in cast("dict[object, object]", value).items():
+    for key, item in _pairs(cast(object, value)):
         if not isinstance(key, str):
             _refuse(trail, f"must have string keys only, not {type(key).__name__}")
         _check_text(key, (trail, key))

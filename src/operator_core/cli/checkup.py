@@ -3,7 +3,6 @@
 It only reads, and changes no byte of the file.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,15 @@ from operator_core.cli.history_checks import HISTORY_CHECKS
 from operator_core.cli.row_checks import LAST_ID, ROW_CHECKS
 from operator_core.db import migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi, describe
 from operator_core.db.sql.tables import NUMBERED, TABLES
-from operator_core.db.sqlite.connection import MEMORY, connect, over
 from operator_core.db.sqlite.files import open_read_only
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 
 __all__ = ["check_up", "has_wal_reset_bug", "open_read_only", "revision_of"]
 
 
-def revision_of(connection: sqlite3.Connection) -> str | None:
+def revision_of(connection: dbapi.Connection) -> str | None:
     """The schema's revision; None if the database has none."""
     known = connection.execute(
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (migrate.VERSION_TABLE,)
@@ -52,7 +52,7 @@ def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
 
 
 def check_up(path: Path) -> Iterator[Finding]:
-    """Yields the findings about the file; raises `sqlite3.Error`.
+    """Yields the findings about the file; raises the driver's errors.
 
     It reads the whole file, which takes a while if the file is large.
     """
@@ -60,7 +60,7 @@ def check_up(path: Path) -> Iterator[Finding]:
         revision = revision_of(connection)
         tables = set(_column(connection, "SELECT name FROM sqlite_master WHERE type = 'table'"))
         yield check_revision(revision, lambda: _without_revision(connection, tables))
-        yield _library(sqlite3.sqlite_version_info)
+        yield _library()
         yield _journal_mode(connection)
         yield _integrity(connection)
         if revision != migrate.HEAD:
@@ -78,7 +78,7 @@ def check_up(path: Path) -> Iterator[Finding]:
                 yield from ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS))
 
 
-def _without_revision(connection: sqlite3.Connection, tables: set[str]) -> Finding:
+def _without_revision(connection: dbapi.Connection, tables: set[str]) -> Finding:
     if "action_proposals" not in tables:
         return Finding("revision", Verdict.BROKEN, "none: this is not a ledger")
     if problem := _why_not_adoptable(connection):
@@ -87,7 +87,7 @@ def _without_revision(connection: sqlite3.Connection, tables: set[str]) -> Findi
     return Finding("revision", Verdict.WARNING, text)
 
 
-def _why_not_adoptable(connection: sqlite3.Connection) -> str | None:
+def _why_not_adoptable(connection: dbapi.Connection) -> str | None:
     """The reason why the file can't be adopted, from a trial with empty copies of its tables; None if it can be."""
     conn = over(connect(MEMORY, busy_timeout=0))
     try:
@@ -101,20 +101,21 @@ def _why_not_adoptable(connection: sqlite3.Connection) -> str | None:
     return None
 
 
-def _library(version: tuple[int, int, int, *tuple[Any, ...]]) -> Finding:
-    text = ".".join(str(part) for part in version[:3])
-    if not has_wal_reset_bug(version[:3]):
+def _library() -> Finding:
+    text = describe()
+    if not has_wal_reset_bug(dbapi.sqlite_version_info[:3]):
         return Finding("SQLite library", Verdict.OK, f"{text}, without the WAL-reset bug")
     return Finding(
         "SQLite library",
         Verdict.WARNING,
         f"{text} has the WAL-reset bug of SQLite 3.7.0 to 3.51.2. In rare cases, two connections that "
-        "write or checkpoint at the same moment corrupt a database in WAL mode. Upgrade the SQLite "
-        "library that Python uses to 3.51.3 or later (or 3.50.7, or 3.44.6), and keep backups.",
+        "write or checkpoint at the same moment corrupt a database in WAL mode. Install a newer SQLite: "
+        "`pip install 'operator-core[sqlite]'`, or upgrade the library that Python uses to 3.51.3 or later "
+        "(or 3.50.7, or 3.44.6), and keep backups.",
     )
 
 
-def _journal_mode(connection: sqlite3.Connection) -> Finding:
+def _journal_mode(connection: dbapi.Connection) -> Finding:
     mode = str(_column(connection, "PRAGMA journal_mode")[0])
     if mode == "wal":
         return Finding("journal mode", Verdict.OK, mode)
@@ -122,17 +123,17 @@ def _journal_mode(connection: sqlite3.Connection) -> Finding:
     return Finding("journal mode", Verdict.WARNING, text)
 
 
-def _integrity(connection: sqlite3.Connection) -> Finding:
+def _integrity(connection: dbapi.Connection) -> Finding:
     try:
         found = _column(connection, f"PRAGMA integrity_check({SHOWN})")
-    except sqlite3.DatabaseError as error:
+    except dbapi.DatabaseError as error:
         found = [error]
     if found == ["ok"]:
         return Finding("integrity", Verdict.OK, "all pages and indexes are intact")
     return Finding("integrity", Verdict.BROKEN, "\n".join(str(each) for each in found))
 
 
-def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
+def _foreign_keys(connection: dbapi.Connection, tables: set[str]) -> Finding:
     """The dangling references of a schema at any revision; at head, `ROW_CHECKS` checks more."""
 
     def dangling() -> Iterator[str]:
@@ -146,9 +147,9 @@ def _foreign_keys(connection: sqlite3.Connection, tables: set[str]) -> Finding:
     return told("foreign keys", dangling(), "every referenced row exists")
 
 
-def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
+def _schema(connection: dbapi.Connection) -> Iterator[Finding]:
     """Compares the schema with a fresh one, because other tools may have dropped, changed or added triggers."""
-    fresh = sqlite3.connect(":memory:", isolation_level=None)
+    fresh = dbapi.connect(":memory:", isolation_level=None)
     try:
         fresh.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
         expected = _objects(fresh)
@@ -156,7 +157,7 @@ def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
         fresh.close()
     try:
         actual = _objects(connection)
-    except sqlite3.DatabaseError as error:
+    except dbapi.DatabaseError as error:
         yield Finding("schema", Verdict.BROKEN, str(error))
         return
 
@@ -168,7 +169,7 @@ def _schema(connection: sqlite3.Connection) -> Iterator[Finding]:
     yield from compared(expected, actual, harmless)
 
 
-def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+def _objects(connection: dbapi.Connection) -> dict[str, tuple[str, str]]:
     """The objects of the ledger's tables, by kind and name, with their table and SQL text."""
     ours = {*TABLES, migrate.VERSION_TABLE}
     return {
@@ -181,7 +182,7 @@ def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
     }
 
 
-def _next_ids(connection: sqlite3.Connection) -> Finding:
+def _next_ids(connection: dbapi.Connection) -> Finding:
     """Checks the next ids: SQLite never lowers them, and inserts no rows after the largest possible one."""
 
     def wrong() -> Iterator[str]:
@@ -196,7 +197,7 @@ def _next_ids(connection: sqlite3.Connection) -> Finding:
     return told("next ids", wrong(), "all are unused")
 
 
-def _catalogue(connection: sqlite3.Connection) -> dict[str, str]:
+def _catalogue(connection: dbapi.Connection) -> dict[str, str]:
     found = connection.execute(
         "SELECT type, name, sql FROM sqlite_master "
         "WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
@@ -205,5 +206,5 @@ def _catalogue(connection: sqlite3.Connection) -> dict[str, str]:
     return {f"{kind} {name}": sql for kind, name, sql in found}
 
 
-def _column(connection: sqlite3.Connection, sql: str) -> list[Any]:
+def _column(connection: dbapi.Connection, sql: str) -> list[Any]:
     return [row[0] for row in connection.execute(sql)]

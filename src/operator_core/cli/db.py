@@ -1,6 +1,7 @@
 """``operator-core db``: the commands for the schema of a ledger's database, and its check."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,14 +15,15 @@ from sqlalchemy import Connection
 from operator_core.actions.errors import UnmanagedSchema
 from operator_core.cli.checkup import check_up, open_read_only, revision_of
 from operator_core.cli.findings import Finding, Verdict
-from operator_core.cli.formatting import plain
-from operator_core.cli.options import DbPath, Place, Url, choose, fail, reported
+from operator_core.cli.formatting import json_line, plain
+from operator_core.cli.options import AsJson, DbPath, Place, Url, choose, fail, reported
 from operator_core.cli.output import print_lines
 from operator_core.cli.server_checkup import check_up_server
 from operator_core.cli.table import Line
 from operator_core.db import migrate
 from operator_core.db.migrate import postgresql
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import describe
 
 __all__ = ["app"]
 
@@ -74,11 +76,25 @@ def _check_zone(name: str) -> None:
 
 
 @app.command()
-def current(db_path: DbPath = None, url: Url = None) -> None:
-    """Print the revision of the database."""
+def current(db_path: DbPath = None, url: Url = None, as_json: AsJson = False) -> None:
+    """Print the revision of the database, and on SQLite the library in use."""
     place = choose(db_path, url)
     with reported(place):
-        typer.echo(plain(f"{place.name}: {_standing(_revision_at(place))}"))
+        revision = _revision_at(place)
+    if as_json:
+        line = {"database": place.name, "revision": revision, "head": migrate.HEAD}
+        typer.echo(json_line(line | {"sqlite_library": _library_of(place)}))
+        return
+    typer.echo(plain(f"{place.name}: {_standing(revision)}"))
+    if not place.on_server:
+        typer.echo(f"SQLite library: {describe()}")
+
+
+def _library_of(place: Place) -> dict[str, str] | None:
+    if place.on_server:
+        return None
+    module, version = describe().split()
+    return {"module": module, "version": version}
 
 
 def _revision_at(place: Place) -> str | None:
@@ -99,13 +115,23 @@ def _standing(revision: str | None) -> str:
 
 
 @app.command()
-def check(db_path: DbPath = None, url: Url = None) -> None:
+def check(db_path: DbPath = None, url: Url = None, as_json: AsJson = False) -> None:
     """Check the database, including every row; the exit status is 1 if something is broken."""
     place = choose(db_path, url)
     path = None if place.on_server else place.existing_file()
     errors = Console(stderr=True)
     with reported(place), errors.status(Text(f"checking {plain(place.name)}")):
         findings = list(check_up_server(place.url) if path is None else check_up(path))
+    if as_json:
+        for finding in findings:
+            typer.echo(json_line(asdict(finding)))
+    else:
+        _print(place, findings)
+    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print(place: Place, findings: list[Finding]) -> None:
     out = Console()
     out.print()
     out.print(Text(f" {plain(place.name)}", "bold"), soft_wrap=True)
@@ -116,8 +142,6 @@ def check(db_path: DbPath = None, url: Url = None) -> None:
         # One line for each finding, for grep.
         print_lines(_as_lines(findings))
     out.print()
-    if any(finding.verdict is Verdict.BROKEN for finding in findings):
-        raise typer.Exit(1)
 
 
 def _as_table(findings: list[Finding]) -> Table:

@@ -1,6 +1,5 @@
 """The findings of a check of the database, and the checks that all databases share."""
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecor
 from operator_core.db import migrate
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import to_event, to_proposal, to_record, to_workflow
+from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = [
     "SHOWN",
@@ -161,7 +161,7 @@ def told(subject: str, problems: Iterable[str], sound: str) -> Finding:
             total += 1
             if total <= SHOWN:
                 some.append(problem)
-    except (sqlite3.DatabaseError, DBAPIError) as error:
+    except (dbapi.DatabaseError, DBAPIError) as error:
         some.append(f"reading stopped with an error: {getattr(error, 'orig', error)}")
         total += 1
     return counted(subject, some, total, sound)

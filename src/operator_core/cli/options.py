@@ -3,7 +3,6 @@
 import asyncio
 import getpass
 import os
-import sqlite3
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from operator_core.cli.formatting import one_line, plain
 from operator_core.cli.overview import OverviewDB
 from operator_core.db import migrate
 from operator_core.db.sql.errors import translate
+from operator_core.db.sql.sqlite_library import ERRORS
 from operator_core.db.sql.urls import check_path, masked, target_from_text
-from operator_core.db.sqlite.connection import MEMORY
+from operator_core.db.sqlite.handle import MEMORY
 
 __all__ = [
     "Actor",
@@ -207,5 +207,5 @@ def reported(place: Place) -> Generator[None]:
     """Prints an error of the ledger in the block as one line to stderr, and exits with status 1."""
     try:
         yield
-    except (ActionError, sqlite3.Error, SQLAlchemyError) as error:
+    except (ActionError, *ERRORS, SQLAlchemyError) as error:
         fail(f"{place.name}: {translate(error, server=place.on_server)}")

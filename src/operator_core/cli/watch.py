@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sqlite3
 import sys
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from operator_core.cli.table import fitted, to_text
 from operator_core.cli.terminal import on_signals, taken
 from operator_core.cli.views import framed
 from operator_core.db.sql.postgresql_errors import Trouble, trouble
+from operator_core.db.sql.sqlite_library import ERRORS
 
 __all__ = ["app"]
 
@@ -130,7 +130,7 @@ def _passes(error: ActionError) -> bool:
     if not isinstance(error, StorageUnavailable) or cause is None:
         return False
     # SQLite has no connection to lose.
-    return not isinstance(getattr(cause, "orig", cause), sqlite3.Error) and (
+    return not isinstance(getattr(cause, "orig", cause), ERRORS) and (
         trouble(cause) is Trouble.LOST
     )
 

@@ -24,15 +24,23 @@ from operator_core.db.run.loop_lock import Turns
 from operator_core.db.run.runner import Runner
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.urls import check_path, masked, parse_url, target_from_text
-from operator_core.db.sqlite.connection import MEMORY
 from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
 from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.handle import MEMORY
+from operator_core.db.sqlite.one_library import check_connection
 from operator_core.db.sqlite.runner import SqliteRunner
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.ledger import ActionLedger
 
-__all__ = ["ActionDB", "Target"]
+__all__ = [
+    "CHECK_SCHEMA",
+    "ActionDB",
+    "Target",
+    "check_settings",
+    "server_or_path",
+    "target_from_env",
+]
 
 Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine | AsyncSession
 
@@ -79,13 +87,14 @@ class ActionDB(ActionLedger):
         upgrade: bool = True,
         file_mode: int = FILE_MODE,
     ) -> None:
-        if actor is not None:
-            check(arguments.ACTOR, actor, "actor")
-        check(arguments.SECONDS, busy_timeout, "busy_timeout")
-        check(arguments.count_up_to(1000), pool_size, "pool_size")
-        check(arguments.SIZE, max_json_bytes, "max_json_bytes")
-        check(arguments.FLAG, upgrade, "upgrade")
-        _check_file_mode(file_mode)
+        check_settings(
+            actor=actor,
+            busy_timeout=busy_timeout,
+            pool_size=pool_size,
+            max_json_bytes=max_json_bytes,
+            upgrade=upgrade,
+            file_mode=file_mode,
+        )
         super().__init__(None, actor, max_json_bytes)
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
         self._place = _shown(db_path)
@@ -99,10 +108,7 @@ class ActionDB(ActionLedger):
         Raises `InvalidValue` if it is not set. It also raises that for a bare word, unless a file has that name:
         a bare word is more likely a mistake than a path.
         """
-        text = os.environ.get(migrate.URL_VARIABLE, "")
-        if not text:
-            raise InvalidValue(migrate.URL_VARIABLE, "must be set to the ledger's URL or path")
-        return cls(target_from_text(text, migrate.URL_VARIABLE), **settings)
+        return cls(target_from_env(), **settings)
 
     @property
     def db_path(self) -> Path | None:
@@ -166,35 +172,75 @@ def _runner(
     if isinstance(target, AsyncEngine):
         if _backend(target.dialect.name) == "sqlite":
             return SqliteEngineRunner(target, migrate, timeout=busy_timeout, upgrade=upgrade)
-        return ServerRunner(target, _CHECK_SCHEMA, timeout=busy_timeout, owned=False)
+        return ServerRunner(target, CHECK_SCHEMA, timeout=busy_timeout, owned=False)
+    place = server_or_path(target)
+    if isinstance(place, URL):
+        engine = make_engine(place, pool_size=pool_size, timeout=busy_timeout)
+        return ServerRunner(engine, CHECK_SCHEMA, timeout=busy_timeout, owned=True)
+    return SqliteRunner(
+        place, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
+    )
+
+
+# From here on: also for `SyncActionDB`.
+
+CHECK_SCHEMA: Final = partial(migrate.check_current, alone=True)
+
+
+def check_settings(
+    *,
+    actor: str | None,
+    busy_timeout: float,
+    pool_size: int,
+    max_json_bytes: int,
+    upgrade: bool,
+    file_mode: int,
+) -> None:
+    """Raises `InvalidValue` for an invalid setting; `ActionDB` documents their ranges."""
+    if actor is not None:
+        check(arguments.ACTOR, actor, "actor")
+    check(arguments.SECONDS, busy_timeout, "busy_timeout")
+    check(arguments.count_up_to(1000), pool_size, "pool_size")
+    check(arguments.SIZE, max_json_bytes, "max_json_bytes")
+    check(arguments.FLAG, upgrade, "upgrade")
+    _check_file_mode(file_mode)
+
+
+def target_from_env() -> str | URL:
+    """The target that ``OPERATOR_DATABASE_URL`` names; raises `InvalidValue`."""
+    text = os.environ.get(migrate.URL_VARIABLE, "")
+    if not text:
+        raise InvalidValue(migrate.URL_VARIABLE, "must be set to the ledger's URL or path")
+    return target_from_text(text, migrate.URL_VARIABLE)
+
+
+def server_or_path(target: str | os.PathLike[str] | URL) -> URL | str:
+    """Returns the URL of a PostgreSQL database, or the absolute path of a SQLite file, or ``":memory:"``."""
     if isinstance(target, URL) or (isinstance(target, str) and "://" in target):
         try:
             url = parse_url(target)
         except ArgumentError:
             raise InvalidValue("db_path", "is not a database URL") from None
         if _backend(url.get_backend_name()) == "postgresql":
-            engine = make_engine(url, pool_size=pool_size, timeout=busy_timeout)
-            return ServerRunner(engine, _CHECK_SCHEMA, timeout=busy_timeout, owned=True)
+            return url
         if url.query:
             raise InvalidValue("db_path", "must have no options behind a question mark")
         target = url.database or MEMORY
-    path = _absolute(check_path(target))
-    return SqliteRunner(
-        path, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
-    )
-
-
-_CHECK_SCHEMA: Final = partial(migrate.check_current, alone=True)
+    return _absolute(check_path(target))
 
 
 def _check_session(conn: Connection) -> None:
+    if is_sqlite(conn):
+        check_connection(conn)
     migrate.check_current(conn)
     if not is_sqlite(conn):
         look_at_session(conn)
 
 
 def _check_session_again(conn: Connection) -> None:
-    if not is_sqlite(conn):
+    if is_sqlite(conn):
+        check_connection(conn)
+    else:
         check_reported(conn)
 
 

@@ -1,21 +1,22 @@
 """Statements that the driver runs alone do and raise what SQLAlchemy's execution of them does."""
 
 import logging
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, bindparam, event, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
 from operator_core.db.ledger.status import Move
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import Statements, execute_text, fetch, insert_rows
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sql.tables import PROPOSALS, TICKETS
-from operator_core.db.sqlite.connection import connect
 from operator_core.db.sqlite.engine import over
+from operator_core.db.sqlite.handle import connect
 from tests.conftest import proposal
 
 _ROW = PROPOSALS.c
@@ -60,9 +61,9 @@ def test_a_statement_without_rows_has_none(conn: Connection) -> None:
 
 
 def test_a_refusal_is_sqlalchemys_error_without_values(conn: Connection) -> None:
-    with pytest.raises(IntegrityError, match="action_proposals_immutable") as refused:
+    with pytest.raises(DBAPIError, match="action_proposals_immutable") as refused:
         fetch(conn, _RENAME, {"one": 1})
-    assert isinstance(refused.value.orig, sqlite3.IntegrityError)
+    assert violates_constraint(refused.value)
     assert "another" not in str(refused.value)
     with pytest.raises(OperationalError, match="incomplete input"):
         execute_text(conn, "SAVEPOINT")
@@ -94,7 +95,7 @@ def test_each_statement_is_logged_where_sqlalchemys_are(
 
 
 def test_a_list_in_place_of_a_value_is_no_statement_for_it() -> None:
-    conn = over(sqlite3.connect(":memory:", isolation_level=None))
+    conn = over(dbapi.connect(":memory:", isolation_level=None))
     several = select(_ROW.id).where(_ROW.id.in_(bindparam("ids", expanding=True)))
     with pytest.raises(AssertionError):
         Statements(conn.dialect).compiled(several, {"ids": [1, 2]})

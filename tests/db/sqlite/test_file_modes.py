@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from operator_core.actions import (
     InvalidValue,
@@ -18,9 +17,10 @@ from operator_core.actions import (
     UnmanagedSchema,
 )
 from operator_core.db import ActionDB, migrate
-from operator_core.db.sqlite.connection import connect, over
 from operator_core.db.sqlite.files import make_file
+from operator_core.db.sqlite.handle import connect, over
 from tests.conftest import proposal
+from tests.engines import engine_on
 from tests.failures.test_damaged_files import a_strangers_database, contents
 
 
@@ -142,7 +142,7 @@ async def test_without_upgrading_a_file_stays_what_it_is(
 ) -> None:
     await asyncio.to_thread(make, path)
     before = contents(path.parent)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     with pytest.raises(error):
         await ActionDB(engine if borrowed else path, upgrade=False).open()
     await engine.dispose()

@@ -7,9 +7,8 @@ import signal
 import sys
 from typing import Any
 
-from sqlalchemy.ext.asyncio import create_async_engine
-
 from operator_core.db import ActionDB
+from tests.engines import engine_on
 from tests.failures.cancelling import OPERATIONS, Bench
 from tests.failures.harness import proposal
 
@@ -37,7 +36,7 @@ def drive(work: Any) -> dict[str, str]:
 
 
 async def main(kind: str, path: str) -> None:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     target: Any = {"memory": ":memory:", "file": path, "engine": engine}[kind]
     async with ActionDB(target) as db:
         on = Bench(db)

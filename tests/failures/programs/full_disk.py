@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions.errors import ActionError
 from operator_core.db import ActionDB
 from operator_core.db.verbs.ledger import ActionLedger
+from tests.engines import engine_on
 from tests.failures.harness import proposal
 
 LIMIT = 1_500_000
@@ -81,7 +82,7 @@ async def fill(path: str, make_room: Callable[[], None], swallow: bool) -> None:
 @asynccontextmanager
 async def transaction_on(kind: str, path: str) -> AsyncIterator[ActionLedger]:
     """A transaction of the ledger's own, on a borrowed engine, or one that is joined."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    engine = engine_on(path)
     try:
         if kind == "session":
             session = AsyncSession(engine)

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.harness import proposal
 
-real_connect = sqlite3.connect
+real_connect = dbapi.connect
 
 
 class Steps:
@@ -35,7 +35,7 @@ class Steps:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-class WatchedCursor(sqlite3.Cursor):
+class WatchedCursor(dbapi.Cursor):
     def execute(self, *arguments: Any) -> "WatchedCursor":
         super().execute(*arguments)
         Steps.count()
@@ -47,7 +47,7 @@ class WatchedCursor(sqlite3.Cursor):
         return self
 
 
-class WatchedConnection(sqlite3.Connection):
+class WatchedConnection(dbapi.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.set_trace_callback(Steps.count)
@@ -56,7 +56,7 @@ class WatchedConnection(sqlite3.Connection):
         return super().cursor(WatchedCursor)
 
     # Does not go through the cursor's method.
-    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+    def execute(self, *arguments: Any) -> dbapi.Cursor:
         cursor = super().execute(*arguments)
         Steps.count()
         return cursor
@@ -66,7 +66,7 @@ class WatchedConnection(sqlite3.Connection):
         Steps.count()
 
 
-def watched_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+def watched_connect(*arguments: Any, **options: Any) -> dbapi.Connection:
     return real_connect(*arguments, factory=WatchedConnection, **options)
 
 
@@ -109,7 +109,7 @@ async def operate(path: Path, operation: str, step: int) -> None:
 
 def operate_naively(path: Path, step: int) -> None:
     """The planted bug: the history is written in a transaction of its own."""
-    with sqlite3.connect(path) as connection:
+    with dbapi.connect(path) as connection:
         Steps.left = step
         connection.execute("INSERT INTO action_proposals (status) VALUES ('proposed')")
         connection.commit()
@@ -122,7 +122,7 @@ def operate_naively(path: Path, step: int) -> None:
 
 
 def prepare_naively(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with dbapi.connect(path) as connection:
         connection.execute("CREATE TABLE action_proposals (id INTEGER PRIMARY KEY, status)")
         connection.execute(
             "CREATE TABLE action_records (id INTEGER PRIMARY KEY, success, completed_at)"
@@ -153,7 +153,7 @@ def in_a_fork(work: Callable[[], object]) -> bool:
 def main(operation: str, folder: Path) -> None:
     template = folder / "template.db"
     naive = operation == "naive"
-    sqlite3.connect = watched_connect
+    dbapi.connect = watched_connect
     in_a_fork(lambda: prepare_naively(template) if naive else asyncio.run(prepare(template)))
     step, survived = 0, False
     while not survived:

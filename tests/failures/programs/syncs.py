@@ -6,10 +6,10 @@ Runs with a preloaded library that counts fsync and fdatasync.
 import asyncio
 import ctypes
 import json
-import sqlite3
 import sys
 
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.harness import proposal
 
 counter = ctypes.CDLL(None).syncs
@@ -46,7 +46,7 @@ async def main(path: str, writes: int) -> None:
 
 def naive(path: str, writes: int, synchronous: str) -> None:
     """The planted bug: a commit that leaves it to the system when the disk gets to know."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = dbapi.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("CREATE TABLE t (x)")

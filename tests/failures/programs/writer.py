@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import sqlite3
 import sys
 
 from operator_core.actions.types import ActionRecord, ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
 from tests.failures.harness import proposal
 
 
@@ -42,7 +42,7 @@ async def write(path: str) -> None:
 
 def write_early(path: str) -> None:
     """The planted bug: acknowledges what it will commit later, so late that it is killed before."""
-    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+    connection = dbapi.connect(path, timeout=60, isolation_level=None)
     while True:
         connection.execute("BEGIN IMMEDIATE")
         for _ in range(1_000_000):

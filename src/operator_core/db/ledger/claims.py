@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.selectable import CTE
 
-from operator_core.actions.errors import CorruptRow
+from operator_core.actions.errors import ConstraintViolation, CorruptRow
 from operator_core.actions.types import (
     ActionRecord,
     ActionStatus,
@@ -36,12 +36,11 @@ from operator_core.actions.types import (
     StoredRecord,
 )
 from operator_core.actions.values import MAX_ID
-from operator_core.db.ledger.partial import in_parts
+from operator_core.db.ledger.partial import in_parts, is_of_rows
 from operator_core.db.ledger.recovery import overdue, sweep
 from operator_core.db.ledger.status import any_of, may_start, moved
 from operator_core.db.sql.arrays import each, listed
 from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sql.errors import is_refusal
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
 from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
@@ -248,7 +247,7 @@ _START_LISTED = (
     update(PROPOSALS)
     .where(listed(_P.id, "ids"), _VALIDATED)
     .values(_start())
-    .returning(*PROPOSAL_COLUMNS)
+    .returning(_P.id, _P.updated_at, _P.version)
 )
 _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
 # Keeps the order of the claim.
@@ -370,8 +369,8 @@ def _start_unrefused(
     try:
         with savepoint(conn):
             return _start_all(conn, request, found)
-    except DBAPIError as error:
-        if not is_refusal(error):
+    except (DBAPIError, ConstraintViolation) as error:
+        if not is_of_rows(conn, error):
             raise
     # Each statement has its own time, so some may have expired since they were selected. Others may be damaged.
     known = {each.id: each for each in found}
@@ -383,8 +382,8 @@ def _start_unrefused(
     try:
         for some in in_parts(conn, list(known), start, "start proposal"):
             started += some
-    except DBAPIError as error:
-        if not is_refusal(error):
+    except (DBAPIError, ConstraintViolation) as error:
+        if not is_of_rows(conn, error):
             raise
     return started
 
@@ -416,11 +415,26 @@ def _start_all(
     start = {**begin, "lease": request.lease}
     # The records come first, so that the history is the same as on a server.
     record = _RECORD_EACH if is_sqlite(conn) else _RECORD_LISTED
-    records = {
-        proposal_id: (id_, proposal_id, *times)
-        for id_, proposal_id, *times in fetch(conn, record, start)
-    }
-    begun = {row[_ID - 1]: row for row in fetch(conn, _START_LISTED, begin)}
+    records = {row[1]: row for row in fetch(conn, record, start)}
+    begun = {id_: changed for id_, *changed in fetch(conn, _START_LISTED, begin)}
+    if not len(records) == len(begun) == len(found):
+        raise ConstraintViolation(
+            "a trigger of another program has ignored the start of a proposal"
+        )
     return [
-        Claim(to_proposal(begun[one.id]), _begun(records[one.id], request.worker)) for one in found
+        Claim(_executing(one, *begun[one.id]), _begun(records[one.id], request.worker))
+        for one in found
     ]
+
+
+def _executing(found: StoredProposal, updated_at: Any, version: int) -> StoredProposal:
+    """The proposal after its start. It was locked when it was found, so only these values have changed."""
+    return StoredProposal.from_stored(
+        {
+            **found.__dict__,
+            "status": ActionStatus.EXECUTING,
+            "next_retry_at": None,
+            "updated_at": decode_time(updated_at),
+            "version": version,
+        }
+    )

@@ -8,7 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import ActionError
+from operator_core.actions.errors import ActionError, ConstraintViolation
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal, translate
 from operator_core.db.sql.postgresql_errors import is_refused as is_about_rows
@@ -35,14 +35,14 @@ def in_parts(
     is refused, the last refusal is raised. It must run in a transaction.
     """
     parts = deque([ids] if ids else [])
-    refusal: DBAPIError | None = None
+    refusal: DBAPIError | ConstraintViolation | None = None
     done = False
     while parts:
         some = parts.popleft()
         try:
             with savepoint(conn):
                 result = change(conn, some)
-        except DBAPIError as error:
+        except (DBAPIError, ConstraintViolation) as error:
             if not is_of_rows(conn, error):
                 raise
             if len(some) == 1:
@@ -58,10 +58,13 @@ def in_parts(
         raise refusal
 
 
-def is_of_rows(conn: Connection, error: DBAPIError) -> bool:
-    """Whether the database refused rows and the transaction is still open; on SQLite, a full disk ends it."""
+def is_of_rows(conn: Connection, error: DBAPIError | ConstraintViolation) -> bool:
+    """Whether the database refused rows and the transaction is still open.
+
+    On SQLite, a full disk or a trigger of another program may have ended it.
+    """
     ended = is_sqlite(conn) and not in_transaction(conn)
-    return not ended and is_refusal(error)
+    return not ended and (isinstance(error, ConstraintViolation) or is_refusal(error))
 
 
 def is_refused(error: ActionError) -> bool:

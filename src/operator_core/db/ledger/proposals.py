@@ -1,7 +1,7 @@
 """Units of work that create proposals: plain functions of a connection that never commit."""
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -10,11 +10,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, Executable, Table, bindparam, cast, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import (
+    CommitOutcomeUnknown,
     Conflict,
+    ConstraintViolation,
     InvalidValue,
     NotFound,
 )
@@ -23,6 +25,7 @@ from operator_core.actions.types import ActionProposal, ProposalRequest, StoredP
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch, insert_rows
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
@@ -77,10 +80,16 @@ _WRITTEN: Final = (
     "status_changed_by",
 )
 
-# Several values of a dict at once, which costs a third of a loop.
-_set_by_ledger: Final = itemgetter(*_SET_BY_LEDGER)
+
+def _several(*names: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Returns a function that reads several values of a dict at once, in a third of the time of a loop."""
+    getter: Any = itemgetter
+    return getter(*names)
+
+
+_set_by_ledger: Final = _several(*_SET_BY_LEDGER)
 _BEFORE: Final = tuple(_SET_BY_LEDGER.values())
-_written: Final = itemgetter(*_WRITTEN[:-1])
+_written: Final = _several(*_WRITTEN[:-1])
 
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
@@ -98,9 +107,9 @@ _NO_PLAN: Final = {
     "depends_on": None,
 }
 
-_plan: Final = itemgetter(*_NO_PLAN)
+_plan: Final = _several(*_NO_PLAN)
 _NO_PLAN_VALUES: Final = tuple(_NO_PLAN.values())
-_without_plan: Final = itemgetter(*_WITHOUT_PLAN)
+_without_plan: Final = _several(*_WITHOUT_PLAN)
 
 # The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
 # words it differently each time.
@@ -134,6 +143,8 @@ def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
 
 _INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
 _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
+
+_IGNORED: Final = "a trigger of another program has ignored a new row"
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
@@ -176,13 +187,19 @@ def create_proposals(
 ) -> list[list[StoredProposal]]:
     """Inserts the proposals in order and returns them with their ids and the database's times.
 
-    Raises `NotFound` for an unknown ticket or dependency; none is inserted then.
+    Raises `NotFound` for an unknown ticket or dependency; none is inserted then. If a trigger of another program has
+    ignored some rows, raises `ConstraintViolation`, or on a server `CommitOutcomeUnknown`: the others may be kept.
     """
     values = [each for new in several for each in new.values]
     if not values:
         return [[] for _ in several]
     with _known(conn, several):
-        created = iter(_insert(conn, values))
+        rows = _insert(conn, values)
+    if len(rows) != len(values):
+        if not is_sqlite(conn):
+            _missing(rows, several)
+        raise ConstraintViolation(_IGNORED)
+    created = iter(rows)
     return [
         [
             _stored(conn, proposal, workflow_id, next(created))
@@ -214,7 +231,10 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
         return SingleStatement(unit, batch=batch, shared=shared)
     (proposal,), (values,) = new.proposals, new.values
     shortcut = Shortcut(
-        _INSERT_ONE, values, lambda rows: [_with_row(proposal, rows[0])], explains=()
+        _INSERT_ONE,
+        values,
+        lambda rows: [_with_row(proposal, rows[0])] if rows else UNANSWERED,
+        explains=(),
     )
     return SingleStatement(unit, shortcut, batch, shared)
 
@@ -223,6 +243,8 @@ def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredPropo
     statement, arrays = _arrays(_alike([each for new in several for each in new.values]))
 
     def answer(rows: Sequence[Any]) -> list[list[StoredProposal] | Unanswered]:
+        if len(rows) != sum(len(new.values) for new in several):
+            return _missing(rows, several)
         created = iter(sorted(rows, key=itemgetter(0)))
         return [
             [_with_row(proposal, next(created), of) for proposal, of in new.each()]
@@ -230,6 +252,16 @@ def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredPropo
         ]
 
     return Shortcut(statement, arrays, answer, explains=())
+
+
+def _missing(rows: Sequence[Any], several: Sequence[NewProposals]) -> list[Any]:
+    """Raises `CommitOutcomeUnknown` if some rows of a statement that is its own COMMIT are missing, and not all.
+
+    Which of them are missing is unknown, and another attempt would write the others again.
+    """
+    if rows:
+        raise CommitOutcomeUnknown(_IGNORED)
+    return [UNANSWERED] * len(several)
 
 
 def _create(conn: Connection, new: NewProposals) -> list[StoredProposal]:
@@ -263,7 +295,10 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
-    found = to_proposal(fetch(conn, _BY_KEY, {"key": key})[0])
+    rows = fetch(conn, _BY_KEY, {"key": key})
+    if not rows:
+        raise ConstraintViolation(_IGNORED)
+    found = to_proposal(rows[0])
     if _content(found) != _content(proposal):
         state = "stored with this idempotency key and other content"
         raise Conflict("proposal", found.id, state)
@@ -278,7 +313,8 @@ def _insert_once(conn: Connection, values: dict[str, Any]) -> Any:
     # No other writer can come between the two statements: the transaction has held the write lock from its start.
     if fetch(conn, _KNOWN_KEY, {"key": values["idempotency_key"]}):
         return None
-    return fetch(conn, _INSERT_ONE, values)[0]
+    rows = fetch(conn, _INSERT_ONE, values)
+    return rows[0] if rows else None
 
 
 _KNOWN_KEY = select(_ROW.id).where(_ROW.idempotency_key == bindparam("key"))
@@ -305,7 +341,9 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
     """A block in which a reference to a missing ticket or proposal raises `NotFound`."""
     try:
         yield
-    except IntegrityError as error:
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         if (missing := missing_row(error)) is not None:
             raise missing from None
         proposals = [proposal for new in several for proposal in new.proposals]

@@ -4,12 +4,13 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
-from operator_core.actions.errors import Conflict, NotFound
+from operator_core.actions.errors import Conflict, ConstraintViolation, NotFound
 from operator_core.actions.types import StoredRecord
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.postgresql_errors import missing_key
@@ -49,14 +50,18 @@ def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
     by_clock = frozenset(name for name in timed if values[name] is None)
     parameters = {name: value for name, value in values.items() if name not in by_clock}
     try:
-        (row,) = fetch(conn, _insert(by_clock), parameters)
-    except IntegrityError as error:
+        rows = fetch(conn, _insert(by_clock), parameters)
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         if _ENDED in str(error.orig):
             raise Conflict("proposal", values["proposal_id"], "ended") from None
         if missing_key(error) is not None or not _exists(conn, values["proposal_id"]):
             raise NotFound("proposal", values["proposal_id"]) from None
         raise
-    return to_record(row)
+    if not rows:
+        raise ConstraintViolation("a trigger of another program has ignored a new row")
+    return to_record(rows[0])
 
 
 def _exists(conn: Connection, proposal_id: int) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import InvalidValue, NotFound
 from operator_core.actions.types import (
@@ -16,6 +16,7 @@ from operator_core.actions.types import (
     WorkflowStatus,
 )
 from operator_core.db.ledger.proposals import NewProposals, create_proposals, require
+from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
     WORKFLOW_COLUMNS,
@@ -104,7 +105,9 @@ def _insert(conn: Connection, workflow: WorkflowProposal) -> Workflow:
     require(conn, "ticket", TICKETS, [workflow.ticket_id])
     try:
         return to_workflow(conn.execute(_INSERT, workflow.__dict__).one())
-    except IntegrityError:
+    except DBAPIError as error:
+        if not violates_constraint(error):
+            raise
         # On a server, another transaction may have deleted the ticket after `require`.
         raise NotFound("ticket", workflow.ticket_id or 0) from None
 

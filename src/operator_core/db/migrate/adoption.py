@@ -6,7 +6,7 @@ from operator_core.db.migrate import postgresql_adoption, sqlite, sqlite_adoptio
 from operator_core.db.migrate.revisions import current_revision, stamp
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sqlite.connection import MEMORY, connect, over
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 
 __all__ = ["adopt"]
 

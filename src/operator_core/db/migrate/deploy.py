@@ -15,8 +15,8 @@ from operator_core.db.migrate.scripts import upgrade_on
 from operator_core.db.postgresql.connect import make_engine
 from operator_core.db.sql.errors import translate
 from operator_core.db.sql.urls import check_path, parse_url
-from operator_core.db.sqlite.connection import MEMORY, connect, over
 from operator_core.db.sqlite.files import FILE_MODE, make_file
+from operator_core.db.sqlite.handle import MEMORY, connect, over
 from operator_core.db.sqlite.wal import use_wal
 
 __all__ = ["DEFAULT_URL", "LOCK_TIMEOUT", "URL_VARIABLE", "look", "run_locked", "upgrade"]

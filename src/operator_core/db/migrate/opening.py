@@ -1,6 +1,5 @@
 """Brings a SQLite database to head when it is opened; uses Alembic only if the schema is behind."""
 
-import sqlite3
 from typing import Final
 
 from sqlalchemy import Connection
@@ -16,6 +15,7 @@ from operator_core.db.migrate.revisions import (
 )
 from operator_core.db.migrate.scripts import upgrade_on
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sql.tables import TABLES
 from operator_core.db.sqlite.wal import use_wal
 
@@ -26,14 +26,14 @@ _LOOK: Final = (
 )
 
 
-def is_current(connection: sqlite3.Connection) -> bool:
+def is_current(connection: dbapi.Connection) -> bool:
     """Whether `make_current` has nothing to do; False also if that is unknown.
 
     One SELECT directly by the driver: SQLAlchemy would take three times as long.
     """
     try:
         found = connection.execute(_LOOK).fetchone()
-    except sqlite3.Error:
+    except dbapi.Error:
         return False
     return found == (HEAD, 0)
 

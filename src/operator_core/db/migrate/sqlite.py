@@ -1,6 +1,5 @@
 """Changes a SQLite schema: exclusively, with suitable settings, and as a whole or not at all."""
 
-import sqlite3
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import UnmanagedSchema
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sql.tables import TABLES
 
 __all__ = [
@@ -98,7 +98,7 @@ def _statements(script: str) -> Iterator[str]:
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
-        if sqlite3.complete_statement(statement):
+        if dbapi.complete_statement(statement):
             yield statement
             statement = ""
 

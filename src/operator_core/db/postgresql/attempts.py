@@ -5,9 +5,9 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CommitOutcomeUnknown, StorageUnavailable
-from operator_core.db.sql.postgresql_errors import LOSSES, Trouble, scrub
+from operator_core.db.sql.postgresql_errors import LOSSES, Trouble, scrub, trouble
 
-__all__ = ["Attempt", "not_kept", "outcome_unknown", "worth_another"]
+__all__ = ["Attempt", "check_worth_another", "not_kept", "outcome_unknown", "worth_another"]
 
 _MAX_CONFLICTS: Final = 8
 """The number of retries of a unit that conflicts with another transaction."""
@@ -45,6 +45,18 @@ def worth_another(kind: Trouble, failures: int, *, late: bool) -> bool:
     if kind is Trouble.READ_ONLY:
         return failures == 0
     return kind in LOSSES and not late
+
+
+def check_worth_another(attempt: Attempt, error: Exception, failures: int, *, late: bool) -> None:
+    """Raises the error of a unit whose `attempt` failed with `error`, unless the unit is retried.
+
+    See `worth_another` for `failures` and `late`.
+    """
+    kind = trouble(error)
+    if attempt.may_have_committed(kind, error):
+        raise outcome_unknown(error) from error
+    if not worth_another(kind, failures, late=late):
+        raise error
 
 
 def not_kept() -> StorageUnavailable:

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from sqlalchemy import Connection, Dialect, event
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -30,6 +30,7 @@ from operator_core.db.postgresql.settings import (
     startup_options,
     unpinned_settings,
 )
+from operator_core.db.run.blocking import finished
 from operator_core.db.sql.urls import check_parts, hosts_of, parse_url
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "is_lost",
     "is_stale",
     "make_engine",
+    "make_sync_engine",
     "parse_url",
     "ping",
     "unpinned_settings",
@@ -58,23 +60,52 @@ def make_engine(url: URL, *, pool_size: int, timeout: float) -> AsyncEngine:
     error. Raises `InvalidValue` for an unusable URL, and `StorageUnavailable` if the driver is not installed.
     """
     url = parse_url(url)
-    _, _, named = url.drivername.partition("+")
-    driver = named or DEFAULT_DRIVER
+    driver = _driver_of(url) or DEFAULT_DRIVER
     if driver not in _EXTRAS:
         raise InvalidValue("url", f"must name one of the drivers {', '.join(_EXTRAS)}")
     connector = _CONNECTORS[driver](url)
     engine = create_async_engine(
         f"postgresql+{driver}://",
         async_creator=connector.connect,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=timeout,
-        # Low load uses the same few connections, so that the server can time out the others.
-        pool_use_lifo=True,
+        **_settings(pool_size, timeout),
     )
-    pool = engine.sync_engine.pool
+    _pin(engine.sync_engine, connector)
+    return engine
+
+
+def make_sync_engine(url: URL, *, pool_size: int, timeout: float) -> Engine:
+    """As `make_engine`, for threads; the driver is psycopg, and a URL that names another one is unusable."""
+    url = parse_url(url)
+    if _driver_of(url) not in ("", "psycopg"):
+        raise InvalidValue("url", "must name the driver psycopg: a synchronous ledger has no other")
+    connector = _SyncPsycopg(url)
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: finished(connector.connect()),
+        **_settings(pool_size, timeout),
+    )
+    _pin(engine, connector)
+    return engine
+
+
+def _driver_of(url: URL) -> str:
+    return url.drivername.partition("+")[2]
+
+
+def _settings(pool_size: int, timeout: float) -> dict[str, Any]:
+    return {
+        "isolation_level": "AUTOCOMMIT",
+        "hide_parameters": True,
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": timeout,
+        # Low load uses the same few connections, so that the server can time out the others.
+        "pool_use_lifo": True,
+    }
+
+
+def _pin(engine: Engine, connector: "_Connector") -> None:
+    pool = engine.pool
 
     def connected(connection: Any, _: object) -> None:
         # Runs after the listeners on every engine of the program, which may have changed any setting.
@@ -82,7 +113,6 @@ def make_engine(url: URL, *, pool_size: int, timeout: float) -> AsyncEngine:
         connector.pin(engine.dialect, connection, again=others)
 
     event.listen(pool, "connect", connected)
-    return engine
 
 
 class _Connector:
@@ -154,6 +184,13 @@ class _Psycopg(_Connector):
 
     async def _connect(self, dsn: str) -> Any:
         return await self._driver.AsyncConnection.connect(
+            dsn, autocommit=True, prepare_threshold=5 if self.parameters.prepared else None
+        )
+
+
+class _SyncPsycopg(_Psycopg):
+    async def _connect(self, dsn: str) -> Any:
+        return self._driver.Connection.connect(
             dsn, autocommit=True, prepare_threshold=5 if self.parameters.prepared else None
         )
 
@@ -283,6 +320,7 @@ async def is_lost(driver_connection: Any) -> bool:
     if not _is_readable(driver_connection):
         return False
     if _is_psycopg(driver_connection):
+        # psycopg reads only on request.
         return _has_last_message(driver_connection)
     for _ in range(_TURNS):
         await asyncio.sleep(0)
@@ -348,7 +386,13 @@ def end_transaction(conn: Connection, how: str) -> None:
 
 
 def _execute(connection: Any, sql: str) -> None:
-    """Executes `sql` by the driver, in a greenlet: SQLAlchemy would call listeners, and may begin a transaction."""
+    """Executes `sql` by the driver, without SQLAlchemy, which would call listeners and may begin a transaction.
+
+    An asynchronous connection needs a greenlet for this.
+    """
+    if not hasattr(connection, "run_async"):
+        connection.execute(sql)
+        return
 
     async def execute(driver_connection: Any) -> None:
         await driver_connection.execute(sql)

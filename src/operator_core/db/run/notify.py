@@ -1,8 +1,8 @@
-"""Wakes the coroutines that wait for a commit, on any thread and event loop."""
+"""Wakes those who wait for a commit: coroutines of any event loop, and threads."""
 
 import asyncio
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 __all__ = ["Doorbell"]
@@ -13,27 +13,43 @@ class Doorbell:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._listeners: set[Callable[[], object]] = set()
 
     @contextmanager
     def listening(self) -> Generator[asyncio.Event]:
         """A block with an event that is set at each ring. Clear it, look at the ledger, then wait for it."""
-        event = asyncio.Event()
-        with self._lock:
-            self._listeners[event] = asyncio.get_running_loop()
-        try:
+        event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            # A closed loop has no coroutine to wake.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
+
+        with self._calling(wake):
             yield event
+
+    @contextmanager
+    def listening_in_thread(self) -> Generator[threading.Event]:
+        """As `listening`, for a thread that waits."""
+        event = threading.Event()
+        with self._calling(event.set):
+            yield event
+
+    @contextmanager
+    def _calling(self, wake: Callable[[], object]) -> Generator[None]:
+        with self._lock:
+            self._listeners.add(wake)
+        try:
+            yield
         finally:
             with self._lock:
-                del self._listeners[event]
+                self._listeners.discard(wake)
 
     def ring(self) -> None:
         """Wakes all listeners; may be called from any thread."""
         if not self._listeners:
             return
         with self._lock:
-            listeners = list(self._listeners.items())
-        for event, loop in listeners:
-            # A closed loop has no coroutine to wake.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
+            listeners = list(self._listeners)
+        for wake in listeners:
+            wake()

@@ -5,10 +5,10 @@ import warnings
 __all__ = ["warn_unclosed"]
 
 
-def warn_unclosed(name: str, runner: object) -> None:
+def warn_unclosed(name: str, runner: object, use: str = "async with ActionDB(...)") -> None:
     """Warns that the ledger `name` was garbage-collected while it was open; for a runner's ``__del__``."""
     warnings.warn(
-        f"unclosed ledger {name}: use `async with ActionDB(...)`, or call close()",
+        f"unclosed ledger {name}: use `{use}`, or call close()",
         ResourceWarning,
         stacklevel=2,
         source=runner,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from operator_core.actions.errors import (
@@ -26,8 +26,9 @@ from operator_core.db.sql.postgresql_errors import (
     scrub,
     unreachable,
 )
+from operator_core.db.sql.sqlite_library import ERRORS
 
-__all__ = ["is_refusal", "read_damaged", "text_or_bytes", "translate"]
+__all__ = ["is_refusal", "read_damaged", "text_or_bytes", "translate", "violates_constraint"]
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def translate(
         return found
     driver_error = error.orig if isinstance(error, DBAPIError) else error
     found: ActionError | None
-    if isinstance(driver_error, sqlite3.Error):
+    if isinstance(driver_error, ERRORS):
         _scrub_sqlite(error)
         found = _from_sqlite(driver_error, busy_timeout)
     elif isinstance(error, PoolTimeout):
@@ -92,9 +93,9 @@ def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionErro
     if primary in _LOCKED:
         return Busy(busy_timeout)
     if primary == sqlite3.SQLITE_FULL or code in _WRITE_FAILED:
-        return StorageFull(f"no space left for the ledger ({error.sqlite_errorname})")
+        return StorageFull(f"no space left for the ledger ({_name(error)})")
     if primary == sqlite3.SQLITE_READONLY:
-        return StorageReadOnly(f"the ledger can't be written ({error.sqlite_errorname})")
+        return StorageReadOnly(f"the ledger can't be written ({_name(error)})")
     if primary in _CORRUPT:
         return StorageCorrupt(f"not a SQLite database, or a damaged one ({error})")
     if primary == sqlite3.SQLITE_TOOBIG:
@@ -102,8 +103,21 @@ def _from_sqlite(error: sqlite3.Error, busy_timeout: float | None) -> ActionErro
     if primary == sqlite3.SQLITE_CONSTRAINT:
         # The units convert the constraints that callers can violate; the message of every other one names it.
         return ConstraintViolation(str(error))
-    return StorageUnavailable(f"SQLite failed: {error} ({error.sqlite_errorname})")
+    return StorageUnavailable(f"SQLite failed: {error} ({_name(error)})")
 
+
+def _name(error: sqlite3.Error) -> str:
+    return _EXTENDED_NAMES.get(error.sqlite_errorcode, error.sqlite_errorname)
+
+
+# pysqlite3 knows the extended codes, but not their names.
+_EXTENDED_NAMES: Final = {
+    code: name
+    for name, code in vars(sqlite3).items()
+    if name.startswith("SQLITE_")
+    and not name.startswith("SQLITE_DBCONFIG")
+    and code > _PRIMARY_CODE
+}
 
 _DECODING: Final = "Could not decode to UTF-8"
 
@@ -137,9 +151,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_refusal(error: DBAPIError) -> bool:
     """Whether the database refused this one change, by a constraint or a lock, and may accept others."""
-    if isinstance(error.orig, sqlite3.Error):
-        return isinstance(error.orig, sqlite3.IntegrityError)
+    if isinstance(error.orig, ERRORS):
+        return violates_constraint(error)
     return is_refused(error)
+
+
+def violates_constraint(error: DBAPIError) -> bool:
+    """Whether a constraint or a trigger refused the statement.
+
+    With extended error codes, pysqlite3 raises a DatabaseError for it.
+    """
+    code = getattr(error.orig, "sqlite_errorcode", None) or 0
+    return isinstance(error, IntegrityError) or code & _PRIMARY_CODE == sqlite3.SQLITE_CONSTRAINT
 
 
 def read_damaged(conn: Connection, unit: Callable[[Connection], T]) -> T:

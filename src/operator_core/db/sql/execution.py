@@ -83,6 +83,8 @@ class Statements:
         convert = bind.type.dialect_impl(self._dialect).bind_processor(self._dialect)
         if bind.key in values:
             return _Parameter(bind.key, _BOUND, convert)
+        if bind.required:
+            raise KeyError(bind.key)
         # A constant in the statement.
         value = bind.effective_value
         return _Parameter(name, value if convert is None else convert(value), None)

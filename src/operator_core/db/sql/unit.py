@@ -96,17 +96,25 @@ class SingleStatement(Generic[T]):
         return self.unit(conn)
 
 
-def run_units(conn: Connection, units: Sequence[Unit[Any]]) -> list[Any]:
-    """Runs `units` in order, adjacent units with the same batch as one; returns the results in the same order."""
+def run_units(
+    conn: Connection, units: Sequence[Unit[Any]], after: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """Runs `units` in order, adjacent units with the same batch as one; returns the results in the same order.
+
+    `after` runs after each unit or batch.
+    """
     results: list[Any] = []
     for each, some in groupby(units, _each):
         if each is None:
-            results.extend(unit(conn) for unit in some)
+            for unit in some:
+                results.append(unit(conn))
+                after()
         else:
             batched = (
                 cast("Batch[Any, Any]", cast("SingleStatement[Any]", unit).batch) for unit in some
             )
             results.extend(each(conn, [batch.argument for batch in batched]))
+            after()
     return results
 
 

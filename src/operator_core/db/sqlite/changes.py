@@ -1,12 +1,12 @@
 """Detects commits that other connections and processes make to a SQLite file."""
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.connection import SqliteConnection
 
 __all__ = ["LOOKS_EVERY", "SqliteChanges"]
@@ -39,6 +39,10 @@ class SqliteChanges:
         # Shielded: several callers may await this future, on several event loops.
         await asyncio.shield(asyncio.wrap_future(self._started))
 
+    def wait_started(self) -> None:
+        """As `started`, and blocks the thread."""
+        self._started.result()
+
     def end(self) -> None:
         """Stops the thread and closes the connection, without waiting."""
         self._stop.set()
@@ -47,6 +51,10 @@ class SqliteChanges:
     async def ended(self) -> None:
         """Waits until the thread has ended and the connection is closed."""
         await self._connection.ended()
+
+    def join(self) -> None:
+        """As `ended`, and blocks the thread."""
+        self._connection.join()
 
     def _version(self) -> int:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]
@@ -61,7 +69,7 @@ class SqliteChanges:
         while not self._stop.wait(LOOKS_EVERY):
             try:
                 version = self._version()
-            except sqlite3.Error:
+            except dbapi.Error:
                 # Rings anyway: the listener then reads the ledger and gets the error.
                 version = -1
             if version != self._seen:

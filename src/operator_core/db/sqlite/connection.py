@@ -1,99 +1,25 @@
-"""One SQLite connection in its own thread, and the settings of all connections of the ledger."""
+"""One SQLite connection in its own thread."""
 
 import asyncio
 import logging
-import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
 from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
-from operator_core.db.sql.errors import translate
-from operator_core.db.sqlite.engine import over
-from operator_core.db.sqlite.files import uri
+from operator_core.db.sql.sqlite_library import dbapi
+from operator_core.db.sqlite.handle import SqliteHandle
 
-__all__ = ["MEMORY", "NO_TRUST", "TRUST", "Answer", "SqliteConnection", "connect", "over"]
+__all__ = ["Answer", "SqliteConnection"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-MEMORY = ":memory:"
-
-_SETTINGS: Final = (
-    # SQLite's default is off, and each connection has its own setting.
-    "PRAGMA foreign_keys = ON",
-    # An acknowledged write survives a power failure. With NORMAL it would only survive a crash of the process.
-    "PRAGMA synchronous = FULL",
-    # SQLite detects a damaged page before it uses the page.
-    "PRAGMA cell_size_check = ON",
-)
-
-
-def _json_is_innocuous() -> bool:
-    """Whether CHECKs and triggers of an untrusted schema may use SQLite's JSON functions.
-
-    Some releases, for example 3.40, mark these functions the wrong way round.
-    """
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        try:
-            connection.execute("CREATE TABLE probe (text TEXT CHECK (json_valid(text)))")
-            connection.execute("INSERT INTO probe VALUES ('{}')")
-        except sqlite3.OperationalError:
-            return False
-    return True
-
-
-NO_TRUST: Final = "PRAGMA trusted_schema = OFF"
-"""The setting of a connection that only reads, or that checks a file of unknown origin.
-
-The file's views and triggers can't use functions and virtual tables with side effects (SQLite, "Defense
-Against The Dark Arts").
-"""
-
-TRUST: Final = NO_TRUST if _json_is_innocuous() else "PRAGMA trusted_schema = ON"
-"""The setting of a connection that writes to a ledger: the ledger's triggers use SQLite's JSON functions."""
-
-
-def connect(
-    path: str, *, busy_timeout: float, how: str | None = None, read_only: bool = False
-) -> sqlite3.Connection:
-    """Returns a connection in autocommit mode: the ledger itself begins and ends transactions.
-
-    With `how`, this opens an existing file (see `files.uri`). Without it, SQLite may create the file.
-    """
-    connection = sqlite3.connect(
-        path if how is None else uri(path, how),
-        uri=how is not None,
-        timeout=busy_timeout,
-        isolation_level=None,
-        cached_statements=256,
-    )
-    try:
-        if sys.version_info >= (3, 12):
-            # SQL can't write to the schema table or switch off the journal.
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-        for setting in (*_SETTINGS, NO_TRUST if read_only else TRUST):
-            connection.execute(setting)
-        if read_only:
-            # A unit that writes on a reading connection is a bug; this makes it fail.
-            connection.execute("PRAGMA query_only = ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-# Keeps connections from the garbage collector, which would close them in an arbitrary thread.
-_connected: Final[set[Connection | None]] = set()
 
 
 class Answer:
@@ -126,6 +52,9 @@ class Answer:
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
             self._orphan(error)
+        elif isinstance(error, StopIteration):
+            # A future can't hold it; the caller would wait for ever.
+            self.future.set_exception(RuntimeError("a unit of work raised StopIteration"))
         elif error is not None:
             self.future.set_exception(error)
         else:
@@ -181,26 +110,22 @@ class _Work:
             answer.send(result)
 
 
-class SqliteConnection(aiosqlite.Connection):
+class SqliteConnection(SqliteHandle, aiosqlite.Connection):
     """An aiosqlite connection that runs a whole unit of work in one hop to its thread.
 
-    `opener` connects in the thread, for the first work and again after `drop`. With `lasts`, the
-    connection is never dropped: a database in memory is lost with its connection.
+    `opener` connects in the thread. The methods of `SqliteHandle` are called only there, but for `translate`.
     """
 
     def __init__(
         self,
-        opener: Callable[[], sqlite3.Connection],
+        opener: Callable[[], dbapi.Connection],
         *,
         busy_timeout: float,
         lasts: bool = False,
         prepare: Callable[[Connection], object] | None = None,
     ) -> None:
-        super().__init__(opener, iter_chunk_size=64)
-        self._busy_timeout = busy_timeout
-        self._lasts = lasts
-        self._prepare = prepare
-        self._wrapped: Connection | None = None
+        SqliteHandle.__init__(self, opener, busy_timeout=busy_timeout, lasts=lasts, prepare=prepare)
+        aiosqlite.Connection.__init__(self, opener, iter_chunk_size=64)
         # Reentrant: while a thread holds the lock, the garbage collector may end this connection in that thread.
         self._stopping = threading.RLock()
         self._stopped = False
@@ -229,66 +154,6 @@ class SqliteConnection(aiosqlite.Connection):
 
     # From here on: only in the connection's thread.
 
-    @property
-    def raw(self) -> sqlite3.Connection:
-        """The sqlite3 connection."""
-        if self._connection is None:
-            self._connect_now()
-        return cast(sqlite3.Connection, self._connection)
-
-    @property
-    def wrapped(self) -> Connection:
-        """The SQLAlchemy connection over `raw`."""
-        if self._wrapped is None:
-            self._connect_now()
-        return cast(Connection, self._wrapped)
-
-    def _connect_now(self) -> None:
-        # If this fails, the next work connects again.
-        try:
-            self._connection = self._connector()
-            self._wrapped = over(self._connection)
-            _connected.add(self._wrapped)
-            if self._prepare is not None:
-                self._prepare(self._wrapped)
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def begin(self) -> None:
-        """Begins a transaction that holds the write lock from its start."""
-        raw = self.raw
-        if raw.in_transaction:
-            # The rollback of the previous transaction failed.
-            raw.execute("ROLLBACK")
-        raw.execute("BEGIN IMMEDIATE")
-
-    def undo(self) -> None:
-        """Rolls back an open transaction, and drops the connection if that fails. Never raises."""
-        raw = self._connection
-        try:
-            if raw is not None and raw.in_transaction:
-                raw.execute("ROLLBACK")
-        except BaseException:
-            logger.exception("a transaction could not be rolled back; its connection is dropped")
-            self.drop()
-
-    def drop(self) -> None:
-        """Closes the connection; the next work opens another one. Never raises."""
-        if not self._lasts:
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        wrapped, raw = self._wrapped, self._connection
-        self._connection = self._wrapped = None
-        _connected.discard(wrapped)
-        for each in (wrapped, raw):
-            try:
-                if each is not None:
-                    each.close()
-            except BaseException:
-                logger.exception("a connection could not be closed")
-
     def serve_while(self, condition: Callable[[], bool], *, look_every: float) -> None:
         """Runs queued work while `condition` holds; checks it after each work, or every `look_every` seconds."""
         while not self._ended.done() and condition():
@@ -315,10 +180,6 @@ class SqliteConnection(aiosqlite.Connection):
         self.submit(_Work(function, answer, self.translate))
         return cast(T, await answer.future)
 
-    def translate(self, error: BaseException) -> BaseException:
-        """Returns the ledger's exception for an exception of the driver."""
-        return translate(error, busy_timeout=self._busy_timeout)
-
     def close_after(self, earlier: "SqliteConnection") -> None:
         """Delays closing until `earlier`, which is ended too, is closed.
 
@@ -337,7 +198,7 @@ class SqliteConnection(aiosqlite.Connection):
     def _finish(self) -> None:
         if self._earlier is not None:
             self._earlier._ended.result()
-        self._disconnect()
+        self.disconnect()
         # aiosqlite's `stop` ends the loop of the thread. In this thread it finds no event loop to notify.
         cast(Any, self).stop()
         self._ended.set_result(None)
@@ -350,7 +211,10 @@ class SqliteConnection(aiosqlite.Connection):
     async def ended(self) -> None:
         """Waits until the thread has ended."""
         await asyncio.wrap_future(self._ended)
-        # The thread has no work left, so this returns soon.
+        self.join()
+
+    def join(self) -> None:
+        """Blocks until the thread has ended; after `ended` that is soon."""
         self._thread.join()
 
     async def shut(self) -> None:

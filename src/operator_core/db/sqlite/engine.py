@@ -4,7 +4,6 @@ A listener on one of SQLAlchemy's classes (Engine, Connection, Pool, Dialect) ge
 the process. If it sets PRAGMAs, rewrites statements or raises, it can switch off durability or stop the ledger.
 """
 
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from operator_core.db.sql.execution import DirectConnection, Statements
+from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = ["over"]
 
@@ -64,16 +64,16 @@ class _Connection(_WithoutListeners, DirectConnection):
         return self._echo or bool(self._has_events)
 
     def _fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        driver_connection = cast(sqlite3.Connection, self.connection.driver_connection)
+        driver_connection = cast(dbapi.Connection, self.connection.driver_connection)
         try:
             return driver_connection.execute(text, arguments).fetchall()
-        except sqlite3.Error as error:
+        except dbapi.Error as error:
             raise _wrapped(error, text) from error
 
 
-def _wrapped(error: sqlite3.Error, text: str) -> BaseException:
+def _wrapped(error: dbapi.Error, text: str) -> BaseException:
     """SQLAlchemy's exception for the driver's, without the parameters."""
-    return DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True)
+    return DBAPIError.instance(text, None, error, dbapi.Error, hide_parameters=True)
 
 
 class _Dialect(_WithoutListeners, SQLiteDialect_pysqlite):
@@ -98,7 +98,7 @@ _wrapping = threading.local()
 def _engine() -> Engine:
     # Not by create_engine, which returns an Engine. Its listeners set the isolation level, which the
     # ledger's connections already have, and read the server's version once, which `initialize` does.
-    dialect = _Dialect(dbapi=sqlite3)
+    dialect = _Dialect(dbapi=dbapi)
     # Nothing to reset: a unit of work leaves no transaction behind.
     pool = _Pool(lambda: _wrapping.connection, reset_on_return=None, dialect=dialect)
     return _Engine(pool, dialect, make_url("sqlite://"), hide_parameters=True)
@@ -109,7 +109,7 @@ _ENGINE = _engine()
 _STATEMENTS = Statements(_ENGINE.dialect)
 
 
-def over(connection: sqlite3.Connection) -> Connection:
+def over(connection: dbapi.Connection) -> Connection:
     """A SQLAlchemy connection over `connection`, for the calling thread; closing it closes both."""
     _wrapping.connection = connection
     try:
@@ -118,5 +118,5 @@ def over(connection: sqlite3.Connection) -> Connection:
         del _wrapping.connection
 
 
-with closing(over(sqlite3.connect(":memory:", isolation_level=None))) as _conn:
+with closing(over(dbapi.connect(":memory:", isolation_level=None))) as _conn:
     _ENGINE.dialect.initialize(_conn)

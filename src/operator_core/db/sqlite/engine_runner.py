@@ -19,8 +19,9 @@ from operator_core.db.run.runner import UnitRunner, check_outside
 from operator_core.db.sql.errors import read_damaged, translate
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import LOOKS_EVERY
-from operator_core.db.sqlite.connection import MEMORY
 from operator_core.db.sqlite.files import FileIdentity
+from operator_core.db.sqlite.handle import MEMORY
+from operator_core.db.sqlite.one_library import file_of, hold, library_of, release
 from operator_core.db.sqlite.schema import Schema
 
 __all__ = ["SqliteEngineRunner"]
@@ -40,21 +41,41 @@ class SqliteEngineRunner(EngineRunner):
         super().__init__(engine, timeout=timeout)
         self._schema = schema
         self._upgrade = upgrade
-        path = _path(engine)
+        self._path = _path(engine)
+        self._library = library_of(engine.dialect)
         # The engine's connections come and go.
-        self._file = None if path is None else FileIdentity(path, watched=False)
+        self._file = None if self._path is None else FileIdentity(self._path, watched=False)
 
     async def open(self) -> None:
         """Checks the schema, and upgrades one that is behind, as opening a file does."""
         if self._shared:
             check_outside(self._use.under_way)
         self._pid = os.getpid()
-        make_current = partial(self._schema.make_current, busy_timeout=self._timeout)
-        make_ready = make_current if self._upgrade else self._schema.check_usable
-        await self._run(make_ready, commit=False, check=False)
+        if self._path is not None:
+            # Before a connection of the engine opens the file, if there is one.
+            hold(self, self._path, self._library)
+        try:
+            await self._run(self._make_ready, commit=False, check=False)
+        except BaseException:
+            release(self)
+            raise
         if self._file is not None:
             self._file.remember()
         self._closed = False
+
+    def _make_ready(self, conn: Connection) -> None:
+        # The file may be new, and the URL of an engine need not show its path.
+        if path := file_of(conn):
+            hold(self, path, self._library)
+        if self._upgrade:
+            self._schema.make_current(conn, busy_timeout=self._timeout)
+        else:
+            self._schema.check_usable(conn)
+
+    async def close(self) -> None:
+        """Does what `EngineRunner.close` does."""
+        await super().close()
+        release(self)
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool."""

@@ -1,7 +1,6 @@
 """Creates, opens and identifies a ledger's SQLite file."""
 
 import os
-import sqlite3
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Final
 
 from operator_core.actions.errors import StorageCorrupt
 from operator_core.db.sql.errors import text_or_bytes
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.contents import Contents, Inode, inode_of
 
 __all__ = [
@@ -71,9 +71,9 @@ def reading(path: str | Path) -> str:
 
 
 @contextmanager
-def open_read_only(path: Path) -> Generator[sqlite3.Connection]:
-    """Yields a connection that can't change an existing file; raises `sqlite3.Error`."""
-    connection = sqlite3.connect(uri(path, reading(path)), uri=True, isolation_level=None)
+def open_read_only(path: Path) -> Generator[dbapi.Connection]:
+    """Yields a connection that can't change an existing file; raises the driver's errors."""
+    connection = dbapi.connect(uri(path, reading(path)), uri=True, isolation_level=None)
     connection.text_factory = text_or_bytes
     try:
         connection.execute("PRAGMA query_only = ON")

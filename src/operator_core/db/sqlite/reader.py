@@ -1,16 +1,17 @@
 """A connection that reads a SQLite file while others write."""
 
-import sqlite3
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from operator_core.db.sql.errors import read_damaged
+from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sql.unit import Unit
-from operator_core.db.sqlite.connection import SqliteConnection, connect
 from operator_core.db.sqlite.files import IMMUTABLE, FileIdentity, reading
+from operator_core.db.sqlite.handle import SqliteHandle, connect
 
 __all__ = ["ReadingOpener", "SqliteReader"]
 
+C = TypeVar("C", bound=SqliteHandle)
 T = TypeVar("T")
 
 
@@ -18,19 +19,30 @@ class ReadingOpener:
     """Connects to an existing file, and detects changes of a file that it opened as immutable."""
 
     def __init__(
-        self, path: str, *, busy_timeout: float, changes_nothing: bool, query_only: bool
+        self,
+        path: str,
+        *,
+        busy_timeout: float,
+        changes_nothing: bool,
+        query_only: bool,
+        any_thread: bool,
     ) -> None:
         self._path = path
         self._busy_timeout = busy_timeout
         self._changes_nothing = changes_nothing
         self._query_only = query_only
+        self._any_thread = any_thread
         self._immutable_state: Any = None
 
-    def __call__(self) -> sqlite3.Connection:
+    def __call__(self) -> dbapi.Connection:
         how = reading(self._path) if self._changes_nothing else "rw"
         self._immutable_state = self._state() if how == IMMUTABLE else None
         return connect(
-            self._path, busy_timeout=self._busy_timeout, how=how, read_only=self._query_only
+            self._path,
+            busy_timeout=self._busy_timeout,
+            how=how,
+            read_only=self._query_only,
+            any_thread=self._any_thread,
         )
 
     @property
@@ -46,19 +58,19 @@ class ReadingOpener:
         return reading(self._path), found.st_mtime_ns, found.st_size
 
 
-class SqliteReader:
-    """A reading connection, and the number of callers that wait for it."""
+class SqliteReader(Generic[C]):
+    """A reading connection, which `opener` opens, and the number of callers that wait for it."""
 
     __slots__ = ("_file", "_opener", "connection", "waiting")
 
-    def __init__(self, opener: ReadingOpener, file: FileIdentity, *, busy_timeout: float) -> None:
+    def __init__(self, connection: C, opener: ReadingOpener, file: FileIdentity) -> None:
+        self.connection = connection
         self._opener = opener
         self._file = file
-        self.connection = SqliteConnection(opener, busy_timeout=busy_timeout)
         self.waiting = 0
 
     def read(self, unit: Unit[T]) -> T:
-        """Runs `unit`; called in the connection's thread."""
+        """Runs `unit`; only one thread at a time may call it, and for a `SqliteConnection` only its own."""
         while True:
             try:
                 result = read_damaged(self.connection.wrapped, unit)

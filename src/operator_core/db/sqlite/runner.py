@@ -15,18 +15,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeVar
 
-from operator_core.actions.errors import NotOpen, StorageUnavailable
+from operator_core.actions.errors import NotOpen
 from operator_core.db.run.notify import Doorbell
 from operator_core.db.run.runner import UnitRunner, check_process
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import SqliteChanges
-from operator_core.db.sqlite.connection import MEMORY, NO_TRUST, TRUST, SqliteConnection, connect
-from operator_core.db.sqlite.files import FILE_MODE, FileIdentity, make_file
-from operator_core.db.sqlite.reader import ReadingOpener, SqliteReader
+from operator_core.db.sqlite.connection import SqliteConnection
+from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.one_library import release
+from operator_core.db.sqlite.opening import Opening
+from operator_core.db.sqlite.reader import SqliteReader
 from operator_core.db.sqlite.schema import Schema
-from operator_core.db.sqlite.wal import use_wal
 from operator_core.db.sqlite.work_limit import WorkLimit
 from operator_core.db.sqlite.writer import SqliteWriter
 
@@ -57,18 +58,15 @@ class SqliteRunner:
         upgrade: bool = True,
         file_mode: int = FILE_MODE,
     ) -> None:
-        self._path = path
-        self._schema = schema
-        self._busy_timeout = busy_timeout
-        self._upgrade = upgrade
-        self._file_mode = file_mode
-        self._file = FileIdentity(path)
+        self._opening = Opening(
+            path, schema, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
+        )
         self._pid: int | None = None
         self._lock = threading.Lock()
         # The lock guards all attributes below: several threads may use and close the ledger.
         self._is_open = False
         self._writer: SqliteWriter | None = None
-        self._readers: list[SqliteReader] = []
+        self._readers: list[SqliteReader[SqliteConnection]] = []
         self._ending: list[SqliteConnection] = []
         self._doorbell = Doorbell()
         self._changes: SqliteChanges | None = None
@@ -79,16 +77,12 @@ class SqliteRunner:
     def __del__(self) -> None:
         if self._is_open and os.getpid() == self._pid:
             self._end()
-            warn_unclosed(self._path, self)
+            warn_unclosed(self._opening.name, self)
 
     @property
     def path(self) -> Path | None:
         """The path of the file; None in memory."""
-        return None if self._in_memory else Path(self._path)
-
-    @property
-    def _in_memory(self) -> bool:
-        return self._path == MEMORY
+        return self._opening.path
 
     async def open(self) -> None:
         """Opens the ledger; see the class."""
@@ -97,18 +91,22 @@ class SqliteRunner:
             return
         self._pid = os.getpid()
         limit = WorkLimit()
-        reader = None if self._in_memory else self._new_reader(query_only=False)
-        connection = self._in_memory_connection() if reader is None else reader.connection
+        reader = None if self._opening.in_memory else self._new_reader(query_only=False)
+        connection = (
+            SqliteConnection(**self._opening.memory()) if reader is None else reader.connection
+        )
         try:
-            await connection.run_raw(lambda: self._make_ready(connection, limit))
+            await connection.run_raw(lambda: self._opening.make_ready(connection, limit, self))
         except asyncio.CancelledError:
             limit.stop()
             connection.end()
             # The thread may wait for a lock; a cancelled caller does not wait for that lock.
             await asyncio.wait({asyncio.ensure_future(connection.ended())}, timeout=_PATIENCE)
+            release(self)
             raise
         except BaseException:
             await connection.shut()
+            release(self)
             raise
         # The connection that checked the schema becomes the first reader, or in memory the only connection.
         with self._lock:
@@ -118,28 +116,6 @@ class SqliteRunner:
                 self._readers = [reader]
             self._is_open = True
 
-    def _make_ready(self, connection: SqliteConnection, limit: WorkLimit) -> None:
-        if self._in_memory:
-            self._schema.copy_template(connection.raw)
-            return
-        if self._upgrade:
-            make_file(self._path, self._file_mode)
-        elif not os.path.exists(self._path):
-            raise StorageUnavailable(f"{self._path}: no such file, so no ledger to open")
-        raw = connection.raw
-        raw.execute(NO_TRUST)
-        with limit.watching(raw):
-            if not self._schema.is_current(raw):
-                limit.allow_upgrade(os.path.getsize(self._path))
-                if not self._upgrade:
-                    self._schema.check_usable(connection.wrapped)
-                raw.execute(TRUST)
-                self._schema.make_current(connection.wrapped, busy_timeout=self._busy_timeout)
-        # From here on this connection only reads.
-        raw.execute(NO_TRUST)
-        raw.execute("PRAGMA query_only = ON")
-        self._file.remember()
-
     async def close(self) -> None:
         """Refuses new units, finishes the queued ones, rolls back an open transaction, and closes."""
         if os.getpid() != self._pid:
@@ -148,6 +124,7 @@ class SqliteRunner:
         # Every caller of `close` waits, also if the first one was cancelled or its event loop is closed.
         for connection in list(self._ending):
             await connection.ended()
+        release(self)
         # Wakes the listeners, which then find the ledger closed.
         self._doorbell.ring()
 
@@ -178,7 +155,7 @@ class SqliteRunner:
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on the last committed state while others write; in memory, after the queued units."""
         self._check_open()
-        if self._in_memory:
+        if self._opening.in_memory:
             return await self._started_writer().write(partial(read_damaged, unit=unit))
         reader = self._choose_reader()
         try:
@@ -187,7 +164,7 @@ class SqliteRunner:
             with self._lock:
                 reader.waiting -= 1
 
-    def _choose_reader(self) -> SqliteReader:
+    def _choose_reader(self) -> SqliteReader[SqliteConnection]:
         with self._lock:
             self._check_open()
             reader = min(self._readers, key=lambda each: each.waiting)
@@ -197,18 +174,10 @@ class SqliteRunner:
             reader.waiting += 1
         return reader
 
-    def _new_reader(self, *, query_only: bool = True) -> SqliteReader:
-        opener = ReadingOpener(
-            self._path,
-            busy_timeout=self._busy_timeout,
-            changes_nothing=not self._upgrade,
-            query_only=query_only,
-        )
-        return SqliteReader(opener, self._file, busy_timeout=self._busy_timeout)
-
-    def _in_memory_connection(self) -> SqliteConnection:
-        opener = partial(connect, MEMORY, busy_timeout=self._busy_timeout)
-        return SqliteConnection(opener, busy_timeout=self._busy_timeout, lasts=True)
+    def _new_reader(self, *, query_only: bool = True) -> SqliteReader[SqliteConnection]:
+        opener = self._opening.reading(query_only=query_only)
+        connection = SqliteConnection(opener, busy_timeout=self._opening.busy_timeout)
+        return SqliteReader(connection, opener, self._opening.file)
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` and returns when it is durable.
@@ -253,7 +222,7 @@ class SqliteRunner:
         with self._lock:
             self._check_open()
             self._listeners += 1
-            if self._changes is None and not self._in_memory:
+            if self._changes is None and not self._opening.in_memory:
                 self._changes = SqliteChanges(self._new_reader().connection, self._doorbell.ring)
             return self._changes
 
@@ -272,20 +241,13 @@ class SqliteRunner:
         with self._lock:
             self._check_open()
             if self._writer is None:
-                self._writer = self._new_writer(
-                    SqliteConnection(
-                        # Only opening creates a file.
-                        partial(connect, self._path, busy_timeout=self._busy_timeout, how="rw"),
-                        busy_timeout=self._busy_timeout,
-                        # The file may have been created or restored without WAL mode.
-                        prepare=partial(use_wal, busy_timeout=self._busy_timeout),
-                    )
-                )
+                self._writer = self._new_writer(SqliteConnection(**self._opening.writing()))
             return self._writer
 
     def _new_writer(self, connection: SqliteConnection) -> SqliteWriter:
-        check_files = _check_nothing if self._in_memory else self._file.check_log
-        return SqliteWriter(connection, check_files=check_files, changed=self._doorbell.ring)
+        return SqliteWriter(
+            connection, check_files=self._opening.check_files, changed=self._doorbell.ring
+        )
 
     # Misuse raises at once instead of hanging or returning a wrong answer.
 
@@ -293,7 +255,3 @@ class SqliteRunner:
         if not self._is_open:
             raise NotOpen("the ledger is not open: use `async with ActionDB(...) as db:`")
         check_process(self._pid)
-
-
-def _check_nothing(*, begun: bool) -> None:
-    """There is no file."""

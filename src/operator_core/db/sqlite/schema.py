@@ -1,9 +1,10 @@
 """The interface to the schema for the SQLite runners; `operator_core.db.migrate` implements it."""
 
-import sqlite3
 from typing import Protocol
 
 from sqlalchemy import Connection
+
+from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = ["Schema"]
 
@@ -11,7 +12,7 @@ __all__ = ["Schema"]
 class Schema(Protocol):
     """Checks the schema of a database, and brings it to head."""
 
-    def is_current(self, connection: sqlite3.Connection) -> bool:
+    def is_current(self, connection: dbapi.Connection) -> bool:
         """Whether the schema is at head; one SELECT."""
         ...
 
@@ -23,6 +24,6 @@ class Schema(Protocol):
         """Raises `SchemaError` unless the database is a ledger at head; changes nothing."""
         ...
 
-    def copy_template(self, connection: sqlite3.Connection) -> None:
+    def copy_template(self, connection: dbapi.Connection) -> None:
         """Creates the schema at head in an empty database in memory."""
         ...

@@ -2,31 +2,99 @@
 
 import asyncio
 import logging
+import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.actions.errors import NotOpen
+from operator_core.db.run.blocking import BlockingUnits, nested
 from operator_core.db.run.runner import UnitRunner, no_waiting
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.connection import SqliteConnection
+from operator_core.db.sqlite.handle import SqliteHandle
 
-__all__ = ["SqliteTransaction"]
+__all__ = ["BlockingTransaction", "SqliteTransaction"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class SqliteTransaction:
-    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there."""
+class _OnHandle:
+    """A transaction on a connection. Only one thread at a time may call it, that of a `SqliteConnection` if it has one.
+
+    `release` lets other callers write. `committed` runs after a COMMIT, with whether it changed any row.
+    """
 
     _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
+
+    def __init__(
+        self,
+        handle: SqliteHandle,
+        release: Callable[[], None],
+        committed: Callable[[bool], None],
+    ) -> None:
+        self._handle = handle
+        self._release = release
+        self._committed = committed
+        self._changes_before = 0
+        self.over = False
+
+    def begun(self) -> None:
+        """Notes the state at the start; called right after the BEGIN."""
+        self._changes_before = self._handle.raw.total_changes
+
+    def _end(self, how: str) -> None:
+        if self.over:
+            # Closing the ledger has ended it before.
+            if how == "COMMIT":
+                raise NotOpen(self._LOST)
+            return
+        self.over = True
+        try:
+            raw = self._handle.raw
+            if raw.in_transaction:
+                raw.execute(how)
+                if how == "COMMIT":
+                    self._committed(raw.total_changes != self._changes_before)
+            elif how == "COMMIT":
+                raise NotOpen(self._LOST)
+        finally:
+            self._handle.undo()
+            self._release()
+
+    def end_quietly(self) -> None:
+        """Rolls back the transaction unless it is over; never raises."""
+        try:
+            self._end("ROLLBACK")
+        except Exception:
+            logger.exception("an abandoned transaction could not be rolled back")
+
+    def _usable(self) -> Connection:
+        if self.over:
+            raise NotOpen("the transaction is over")
+        if not self._handle.raw.in_transaction:
+            # A full disk ends the transaction; the next statement would begin another one.
+            raise NotOpen(self._LOST)
+        return self._handle.wrapped
+
+    def _read(self, unit: Unit[T]) -> T:
+        return read_damaged(self._usable(), unit)
+
+    def _in_savepoint(self, unit: Unit[T]) -> T:
+        conn = self._usable()
+        with savepoint(conn):
+            return unit(conn)
+
+
+class SqliteTransaction(_OnHandle):
+    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there."""
 
     def __init__(
         self,
@@ -34,13 +102,10 @@ class SqliteTransaction:
         release: Callable[[], None],
         committed: Callable[[bool], None],
     ) -> None:
+        super().__init__(connection, release, committed)
         self._connection = connection
-        self._release = release
-        self._committed = committed
         # Weak, so that an unused event loop, and the transaction with it, can be garbage-collected.
         self._loop = weakref.ref(asyncio.get_running_loop())
-        self._changes_before = 0
-        self.over = False
 
     @property
     def is_wanted(self) -> bool:
@@ -50,7 +115,7 @@ class SqliteTransaction:
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit`, which sees the changes of the transaction."""
-        return await self._connection.run_raw(lambda: read_damaged(self._usable(), unit))
+        return await self._connection.run_raw(lambda: self._read(unit))
 
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction stays as it was before."""
@@ -58,7 +123,7 @@ class SqliteTransaction:
 
     def transaction(self) -> AbstractAsyncContextManager[UnitRunner]:
         """Raises `ActionError`: a nested transaction is a part of the outer one that could be undone alone."""
-        raise ActionError("a transaction() can't be opened inside another one")
+        raise nested()
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
         """Raises `ActionError`."""
@@ -80,47 +145,52 @@ class SqliteTransaction:
         with suppress(NotOpen):
             self._connection.submit(self.end_quietly)
 
-    # From here on: in the connection's thread.
 
-    def begun(self) -> None:
-        """Notes the state at the start; called right after the BEGIN."""
-        self._changes_before = self._connection.raw.total_changes
+class BlockingTransaction(_OnHandle):
+    """A `BlockingUnits` inside one transaction. Its threads take turns, so that their savepoints do not interleave."""
 
-    def _end(self, how: str) -> None:
-        if self.over:
-            # Closing the ledger has ended it before.
-            if how == "COMMIT":
-                raise NotOpen(self._LOST)
-            return
-        self.over = True
-        try:
-            raw = self._connection.raw
-            if raw.in_transaction:
-                raw.execute(how)
-                if how == "COMMIT":
-                    self._committed(raw.total_changes != self._changes_before)
-            elif how == "COMMIT":
-                raise NotOpen(self._LOST)
-        finally:
-            self._connection.undo()
-            self._release()
+    def __init__(
+        self,
+        handle: SqliteHandle,
+        release: Callable[[], None],
+        committed: Callable[[bool], None],
+    ) -> None:
+        super().__init__(handle, release, committed)
+        self._turn = threading.Lock()
+
+    def read(self, unit: Unit[T]) -> T:
+        """Runs `unit`, which sees the changes of the transaction."""
+        return self._in_turn(lambda: self._read(unit))
+
+    def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` in a savepoint: if it fails, the transaction stays as it was before."""
+        return self._in_turn(lambda: self._in_savepoint(unit))
+
+    def transaction(self) -> AbstractContextManager[BlockingUnits]:
+        """Raises `ActionError`, as inside every transaction."""
+        raise nested()
+
+    def changes(self) -> AbstractContextManager[threading.Event]:
+        """Raises `ActionError`."""
+        raise no_waiting()
+
+    def commit(self) -> None:
+        """Commits and lets other threads write. Raises `NotOpen` if the transaction is already rolled back."""
+        self._in_turn(lambda: self._end("COMMIT"))
 
     def end_quietly(self) -> None:
-        """Rolls back the transaction unless it is over; never raises."""
-        try:
-            self._end("ROLLBACK")
-        except Exception:
-            logger.exception("an abandoned transaction could not be rolled back")
+        """Rolls back the transaction after its running unit, unless it is over; never raises."""
+        with self._turn:
+            if not self.over:
+                self.over = True
+                try:
+                    self._handle.undo()
+                finally:
+                    self._release()
 
-    def _usable(self) -> Connection:
-        if self.over:
-            raise NotOpen("the transaction is over")
-        if not self._connection.raw.in_transaction:
-            # A full disk ends the transaction; the next statement would begin another one.
-            raise NotOpen(self._LOST)
-        return self._connection.wrapped
-
-    def _in_savepoint(self, unit: Unit[T]) -> T:
-        conn = self._usable()
-        with savepoint(conn):
-            return unit(conn)
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        with self._turn:
+            try:
+                return work()
+            except BaseException as error:
+                self._handle.raise_own(error)

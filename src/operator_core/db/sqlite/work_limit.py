@@ -1,6 +1,5 @@
 """A limit on the work that a file can cause in SQLite."""
 
-import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import UnmanagedSchema
+from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = ["WorkLimit"]
 
@@ -30,12 +30,12 @@ class WorkLimit:
         self._stopped = False
 
     @contextmanager
-    def watching(self, connection: sqlite3.Connection) -> Generator[None]:
+    def watching(self, connection: dbapi.Connection) -> Generator[None]:
         """Raises `UnmanagedSchema` if the work on `connection` in the block exceeds the limit."""
         connection.set_progress_handler(self._step, _EVERY)
         try:
             yield
-        except (sqlite3.Error, DBAPIError) as error:
+        except (dbapi.Error, DBAPIError) as error:
             if self._left >= 0:
                 raise
             raise UnmanagedSchema(

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Final, TypeVar, cast
 
-from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.actions.errors import ActionError, NotOpen, StorageUnavailable
 from operator_core.db.run.runner import UnitRunner, check_outside, inside
 from operator_core.db.sql.unit import Unit, run_units
 from operator_core.db.sqlite.connection import Answer, SqliteConnection
@@ -206,7 +206,7 @@ class SqliteWriter:
             return
         before = raw.total_changes
         try:
-            results = run_units(conn, [job.unit for job in group])
+            results = run_units(conn, [job.unit for job in group], self._check_begun)
             raw.execute("COMMIT")
         except BaseException as error:
             # A failed COMMIT may have rolled back already.
@@ -219,6 +219,14 @@ class SqliteWriter:
             return
         for job in group:
             self._run_together([job])
+
+    def _check_begun(self) -> None:
+        # A trigger of another program can end the transaction, and a unit may take that for a refusal. The units
+        # after it would be committed one by one.
+        if not self._connection.raw.in_transaction:
+            raise StorageUnavailable(
+                "a statement has ended the transaction: nothing of it was kept"
+            )
 
     def _answer(self, group: list[_Job], results: list[Any], changes: bool) -> None:
         try:

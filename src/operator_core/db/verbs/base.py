@@ -1,10 +1,12 @@
 """The base class of all verbs: it holds the runner of their units of work and the default actor."""
 
+import asyncio
 import logging
 from typing import Final, TypeVar
 
 from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.db.ledger.partial import is_refused
+from operator_core.db.run.backoff import pause
 from operator_core.db.run.runner import UnitRunner
 from operator_core.db.sql.unit import Unit
 from operator_core.db.verbs import arguments
@@ -41,6 +43,24 @@ class Verbs:
     def _named(self, actor: str | None) -> str | None:
         """Returns the actor of the call, else the actor of the ledger, else None."""
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
+
+    # How the verbs wait: in the event loop. `blocking.BlockingVerbs` overrides it and blocks the thread.
+
+    def _clock(self) -> float:
+        """The seconds of the clock that measures leases and retries in this process."""
+        return asyncio.get_running_loop().time()
+
+    async def _pause(self, failures: int) -> None:
+        """Waits after a number of failures to reach the ledger."""
+        await pause(failures, first=0.05)
+
+    async def _woken(self, changed: asyncio.Event, seconds: float) -> None:
+        """Waits until `changed` is set, for at most `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await changed.wait()
+        except TimeoutError:
+            pass
 
     async def _write_or_in_parts(self, unit: Unit[T], in_parts: Unit[T]) -> T:
         """Runs a `unit` that changes many rows; if the database refuses some of them, runs `in_parts` instead."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import Final
 
 from operator_core.actions.errors import ActionError, NotFound
@@ -24,7 +25,7 @@ from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 
-__all__ = ["HistoryVerbs"]
+__all__ = ["HistoryVerbs", "unfinished"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +58,22 @@ class HistoryVerbs(Verbs):
         known = check(arguments.ID, proposal_id, "proposal_id")
         if timeout is not None:
             check(arguments.SECONDS, timeout, "timeout")
-        limit = asyncio.timeout(timeout)
+        return await self._finished_within(known, timeout)
+
+    async def _finished_within(self, known: int, seconds: float | None) -> StoredProposal:
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await self._finished(known)
+                found = await self._finished(known)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeoutError(f"proposal {known} is not finished after {timeout:g} s") from None
+            raise unfinished(known, seconds) from None
+        assert found is not None
+        return found
 
-    async def _finished(self, known: int) -> StoredProposal:
+    async def _finished(self, known: int, until: float = inf) -> StoredProposal | None:
+        """Returns the proposal once it is finished, or None at the time `until` of `_clock`."""
         async with self.changes() as changed:
             swept = False
             while True:
@@ -83,7 +90,10 @@ class HistoryVerbs(Verbs):
                     swept = True
                     await self._sweep()
                     continue
-                await _woken(changed, _AT_LEAST_EVERY)
+                left = until - self._clock()
+                if left <= 0:
+                    return None
+                await self._woken(changed, min(left, _AT_LEAST_EVERY))
                 swept = False
 
     async def _sweep(self) -> None:
@@ -140,7 +150,7 @@ class HistoryVerbs(Verbs):
                 for event in page.events:
                     yield event
                 if page.position == position:
-                    await _woken(changed, _HELD_BACK if page.held_back else _AT_LEAST_EVERY)
+                    await self._woken(changed, _HELD_BACK if page.held_back else _AT_LEAST_EVERY)
                 position = page.position
 
     def changes(self) -> AbstractAsyncContextManager[asyncio.Event]:
@@ -159,9 +169,6 @@ class HistoryVerbs(Verbs):
         return await self._units.read(newest_event)
 
 
-async def _woken(changed: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-    except TimeoutError:
-        pass
+def unfinished(known: int, seconds: float | None) -> TimeoutError:
+    """The error for a proposal that is not finished in time."""
+    return TimeoutError(f"proposal {known} is not finished after {seconds:g} s")

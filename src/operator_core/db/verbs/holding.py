@@ -22,7 +22,6 @@ from operator_core.actions.errors import (
 from operator_core.actions.results import describe, keep
 from operator_core.actions.types import Claim
 from operator_core.actions.values import MAX_TEXT
-from operator_core.db.run.backoff import pause
 from operator_core.db.run.cancellation import finish
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
@@ -36,7 +35,7 @@ from operator_core.db.verbs.executions import (
     lease_of,
 )
 
-__all__ = ["Execution", "HoldingVerbs", "hold"]
+__all__ = ["Execution", "HoldingVerbs", "Lease", "hold"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +57,34 @@ class Execution:
         """The result of the block, of any type; `operator_core.actions.results.keep` describes how it is stored."""
 
 
+class Lease:
+    """The times of a lease that heartbeats extend, by the clock of this process."""
+
+    def __init__(self, seconds: float, since: float) -> None:
+        self.seconds = seconds
+        self._rest = seconds / BEATS
+        self.until = since + seconds
+        """When the lease counts as lost, unless another heartbeat arrives."""
+
+    def rest(self, now: float) -> float:
+        """The seconds before the next heartbeat is sent; 0 or less if the lease counts as lost."""
+        return min(self._rest, self.until - now)
+
+    def arrived(self, sent: float) -> None:
+        """Extends the lease by a heartbeat that was sent at the time `sent`."""
+        self.until = sent + self.seconds
+        self._rest = self.seconds / BEATS
+
+    def failed(self) -> None:
+        """Notes a heartbeat that did not reach the ledger: the next one is sent earlier."""
+        self._rest = min(self._rest, _AGAIN)
+
+
 class HoldingVerbs(WorkVerbs):
     """The verbs of workers, and blocks that hold a claim."""
+
+    _CANCELLATIONS: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
+    """The exceptions that interrupt a block at any point, so that the outcome is unknown."""
 
     @asynccontextmanager
     async def claimed(
@@ -73,7 +98,7 @@ class HoldingVerbs(WorkVerbs):
         reason: str | None = None,
     ) -> AsyncGenerator[Execution | None]:
         """Claims one proposal for a block and holds it as `holding` does; yields None if no proposal is due."""
-        requested_at = asyncio.get_running_loop().time()
+        requested_at = self._clock()
         taken = await self.claim(
             worker,
             lease=lease,
@@ -117,8 +142,7 @@ class HoldingVerbs(WorkVerbs):
         self, claim: Claim, seconds: float, since: float | None
     ) -> AsyncGenerator[Execution]:
         """As `holding`; `since` is the time of the claim by the loop's clock, which saves the first heartbeat."""
-        clock = asyncio.get_running_loop().time
-        if since is None or clock() - since > seconds / BEATS:
+        if since is None or self._clock() - since > seconds / BEATS:
             try:
                 since = await self._first_heartbeat(claim.record.id, seconds)
             except asyncio.CancelledError:
@@ -182,7 +206,7 @@ class HoldingVerbs(WorkVerbs):
     async def _fail_held(self, execution: Execution, error: BaseException) -> None:
         record, why = execution.record, describe(error)
         # A block that is cancelled can't tell how far it came.
-        unknown = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        unknown = isinstance(error, self._CANCELLATIONS)
         if unknown:
             why = why[: MAX_TEXT - len(_UNKNOWN)] + _UNKNOWN
         await self._with_result(
@@ -207,47 +231,45 @@ class HoldingVerbs(WorkVerbs):
 
     async def _first_heartbeat(self, record_id: int, seconds: float) -> float:
         """Sends a heartbeat and returns when; retries for the length of the lease if the ledger can't be reached."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + seconds
+        deadline = self._clock() + seconds
         lease = timedelta(seconds=seconds)
         attempt = 0
         while True:
             attempt += 1
-            sent = clock()
+            sent = self._clock()
             try:
                 await self.heartbeat(record_id, lease)
                 return sent
             except _PASSING as error:
-                if clock() > deadline:
+                if self._clock() > deadline:
                     raise
                 logger.warning("no heartbeat for record %s: %s", record_id, error)
-            await pause(attempt, first=0.05)
+            await self._pause(attempt)
 
     async def _keep_alive(
         self, record_id: int, seconds: float, since: float, lose: Callable[[ActionError], None]
     ) -> None:
         """Sends heartbeats until the lease is lost, or has expired because none arrived; then calls `lose` at once."""
-        clock = asyncio.get_running_loop().time
-        lease = timedelta(seconds=seconds)
-        until, rest = since + seconds, seconds / BEATS
+        clock = self._clock
+        lease, length = Lease(seconds, since), timedelta(seconds=seconds)
         beat: asyncio.Task[object] | None = None
         try:
-            while (left := until - clock()) > 0:
-                await asyncio.sleep(min(rest, left))
+            while (rest := lease.rest(clock())) > 0:
+                await asyncio.sleep(rest)
                 sent = clock()
-                beat = asyncio.create_task(self.heartbeat(record_id, lease))
-                await asyncio.wait({beat}, timeout=max(0, until - sent))
+                beat = asyncio.create_task(self.heartbeat(record_id, length))
+                await asyncio.wait({beat}, timeout=max(0, lease.until - sent))
                 if not beat.done():
                     break
                 try:
                     beat.result()
-                    until, rest = sent + seconds, seconds / BEATS
+                    lease.arrived(sent)
                 except (LeaseLost, NotFound) as error:
                     lose(error)
                     return
                 except ActionError as error:
                     logger.warning("no heartbeat for record %s: %s", record_id, error)
-                    rest = min(rest, _AGAIN)
+                    lease.failed()
             lose(LeaseLost(record_id, "unreachable"))
         finally:
             if beat is not None:
@@ -258,15 +280,14 @@ class HoldingVerbs(WorkVerbs):
         self, record_id: int, end: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
         """Ends an execution; retries for the length of the lease if the ledger can't be reached."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + seconds
+        deadline = self._clock() + seconds
         unknown = False
         for attempt in count(1):
             try:
                 await end()
                 break
             except _PASSING as error:
-                if clock() > deadline:
+                if self._clock() > deadline:
                     raise
                 logger.warning("record %s is not ended yet: %s", record_id, error)
                 unknown |= isinstance(error, CommitOutcomeUnknown)
@@ -275,7 +296,7 @@ class HoldingVerbs(WorkVerbs):
                 if unknown and error.cause == "ended":
                     break
                 raise
-            await pause(attempt, first=0.05)
+            await self._pause(attempt)
 
 
 def hold(

@@ -1,46 +1,44 @@
-"""A small worker loop: claims the proposals that it has handlers for, runs them, and records their outcome.
-
-It is optional. A service with its own loop calls `ActionDB.claim`, `complete` and `fail`.
-"""
+"""The worker loop in an event loop."""
 
 import asyncio
 import contextvars
 import inspect
 import logging
-import os
 import signal
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
-from operator_core.actions.errors import ActionError, InvalidValue, LeaseLost, NotOpen
+from operator_core.actions.errors import ActionError, NotOpen
 from operator_core.actions.results import describe
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db.run.cancellation import finish_or_give_back
-from operator_core.db.verbs import arguments
-from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.executions import LEASE
 from operator_core.db.verbs.holding import hold
 from operator_core.db.verbs.ledger import ActionLedger
+from operator_core.worker.running import (
+    MAX_CONCURRENCY,
+    POLLS_EVERY,
+    SIGNALS,
+    HandlerExit,
+    checked,
+    reported,
+    without_stop_iteration,
+)
 
-__all__ = ["Handler", "HandlerExit", "run_worker"]
+__all__ = ["Handler", "run_worker"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("operator_core.worker")
 
 Handler: TypeAlias = Callable[[ActionProposal], Awaitable[object] | object]
 """The function that performs an action: a coroutine function, or a plain function, which runs in a thread.
 
 Its return value is the result, and may be any object: see `operator_core.actions.results.keep`.
 """
-
-MAX_CONCURRENCY: Final = 1000
-
-_PAUSE: Final = 1.0
-"""Seconds without a commit in the ledger after which it is polled, for scheduled proposals and retries."""
 
 
 async def run_worker(
@@ -64,17 +62,8 @@ async def run_worker(
 
     `worker` is the name in the history; the default is the machine's name and the process id.
     """
-    check(arguments.count_up_to(MAX_CONCURRENCY), concurrency, "concurrency")
-    check(arguments.LEASE, lease, "lease")
-    if not handlers:
-        raise InvalidValue("handlers", "must have at least one")
-    check(arguments.NAMES, handlers, "handlers")
-    for name, handler in handlers.items():
-        if not callable(handler):
-            raise InvalidValue("handlers", f"must have a function for {name}")
-    if worker is None:
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-    loop = _Loop(db, handlers, check(arguments.ACTOR, worker, "worker"), concurrency, lease)
+    worker = checked(handlers, worker, concurrency, lease)
+    loop = _Loop(db, handlers, worker, concurrency, lease)
     if stop is not None:
         return await loop.run(stop)
     with _stopped_by_signals() as stopped:
@@ -156,33 +145,18 @@ class _Loop:
         try:
             await asyncio.wait(
                 {change, stopping, *self._running},
-                timeout=_PAUSE,
+                timeout=POLLS_EVERY,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
             change.cancel()
 
     async def _execute(self, claim: Claim, requested: float) -> None:
-        what = (
-            f"proposal {claim.proposal.id} ({claim.proposal.action_name}), record {claim.record.id}"
-        )
-        logger.info("%s starts %s", self._worker, what)
-        handled = False
-        try:
+        with reported(self._worker, claim) as handled:
             async with hold(self._db, claim, self._lease, requested) as execution:
                 handler = self._handlers[claim.proposal.action_name]
                 execution.result_data = await self._call(handler, claim.proposal)
-                handled = True
-        except LeaseLost:
-            logger.warning("%s lost %s", self._worker, what)
-        except Exception as error:
-            if handled:
-                logger.error("%s could not complete %s: %s", self._worker, what, error)
-            else:
-                # The message of the exception may contain parameters; only the record has it.
-                logger.warning("%s failed %s: %s", self._worker, what, type(error).__name__)
-        else:
-            logger.info("%s completed %s", self._worker, what)
+                handled.set()
 
     async def _call(self, handler: Handler, proposal: ActionProposal) -> object:
         try:
@@ -197,25 +171,12 @@ class _Loop:
         if inspect.iscoroutinefunction(handler):
             return await cast(Awaitable[object], handler(proposal))
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-
-        def call() -> Any:
-            try:
-                return context.run(handler, proposal)
-            except StopIteration as error:
-                # As in a coroutine (PEP 479): a future can't hold a StopIteration, so the error would be lost.
-                raise RuntimeError("the handler raised StopIteration") from error
-
+        call = partial(context.run, partial(without_stop_iteration, handler, proposal))
         result = await loop.run_in_executor(self._threads, call)
         if inspect.isawaitable(result):
             return await result
         return result
 
-
-class HandlerExit(RuntimeError):
-    """A handler raised an exception that would end the process, such as SystemExit; the message describes it."""
-
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 # A process has one handler for each signal but may run several workers.
 _stops: Final[set[asyncio.Event]] = set()
@@ -231,7 +192,7 @@ def _stopped_by_signals() -> Generator[asyncio.Event]:
         return
     loop = asyncio.get_running_loop()
     if not _stops:
-        for each in _SIGNALS:
+        for each in SIGNALS:
             _before[each] = signal.getsignal(each)
             loop.add_signal_handler(each, _stop_all)
     _stops.add(stop)
@@ -240,7 +201,7 @@ def _stopped_by_signals() -> Generator[asyncio.Event]:
     finally:
         _stops.discard(stop)
         if not _stops:
-            for each in _SIGNALS:
+            for each in SIGNALS:
                 loop.remove_signal_handler(each)
                 # asyncio's placeholder: the loop had a handler of the service, which only the loop knew.
                 before = _before[each]

@@ -1,0 +1,286 @@
+"""The runner for PostgreSQL that works in the calling thread, on a pool of psycopg's synchronous connections."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from operator_core.actions.errors import NotOpen
+from operator_core.db.postgresql.attempts import (
+    Attempt,
+    check_worth_another,
+    not_kept,
+    outcome_unknown,
+)
+from operator_core.db.postgresql.connect import is_lost
+from operator_core.db.postgresql.connections import (
+    WHOLE,
+    ServerConnections,
+    single_statement,
+)
+from operator_core.db.postgresql.sync_listener import SyncServerChanges
+from operator_core.db.run.backoff import delay
+from operator_core.db.run.blocking import BlockingUnits, finished, nested, not_open
+from operator_core.db.run.borrowed import in_savepoint, read_in_savepoint, translated
+from operator_core.db.run.notify import Doorbell
+from operator_core.db.run.runner import check_outside, check_process, inside, no_waiting
+from operator_core.db.run.unclosed import warn_unclosed
+from operator_core.db.sql.errors import translate
+from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
+from operator_core.db.sql.unit import Unit, run_units
+
+__all__ = ["SyncServerRunner"]
+
+T = TypeVar("T")
+
+
+class SyncServerRunner:
+    """As `ServerRunner`, without an event loop, on the ledger's own `engine`. Several threads may use it.
+
+    A thread takes a connection of the pool for each call. `timeout` is the number of seconds that a call may wait.
+    """
+
+    def __init__(
+        self, engine: Engine, check_schema: Callable[[Connection], None], *, timeout: float
+    ) -> None:
+        self._engine = engine
+        self._check_schema = check_schema
+        self._timeout = timeout
+        self._connections = ServerConnections(engine, owned=True, keeps=False)
+        # A single statement runs at the database's default level.
+        self._alone_suffices = True
+        self._limits = Limits(timeout)
+        self._pid: int | None = None
+        self._is_open = False
+        self._gate = threading.Lock()
+        # Guards the running calls.
+        self._state = threading.Condition()
+        self._running: dict[object, None] = {}
+        self._transactions: set[_SyncTransaction] = set()
+        self._doorbell = Doorbell()
+
+    def __del__(self) -> None:
+        if self._is_open and self._pid == os.getpid():
+            self._is_open = False
+            self._engine.dispose()
+            warn_unclosed("on a server", self, "with SyncActionDB(...)")
+
+    def open(self) -> None:
+        """Checks the schema and changes nothing: only a deploy changes a server's schema."""
+        if self._is_open:
+            check_process(self._pid)
+        with self._gate:
+            if self._is_open:
+                return
+            self._pid = os.getpid()
+            try:
+                with self._translated():
+                    session = self._connections.look(self._check_schema)
+            except BaseException:
+                self._engine.dispose()
+                raise
+            self._alone_suffices = session.read_committed
+            self._limits = Limits(self._timeout, session.lock_timeout, session.statement_timeout)
+            self._is_open = True
+
+    def close(self) -> None:
+        """Refuses new calls, rolls back open transactions, waits for running calls, and closes the connections."""
+        if self._pid != os.getpid():
+            return
+        with self._gate:
+            if not self._is_open:
+                return
+            self._is_open = False
+            # Transactions first: a running call may wait for a row that one of them has locked.
+            while self._transactions:
+                self._transactions.pop().close()
+            # Wakes the listeners, which then find the ledger closed.
+            self._doorbell.ring()
+            with self._state:
+                self._state.wait_for(lambda: not self._running)
+            self._engine.dispose()
+
+    def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` on a connection of the pool; retries after a lost connection, because reads change nothing."""
+        with self._call():
+            return self._try(self._connections.read, unit)
+
+    def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` as one transaction, or a `SingleStatement` without one; retries as `ServerRunner.write` does."""
+        check_outside(self._transactions)
+        with self._call():
+            if single_statement(unit) is None or not self._alone_suffices:
+                return self._try(self._connections.transact, unit)
+            (result,) = self._try(self._connections.change, partial(run_units, units=[unit]))
+            return result
+
+    def _try(self, run: Callable[[Attempt, Unit[T]], T], unit: Unit[T]) -> T:
+        attempt = Attempt()
+        deadline = time.monotonic() + self._timeout
+        failures = 0
+        while True:
+            attempt.begin()
+            try:
+                return run(attempt, unit)
+            except Exception as error:
+                late = time.monotonic() >= deadline
+                check_worth_another(attempt, error, failures, late=late)
+            failures += 1
+            time.sleep(delay(failures))
+
+    @contextmanager
+    def transaction(self) -> Generator[BlockingUnits]:
+        """A block that holds one connection of the pool."""
+        check_outside(self._transactions)
+        with self._call():
+            transaction = _SyncTransaction(self._connected(), self._translated)
+            self._transactions.add(transaction)
+        try:
+            # `close` looks for it after it has closed the ledger to new calls.
+            self._check_open()
+            transaction.begin()
+            with inside(transaction):
+                yield transaction
+            transaction.commit()
+        finally:
+            self._transactions.discard(transaction)
+            transaction.close()
+
+    def _connected(self) -> Connection:
+        """A connection that was alive a moment ago, for a transaction; the body can't be repeated."""
+        deadline = time.monotonic() + self._timeout
+        failures = 0
+        while True:
+            try:
+                return self._connections.connect(self._connections.whole, WHOLE)
+            except Exception as error:
+                if trouble(error) not in LOSSES or time.monotonic() >= deadline:
+                    raise
+            failures += 1
+            time.sleep(delay(failures))
+
+    @contextmanager
+    def changes(self) -> Generator[threading.Event]:
+        """A block with an event that is set after every possible commit, on any connection."""
+        self._check_open()
+        check_outside(self._transactions)
+        with self._doorbell.listening_in_thread() as changed:
+            changes = SyncServerChanges(self._engine, changed.set)
+            try:
+                changes.start()
+                yield changed
+            finally:
+                changes.stop()
+
+    @contextmanager
+    def _call(self) -> Generator[None]:
+        """A block that counts as a running call, for which `close` waits, with translated errors."""
+        call = object()
+        try:
+            with self._state:
+                self._check_open()
+                self._running[call] = None
+            with self._translated():
+                yield
+        finally:
+            with self._state:
+                self._running.pop(call, None)
+                self._state.notify_all()
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._translate)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        if trouble(error) is Trouble.UNSENT:
+            scrub(error)
+            return not_kept()
+        return translate(error, busy_timeout=self._timeout, server=True, limits=self._limits)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise not_open()
+        check_process(self._pid)
+
+
+class _SyncTransaction:
+    """A `BlockingUnits` inside one transaction of a connection. Its threads take turns."""
+
+    def __init__(
+        self, conn: Connection, translated: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._conn = conn
+        self._translated = translated
+        self._turn = threading.Lock()
+        self._over = False
+
+    def begin(self) -> None:
+        """Begins the transaction."""
+        self._alone(self._conn.begin)
+
+    def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` in the transaction; if it fails, the earlier changes of the transaction stay."""
+        return self._alone(lambda: read_in_savepoint(self._conn, unit))
+
+    def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` in a savepoint; if it fails, only its own changes are rolled back."""
+        return self._alone(lambda: in_savepoint(self._conn, unit))
+
+    def transaction(self) -> AbstractContextManager[BlockingUnits]:
+        """Raises `ActionError`, as inside every transaction."""
+        raise nested()
+
+    def changes(self) -> AbstractContextManager[threading.Event]:
+        """Raises `ActionError`: a transaction does not see the commits of others."""
+        raise no_waiting()
+
+    def commit(self) -> None:
+        """Commits; afterwards this object raises `NotOpen`."""
+
+        def work() -> None:
+            try:
+                self._conn.commit()
+            except Exception as error:
+                if trouble(error) is Trouble.LOST:
+                    raise outcome_unknown(error) from error
+                raise
+
+        if self._over:
+            raise NotOpen("the transaction is lost: it was rolled back, and nothing of it was kept")
+        self._alone(work)
+        self._over = True
+
+    def close(self) -> None:
+        """Rolls back uncommitted changes and returns the connection to the pool. A second call does nothing."""
+        with self._turn:
+            self._over = True
+            if self._conn.closed:
+                return
+            try:
+                self._conn.close()
+            except Exception:
+                # The connection is lost, and the transaction with it. The error that ended the block is the one to see.
+                if not self._conn.closed:
+                    with suppress(Exception):
+                        self._conn.invalidate()
+                    self._conn.close()
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        with self._turn, self._translated():
+            if self._over:
+                raise NotOpen("the transaction is over")
+            self._check_alive()
+            return work()
+
+    def _check_alive(self) -> None:
+        # On a lost connection the next statement, maybe a COMMIT, would look like a lost answer.
+        if not self._conn.invalidated:
+            # psycopg's answer needs no event loop.
+            if not finished(is_lost(self._conn.connection.driver_connection)):
+                return
+            self._conn.invalidate()
+        raise not_kept()

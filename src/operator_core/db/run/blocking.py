@@ -1,0 +1,98 @@
+"""Runners that run a unit in the calling thread and block it, and the adapter by which the verbs use one."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, Protocol, TypeVar, cast
+
+from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.db.run.runner import UnitRunner
+from operator_core.db.sql.unit import Unit
+
+__all__ = ["BlockingRunner", "BlockingUnits", "NeverSuspending", "finished", "nested", "not_open"]
+
+T = TypeVar("T")
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never waits in an event loop, and returns its result.
+
+    It may offer its turn, as ``asyncio.sleep(0)`` does; there is nobody to take it.
+    """
+    try:
+        while work.send(None) is None:
+            pass
+    except StopIteration as end:
+        return end.value
+    work.close()
+    raise RuntimeError("a synchronous call has waited for an event loop")
+
+
+class BlockingUnits(Protocol):
+    """As `UnitRunner`, without an event loop."""
+
+    def read(self, unit: Unit[T]) -> T:
+        """Runs a unit that changes nothing."""
+        ...
+
+    def write(self, unit: Unit[T]) -> T:
+        """Runs a unit as one transaction, or as one part of a transaction."""
+        ...
+
+    def transaction(self) -> "AbstractContextManager[BlockingUnits]":
+        """A block in which all units form one transaction."""
+        ...
+
+    def changes(self) -> AbstractContextManager[threading.Event]:
+        """A block with an event that is set after every possible commit of any program."""
+        ...
+
+
+class BlockingRunner(BlockingUnits, Protocol):
+    """A `BlockingUnits` that is opened and closed; any thread may use it."""
+
+    def open(self) -> None:
+        """Opens the ledger and ensures that its schema is current. Raises `SchemaError` or `StorageError`."""
+        ...
+
+    def close(self) -> None:
+        """Waits for running calls and releases everything. A second call does nothing."""
+        ...
+
+
+class NeverSuspending:
+    """A `UnitRunner` whose coroutines never suspend, so that they need no event loop."""
+
+    def __init__(self, units: BlockingUnits) -> None:
+        self._units = units
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Runs `unit` in the calling thread."""
+        return self._units.read(unit)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` in the calling thread."""
+        return self._units.write(unit)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[UnitRunner]:
+        """A block whose units form one transaction."""
+        with self._units.transaction() as units:
+            yield NeverSuspending(units)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncGenerator[asyncio.Event]:
+        """A block with an event of threads, which `BlockingVerbs` waits for."""
+        with self._units.changes() as changed:
+            yield cast(asyncio.Event, changed)
+
+
+def not_open() -> NotOpen:
+    """The error for a call on a ledger that is not open."""
+    return NotOpen("the ledger is not open: use `with SyncActionDB(...) as db:`")
+
+
+def nested() -> ActionError:
+    """The error for a transaction inside another one."""
+    return ActionError("a transaction() can't be opened inside another one")

@@ -1,0 +1,164 @@
+"""The verbs of a ledger whose units run in the calling thread: where they wait, they block it.
+
+Their coroutines never suspend, so `run.blocking.finished` runs one without an event loop.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from math import inf
+from typing import Any
+
+from operator_core.actions.errors import ActionError, LeaseLost, NotFound
+from operator_core.actions.types import Claim, StoredProposal
+from operator_core.db.run.backoff import delay
+from operator_core.db.run.blocking import finished
+from operator_core.db.verbs.executions import BEATS
+from operator_core.db.verbs.history import unfinished
+from operator_core.db.verbs.holding import Execution, Lease
+from operator_core.db.verbs.ledger import ActionLedger
+
+__all__ = ["BlockingVerbs", "Lost", "SyncExecution"]
+
+logger = logging.getLogger(__name__)
+
+
+class Lost:
+    """Tells a block whether its lease is lost. Like a `threading.Event`, any thread may look at it or wait for it."""
+
+    def __init__(self, record_id: int, lease: Lease) -> None:
+        self._record_id = record_id
+        self._lease = lease
+        self._found = threading.Event()
+        self._error: ActionError | None = None
+
+    def is_set(self) -> bool:
+        """Whether the lease is lost."""
+        return self.error is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Blocks until the lease is lost, for at most `timeout` seconds, and returns whether it is."""
+        end = inf if timeout is None else time.monotonic() + timeout
+        while self.error is None and (now := time.monotonic()) < end:
+            # A heartbeat may extend the lease meanwhile.
+            self._found.wait(max(0.0, min(end, self._lease.until) - now))
+        return self.is_set()
+
+    @property
+    def error(self) -> ActionError | None:
+        """Why the lease is lost, or None. A lost lease stays lost."""
+        # The thread that sends heartbeats may be stuck in one, so the clock decides.
+        if self._error is None and self._lease.rest(time.monotonic()) <= 0:
+            self.set(LeaseLost(self._record_id, "unreachable"))
+        return self._error
+
+    def set(self, error: ActionError) -> None:
+        """Notes that the lease is lost because of `error`."""
+        self._error = self._error or error
+        self._found.set()
+
+
+class SyncExecution(Execution):
+    """A claim that a block holds, and the result that the block sets."""
+
+    def __init__(self, claim: Claim, lost: Lost) -> None:
+        super().__init__(claim)
+        self.lost = lost
+        """Set when the lease is lost. A long block looks at it and stops."""
+
+
+class BlockingVerbs(ActionLedger):
+    """All verbs, with waits that block the thread, and heartbeats from a thread of their own."""
+
+    _CANCELLATIONS = (*ActionLedger._CANCELLATIONS, KeyboardInterrupt)
+
+    def _clock(self) -> float:
+        return time.monotonic()
+
+    async def _pause(self, failures: int) -> None:
+        time.sleep(delay(failures, first=0.05))  # noqa: ASYNC251 - no event loop
+
+    async def _woken(self, changed: Any, seconds: float) -> None:
+        changed.wait(seconds)
+
+    async def _finished_within(self, known: int, seconds: float | None) -> StoredProposal:
+        until = inf if seconds is None else time.monotonic() + seconds
+        found = await self._finished(known, until)
+        if found is None:
+            raise unfinished(known, seconds)
+        return found
+
+    @asynccontextmanager
+    async def _kept(self, taken: Sequence[Claim], seconds: float) -> AsyncGenerator[None]:
+        stop, length = threading.Event(), timedelta(seconds=seconds)
+
+        def beat() -> None:
+            while not stop.wait(seconds / BEATS):
+                for known in taken:
+                    with suppress(ActionError):
+                        finished(self.heartbeat(known, length))
+
+        with _beside(beat, stop):
+            yield
+
+    @contextmanager
+    def hold(self, claim: Claim, seconds: float, since: float | None) -> Generator[SyncExecution]:
+        """As `HoldingVerbs.holding`; `since` is the time of the claim by `_clock`, which saves the first heartbeat."""
+        record_id = claim.record.id
+        if since is None or self._clock() - since > seconds / BEATS:
+            try:
+                since = finished(self._first_heartbeat(record_id, seconds))
+            except KeyboardInterrupt:
+                finished(self._give_back([claim]))
+                raise
+        lease, stop = Lease(seconds, since), threading.Event()
+        lost = Lost(record_id, lease)
+        execution = SyncExecution(claim, lost)
+
+        def end(call: Callable[[], Awaitable[None]]) -> None:
+            finished(self._end_with_retries(record_id, call, seconds))
+
+        with _beside(partial(self._beat, record_id, lease, lost, stop), stop):
+            try:
+                yield execution
+            except BaseException as error:
+                if not lost.is_set():
+                    with suppress(LeaseLost):
+                        end(partial(self._fail_held, execution, error))
+                raise
+            if lost.error is not None:
+                raise lost.error
+            end(partial(self._complete_held, execution))
+
+    def _beat(self, record_id: int, lease: Lease, lost: Lost, stop: threading.Event) -> None:
+        """Sends heartbeats until `stop` is set or the lease is lost."""
+        length = timedelta(seconds=lease.seconds)
+        while (rest := lease.rest(self._clock())) > 0 and not stop.wait(rest):
+            sent = self._clock()
+            try:
+                finished(self.heartbeat(record_id, length))
+            except (LeaseLost, NotFound) as error:
+                lost.set(error)
+                return
+            except ActionError as error:
+                logger.warning("no heartbeat for record %s: %s", record_id, error)
+                lease.failed()
+            else:
+                if not lost.is_set():
+                    lease.arrived(sent)
+
+
+@contextmanager
+def _beside(work: Callable[[], None], stop: threading.Event) -> Generator[None]:
+    """A block beside which a thread does `work`, which ends when `stop` is set."""
+    thread = threading.Thread(target=work, name="operator-core-heartbeats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,169 @@
+"""The verbs for callers without an event loop: those of `ActionLedger`, each run to its end in the calling thread."""
+
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from operator_core.actions.types import Claim
+from operator_core.db.run.blocking import BlockingUnits, NeverSuspending, finished
+from operator_core.db.verbs import arguments
+from operator_core.db.verbs.arguments import check
+from operator_core.db.verbs.blocking import BlockingVerbs, SyncExecution
+from operator_core.db.verbs.executions import LEASE, Names, Types, lease_of
+from operator_core.db.verbs.ledger import ActionLedger
+
+__all__ = ["SyncActionLedger", "hold"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _call(
+    verb: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["SyncActionLedger", P], T]:
+    """The method that runs a verb to its end, with the parameters and the docstring of the verb."""
+
+    @wraps(verb)
+    def call(ledger: "SyncActionLedger", *args: P.args, **kwargs: P.kwargs) -> T:
+        return finished(verb(ledger._verbs, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+    return call
+
+
+def _iterator(
+    verb: Callable[Concatenate[Any, P], AsyncIterator[T]],
+) -> Callable[Concatenate["SyncActionLedger", P], Iterator[T]]:
+    """As `_call`, for a verb that yields."""
+
+    @wraps(verb)
+    def iterate(ledger: "SyncActionLedger", *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = verb(ledger._verbs, *args, **kwargs)  # pyright: ignore[reportPrivateUsage]
+        return _drive(cast(AsyncGenerator[T], items))
+
+    return iterate
+
+
+def _drive(items: AsyncGenerator[T]) -> Iterator[T]:
+    try:
+        while True:
+            try:
+                item = finished(_next(items))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        finished(items.aclose())
+
+
+async def _next(items: AsyncGenerator[T]) -> T:
+    return await anext(items)
+
+
+class SyncActionLedger:
+    """The verbs of the ledger without ``async``: see `ActionLedger`. Several threads may call them at the same time.
+
+    They block the calling thread, so they are not for the thread of an event loop.
+    """
+
+    def __init__(self, units: BlockingUnits, actor: str | None, max_json_bytes: int) -> None:
+        self._units = units
+        self._verbs = BlockingVerbs(NeverSuspending(units), actor, max_json_bytes)
+
+    create_proposal = _call(ActionLedger.create_proposal)
+    create_proposals = _call(ActionLedger.create_proposals)
+    get_proposal = _call(ActionLedger.get_proposal)
+    list_proposals = _call(ActionLedger.list_proposals)
+    iter_proposals = _iterator(ActionLedger.iter_proposals)
+    count_proposals = _call(ActionLedger.count_proposals)
+
+    update_proposal_status = _call(ActionLedger.update_proposal_status)
+    cancel_all_pending = _call(ActionLedger.cancel_all_pending)
+    retry = _call(ActionLedger.retry)
+
+    create_record = _call(ActionLedger.create_record)
+    get_record = _call(ActionLedger.get_record)
+    get_records_for_proposal = _call(ActionLedger.get_records_for_proposal)
+    update_record = _call(ActionLedger.update_record)
+
+    claim = _call(ActionLedger.claim)
+    heartbeat = _call(ActionLedger.heartbeat)
+    complete = _call(ActionLedger.complete)
+    fail = _call(ActionLedger.fail)
+    complete_many = _call(ActionLedger.complete_many)
+    fail_many = _call(ActionLedger.fail_many)
+    recover_expired = _call(ActionLedger.recover_expired)
+
+    wait_for = _call(ActionLedger.wait_for)
+    history = _call(ActionLedger.history)
+    events = _iterator(ActionLedger.events)
+    newest_event_id = _call(ActionLedger.newest_event_id)
+
+    create_workflow = _call(ActionLedger.create_workflow)
+    get_workflow = _call(ActionLedger.get_workflow)
+    list_workflow_actions = _call(ActionLedger.list_workflow_actions)
+    workflow_status = _call(ActionLedger.workflow_status)
+    cancel_workflow = _call(ActionLedger.cancel_workflow)
+
+    @contextmanager
+    def claimed(
+        self,
+        worker: str,
+        *,
+        lease: timedelta = LEASE,
+        action_names: Names = None,
+        action_types: Types = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Generator[SyncExecution | None]:
+        """Claims one proposal for a block and holds it as `holding` does; yields None if no proposal is due."""
+        requested_at = time.monotonic()
+        taken = self.claim(
+            worker,
+            lease=lease,
+            action_names=action_names,
+            action_types=action_types,
+            actor=actor,
+            reason=reason,
+        )
+        if not taken:
+            yield None
+            return
+        with hold(self, taken[0], lease, requested_at) as execution:
+            yield execution
+
+    @contextmanager
+    def holding(self, claim: Claim, *, lease: timedelta | None = None) -> Generator[SyncExecution]:
+        """Sends heartbeats for a claim while the block runs, and ends its execution at the end of the block.
+
+        It is `ActionLedger.holding` but for two things. The heartbeats come from a thread of their own. If the lease
+        is lost, the block continues, because a thread can't be cancelled: `LeaseLost` is raised at the end of the
+        block. A long block looks at `execution.lost` and stops, or waits for it instead of sleeping.
+
+        An exception fails the execution and propagates. KeyboardInterrupt makes the outcome unknown.
+        """
+        check(arguments.CLAIM, claim, "claim")
+        with self._verbs.hold(claim, lease_of(claim, lease), None) as execution:
+            yield execution
+
+    def changes(self) -> AbstractContextManager[threading.Event]:
+        """Returns a context manager whose `threading.Event` is set after every possible commit of any process.
+
+        It is set within about 50 ms of the commit. In a loop, clear it, look at the ledger, then wait for it. Wait
+        with a timeout: nothing sets it when a scheduled time is reached.
+        """
+        return self._units.changes()
+
+
+def hold(
+    ledger: SyncActionLedger, claim: Claim, lease: timedelta, since: float
+) -> AbstractContextManager[SyncExecution]:
+    """As `SyncActionLedger.holding`, without the first heartbeat if the claim is recent.
+
+    `since` is the time by `time.monotonic` at which the claim was requested.
+    """
+    seconds = check(arguments.LEASE, lease, "lease")
+    return ledger._verbs.hold(claim, seconds, since)  # pyright: ignore[reportPrivateUsage]
