@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
+from operator_core.db.ledger import claims, history, queries, recovery
 from operator_core.db.ledger.status import Move
 from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import Statements, execute_text, fetch, insert_rows
@@ -100,3 +101,43 @@ def test_a_list_in_place_of_a_value_is_no_statement_for_it() -> None:
     with pytest.raises(AssertionError):
         Statements(conn.dialect).compiled(several, {"ids": [1, 2]})
     conn.close()
+
+
+_DUE = {"limit": 1, "offset": 0}
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (claims._candidates(False, False), _DUE),
+        (claims._candidates(True, True), {**_DUE, "names": ["a"], "types": ["tool"]}),
+        (queries._newest(frozenset({"limit"}), 0), {"limit": 1}),
+        (queries._newest(frozenset(), 1), {"status_0": "validated"}),
+        (history._NEXT_ON_SQLITE, {"id": 0, "limit": 1}),
+        (recovery._EXPIRED_LEASES, {"seen": 0}),
+        (recovery._PAST_EXPIRY, {"seen": 0}),
+        (recovery._TO_RETRY, {"seen": 0}),
+    ],
+    ids=["claim", "claim some", "list", "list validated", "events", "leases", "expiry", "retries"],
+)
+def test_a_statement_is_compiled_once(file: Path, statement: Any, values: Any) -> None:
+    raw = connect(str(file), busy_timeout=1)
+    conn = over(raw)
+    asked = 0
+
+    def authorize(*_: object) -> int:
+        nonlocal asked
+        asked += 1
+        return dbapi.SQLITE_OK
+
+    # SQLite asks when it compiles a statement.
+    raw.set_authorizer(authorize)
+    counts: list[int] = []
+    for _ in range(3):
+        asked = 0
+        fetch(conn, statement, values)
+        counts.append(asked)
+    raw.set_authorizer(None)
+    conn.close()
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]

@@ -43,7 +43,7 @@ from operator_core.db.sql.arrays import each, listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
-from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all
+from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all, unseen
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
     decode_time,
@@ -237,7 +237,7 @@ def _candidates(names: bool, types: bool) -> Select[Any]:
         select(*PROPOSAL_COLUMNS)
         .where(_VALIDATED, *_claimable(*_kinds(names, types)))
         .order_by(*_ORDER)
-        .limit(bindparam("limit", type_=BigInteger()))
+        .limit(unseen(bindparam("limit", type_=BigInteger())))
         .offset(bindparam("offset", type_=BigInteger()))
         .with_for_update(skip_locked=True)
     )

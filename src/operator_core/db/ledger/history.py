@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, func, literal_column, 
 from operator_core.actions.errors import CorruptRow, ForeignTransactions, NotFound
 from operator_core.actions.types import ActionEvent
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.planner_hints import unseen
 from operator_core.db.sql.rows import EVENT_COLUMNS, Listing, to_event, to_listing
 from operator_core.db.sql.tables import EVENTS
 
@@ -70,7 +71,9 @@ _NEXT_ON_SERVER = (
     _NEXT.where(_BEHIND, _ROW.transaction_id < _HORIZON).order_by(*_ORDER).limit(_LIMIT)
 )
 _NEXT_ON_SQLITE = (
-    _NEXT.where(_ROW.id > bindparam("id", type_=BigInteger())).order_by(_ROW.id).limit(_LIMIT)
+    _NEXT.where(_ROW.id > bindparam("id", type_=BigInteger()))
+    .order_by(_ROW.id)
+    .limit(unseen(_LIMIT))
 )
 _HELD_BACK = select(select(_ROW.id).where(_BEHIND, _ROW.transaction_id >= _HORIZON).exists())
 # Events of the reader's own open transaction may be among them, which is not an error.

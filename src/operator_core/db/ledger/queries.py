@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     func,
+    literal_column,
     select,
     tuple_,
     union_all,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 from operator_core.actions.types import ActionStatus, StoredProposal
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
+from operator_core.db.sql.planner_hints import unseen
 from operator_core.db.sql.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
 from operator_core.db.sql.tables import PROPOSALS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
@@ -84,12 +86,17 @@ _FILTERS = {
 def _newest(filters: frozenset[str], statuses: int) -> Select[Any]:
     """The query for these filters and this number of statuses; cached, as building it takes longer than running it."""
     query = _SELECT.where(*(_FILTERS[name] for name in sorted(filters & _FILTERS.keys())))
-    limit = bindparam("limit", type_=Integer) if "limit" in filters else None
+    limit = unseen(bindparam("limit", type_=Integer)) if "limit" in filters else None
     # One ordered read of the index for each status, merged: with `status IN (...)` the database would sort all
     # matching rows before it returns the first.
-    each = [
-        query.where(_ROW.status == bindparam(f"status_{n}")).order_by(_ROW.id.desc()).limit(limit)
+    # The value is an expression: SQLite would compare a parameter with the predicates of the partial indexes, and
+    # therefore compile the statement again for each execution.
+    values = [
+        bindparam(f"status_{n}", type_=Text()) + literal_column("''", Text())
         for n in range(statuses)
+    ]
+    each = [
+        query.where(_ROW.status == value).order_by(_ROW.id.desc()).limit(limit) for value in values
     ]
     if not each:
         return query.order_by(_ROW.id.desc()).limit(limit)
