@@ -21,6 +21,7 @@ from benchmarks.replay import Statement, recording, run
 from benchmarks.report import figure, spread, table, times
 from benchmarks.sides import OURS
 from benchmarks.works import Sizes
+from operator_core.db import SyncActionDB
 from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.handle import connect
 
@@ -60,12 +61,17 @@ class Compared:
     place: str
     promised: float | None
     ours: list[float]
+    sync: list[float]
     floor: list[float]
     without_triggers: list[float]
 
     @property
     def ratio(self) -> float:
         return statistics.median(self.ours) / statistics.median(self.floor)
+
+    @property
+    def sync_ratio(self) -> float:
+        return statistics.median(self.sync) / statistics.median(self.floor)
 
     @property
     def ratio_without_triggers(self) -> float:
@@ -81,11 +87,27 @@ class Compared:
         return self.promised is not None and self.ratio > self.promised
 
 
+class _Awaitable:
+    """The verbs of a `SyncActionDB` as coroutines that never suspend, which the works await."""
+
+    def __init__(self, db: SyncActionDB) -> None:
+        self._db = db
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._db, name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            return verb(*arguments, **options)
+
+        setattr(self, name, call)
+        return call
+
+
 _State = list[tuple[Any, ...]]
 
 
 class _Turns:
-    """The three turns of a work in one folder, each on its own copy of the same file."""
+    """The turns of a work in one folder, each on its own copy of the same file."""
 
     def __init__(self, work: works.Work, sizes: Sizes, folder: Path) -> None:
         self._work = work
@@ -114,6 +136,15 @@ class _Turns:
         with self._copy() as path:
             async with OURS.open(path) as db:
                 do = await works.prepared(self._work, db, OURS, self._sizes)
+                start = time.perf_counter()
+                await do()
+                seconds = time.perf_counter() - start
+            return self._a_unit(seconds, path)
+
+    async def sync(self) -> float:
+        with self._copy() as path:
+            with SyncActionDB(path) as db:
+                do = await works.prepared(self._work, _Awaitable(db), OURS, self._sizes)
                 start = time.perf_counter()
                 await do()
                 seconds = time.perf_counter() - start
@@ -200,11 +231,12 @@ async def _compare(
         own.mkdir()
         turns = _Turns(work.work, sizes, own)
         await turns.record()
-        taken.append((turns, Compared(work.name, place, work.promised.get(place), [], [], [])))
+        taken.append((turns, Compared(work.name, place, work.promised.get(place), [], [], [], [])))
     for round_ in range(rounds):
         for turns, compared in taken:
             each = [
                 (turns.ours, compared.ours),
+                (turns.sync, compared.sync),
                 (turns.floor, compared.floor),
                 (turns.without_triggers, compared.without_triggers),
             ]
@@ -222,13 +254,14 @@ def report(found: list[Compared]) -> str:
         "floor, microseconds",
         "operator-core / floor",
         "(min-max)",
+        "SyncActionDB / floor",
         "/ floor without triggers",
         "promised",
         "",
     )
     rows: list[tuple[str, ...]] = []
     for name in dict.fromkeys(each.name for each in found):
-        rows.append((name, "", "", "", "", "", ""))
+        rows.append((name, "", "", "", "", "", "", ""))
         by_place = {each.place: each for each in found if each.name == name}
         rows.extend(_line(place, by_place.get(place)) for place in (DISK, TMPFS))
     return "\n\n".join(
@@ -236,19 +269,21 @@ def report(found: list[Compared]) -> str:
             f"Compared with the floor, in turns, medians of {len(found[0].ours)} rounds",
             table(head, rows),
             "The floor is the SQLite library with the ledger's own statements, parameters, transactions, schema\n"
-            "and settings, without the ledger's Python. Ratios are of times, so less is better.",
+            "and settings, without the ledger's Python. Ratios are of times, so less is better. ActionDB hands each call\n"
+            "to a thread and back; SyncActionDB does not.",
         ]
     )
 
 
 def _line(place: str, each: Compared | None) -> tuple[str, ...]:
     if each is None:
-        return f"  {place}", "skipped", f"no {IN_MEMORY}", "", "", "", ""
+        return f"  {place}", "skipped", f"no {IN_MEMORY}", "", "", "", "", ""
     return (
         f"  {place}",
         figure(statistics.median(each.floor) * 1e6),
         times(each.ratio),
         spread(each.paired),
+        times(each.sync_ratio),
         times(each.ratio_without_triggers),
         *(
             ("", "")
@@ -265,6 +300,7 @@ def as_json(found: list[Compared]) -> dict[str, Any]:
             {
                 **asdict(each),
                 "ratio": each.ratio,
+                "sync_ratio": each.sync_ratio,
                 "ratio_without_triggers": each.ratio_without_triggers,
                 "behind": each.behind,
             }

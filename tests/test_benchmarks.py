@@ -161,9 +161,10 @@ def test_a_floor_is_promised_in_its_place(
 ) -> None:
     (work,) = [each for each in floor.WORKS if each.promised == {floor.DISK: 1.6}]
     found = floor.Compared(
-        work.name, place, work.promised.get(place), [1.7] * 3, [1.0] * 3, [0.5] * 3
+        work.name, place, work.promised.get(place), [1.7] * 3, [1.2] * 3, [1.0] * 3, [0.5] * 3
     )
     assert found.ratio_without_triggers == 3.4
+    assert found.sync_ratio == 1.2
     assert found.behind is behind
 
     async def compared(*_: object) -> list[floor.Compared]:
