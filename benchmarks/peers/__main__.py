@@ -32,7 +32,7 @@ _PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 # The ledger's sides run in this environment, the others in the peers'. A side that is not listed has a module of its
 # own name.
-_LEDGER = {compare.OURS: "ledger"}
+_LEDGER = {compare.OURS: "ledger", compare.SYNC: "sync_ledger"}
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

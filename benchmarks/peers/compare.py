@@ -15,6 +15,7 @@ __all__ = [
     "OURS",
     "QUICK",
     "SQLITE_WORKS",
+    "SYNC",
     "WORKS",
     "Compared",
     "Places",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 OURS = "operator-core"
+SYNC = "operator-core (sync)"
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ SQLITE_WORKS = (
         ("dbos",),
     ),
     Work(_ACT, "act", lambda sizes: sizes.act, 0.8, ("agentbarrier",)),
+    Work(
+        f"{_ACT}, without a loop", "act", lambda sizes: sizes.act, 1.2, ("agentbarrier",), ours=SYNC
+    ),
     Work(_ACT_BY_TASKS, "act_by_tasks", lambda sizes: sizes.act, 2.0, ("agentbarrier",)),
 )
 
