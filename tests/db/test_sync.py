@@ -301,6 +301,41 @@ def test_a_forked_child_is_told(where: str) -> None:
         assert db.create_proposal(proposal()).id == 2
 
 
+@pytest.mark.parametrize("how", ["call", "leave", "raise"])
+def test_a_forked_child_leaves_the_parents_transaction_alone(where: str, how: str) -> None:
+    def use_in_child() -> None:
+        if how == "call":
+            for call in (tx.count_proposals, lambda: tx.create_proposal(proposal())):
+                with pytest.raises(WrongProcess):
+                    call()
+        elif how == "leave":
+            with pytest.raises(WrongProcess):
+                block.__exit__(None, None, None)
+        else:
+            error = ZeroDivisionError()
+            assert not block.__exit__(type(error), error, None)
+
+    with SyncActionDB(where) as db:
+        block = db.transaction()
+        tx = block.__enter__()
+        made = tx.create_proposal(proposal())
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                use_in_child()
+                del block, tx
+                # The pool would roll back the connection of a transaction that nobody refers to.
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        tx.update_proposal_status(made.id, S.VALIDATED)
+        block.__exit__(None, None, None)
+        assert db.count_proposals()[S.VALIDATED] == 1
+
+
 # ------ interrupts
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -215,6 +215,7 @@ class _SyncTransaction:
     ) -> None:
         self._conn = conn
         self._translated = translated
+        self._pid = os.getpid()
         self._turn = threading.Lock()
         self._over = False
 
@@ -256,6 +257,9 @@ class _SyncTransaction:
 
     def close(self) -> None:
         """Rolls back uncommitted changes and returns the connection to the pool. A second call does nothing."""
+        if os.getpid() != self._pid:
+            self._leave_to_parent()
+            return
         with self._turn:
             self._over = True
             if self._conn.closed:
@@ -269,7 +273,18 @@ class _SyncTransaction:
                         self._conn.invalidate()
                     self._conn.close()
 
+    def _leave_to_parent(self) -> None:
+        """Takes this process's copy of the connection from it, in a fork: the pool would roll back on the copy."""
+        if self._conn.closed or self._conn.invalidated:
+            return
+        driver: Any = self._conn.connection.driver_connection
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            os.dup2(nothing.fileno(), driver.fileno())
+        self._conn.invalidate()
+        self._conn.close()
+
     def _alone(self, work: Callable[[], T]) -> T:
+        check_process(self._pid)
         with self._turn, self._translated():
             if self._over:
                 raise NotOpen("the transaction is over")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
 from operator_core.db.run.blocking import BlockingUnits, nested
-from operator_core.db.run.runner import UnitRunner, no_waiting
+from operator_core.db.run.runner import UnitRunner, check_process, no_waiting
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.unit import Unit
@@ -156,6 +157,7 @@ class BlockingTransaction(_OnHandle):
         committed: Callable[[bool], None],
     ) -> None:
         super().__init__(handle, release, committed)
+        self._pid = os.getpid()
         self._turn = threading.Lock()
 
     def read(self, unit: Unit[T]) -> T:
@@ -179,7 +181,12 @@ class BlockingTransaction(_OnHandle):
         self._in_turn(lambda: self._end("COMMIT"))
 
     def end_quietly(self) -> None:
-        """Rolls back the transaction after its running unit, unless it is over; never raises."""
+        """Rolls back the transaction after its running unit, unless it is over; never raises.
+
+        In a fork it does nothing: the connection is the parent's.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._turn:
             if not self.over:
                 self.over = True
@@ -189,6 +196,7 @@ class BlockingTransaction(_OnHandle):
                     self._release()
 
     def _in_turn(self, work: Callable[[], T]) -> T:
+        check_process(self._pid)
         with self._turn:
             try:
                 return work()
