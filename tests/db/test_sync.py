@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from operator_core.actions import (
 from operator_core.db import ActionDB, SyncActionDB
 from operator_core.db.run.blocking import finished
 from operator_core.db.sql.sqlite_library import dbapi
+from operator_core.db.sqlite.handle import SqliteHandle
+from operator_core.db.sqlite.sync_runner import SyncSqliteRunner
+from operator_core.db.sqlite.transaction import BlockingTransaction
 from tests.clocks import PATIENCE
 from tests.conftest import proposal
 
@@ -149,6 +153,24 @@ def test_closing_rolls_back_an_open_transaction(where: str) -> None:
     if where != ":memory:":
         with db:
             assert not db.history()
+
+
+def test_a_transaction_that_ends_while_the_ledger_closes(server_ledger: str) -> None:
+    class Ending(set[Any]):
+        """The transaction ends, in its own thread, when `close` has looked whether there is one."""
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            self.clear()
+            return found
+
+    db = SyncActionDB(server_ledger).open()
+    runner: Any = db._database
+    with pytest.raises(NotOpen), db.transaction() as tx:
+        tx.create_proposal(proposal())
+        runner._transactions = Ending(runner._transactions)
+        db.close()
+    assert not runner._engine.pool.checkedin()
 
 
 def test_an_unclosed_one_warns(path: Path) -> None:
@@ -378,6 +400,92 @@ def test_after_an_interrupted_read_the_next_sees_what_is_new(path: Path) -> None
             db._units.read(read)
         other.create_proposal(proposal())
         assert sum(db.count_proposals().values()) == 3
+
+
+def interrupted_once(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, *, before: bool = False
+) -> None:
+    """Makes a function raise KeyboardInterrupt when it first returns, or begins: a signal comes just then."""
+    real = getattr(owner, name)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        patch.setattr(owner, name, real)
+        if not before:
+            real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    patch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "before", "kept"),
+    [
+        (BlockingTransaction, "__init__", False, 0),
+        (SyncSqliteRunner, "_begin", False, 0),
+        (BlockingTransaction, "commit", True, 0),
+        (BlockingTransaction, "_end", True, 0),
+        (SqliteHandle, "undo", True, 1),
+        (BlockingTransaction, "leave", False, 1),
+    ],
+)
+def test_an_interrupted_transaction_lets_others_write(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    before: bool,
+    kept: int,
+) -> None:
+    with SyncActionDB(path) as db:
+        interrupted_once(monkeypatch, owner, name, before=before)
+        with pytest.raises(KeyboardInterrupt), db.transaction() as tx:
+            tx.create_proposal(proposal())
+        no_write_lock_is_held(path)
+        assert sum(db.count_proposals().values()) == kept
+        # Not in a pool, which would wait for it if it hung.
+        other = threading.Thread(target=db.create_proposal, args=(proposal(),), daemon=True)
+        other.start()
+        other.join(PATIENCE)
+        assert not other.is_alive()
+
+
+# ------ calls in the middle of a call
+
+
+def test_a_signal_handler_can_not_call_in_the_middle_of_a_call(where: str) -> None:
+    calls: list[Callable[[], Any]] = []
+    refused = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal refused
+        for call in calls:
+            with pytest.raises(ActionError, match="in the middle of another call"):
+                call()
+        refused += 1
+
+    def unit(conn: Connection) -> None:
+        before = refused
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while refused == before:
+            pass
+
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with SyncActionDB(where) as db:
+            # On a server, each call has a connection of its own.
+            on_sqlite = isinstance(db._database, SyncSqliteRunner)
+            calls[:] = [db.close, partial(db.create_proposal, proposal())][: 1 + on_sqlite]
+            db._units.write(unit)
+            calls[:] = [db.close, db.count_proposals][: 1 + on_sqlite]
+            db._units.read(unit)
+            with db.transaction() as tx:
+                calls[:] = [db.close, tx.count_proposals]
+                tx._units.write(unit)
+                tx.create_proposal(proposal())
+            assert refused == 3
+            assert db.create_proposal(proposal()).id == 2
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 # ------ holding

@@ -29,6 +29,7 @@ from operator_core.db.run.blocking import BlockingUnits, finished, nested, not_o
 from operator_core.db.run.borrowed import in_savepoint, read_in_savepoint, translated
 from operator_core.db.run.notify import Doorbell
 from operator_core.db.run.runner import check_outside, check_process, inside, no_waiting
+from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import translate
 from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
@@ -57,10 +58,11 @@ class SyncServerRunner:
         self._limits = Limits(timeout)
         self._pid: int | None = None
         self._is_open = False
-        self._gate = threading.Lock()
-        # Guards the running calls.
+        # Reentrant: a signal handler may close the ledger while it is opened or closed.
+        self._gate = threading.RLock()
+        # Guards the running calls, each with its thread.
         self._state = threading.Condition()
-        self._running: dict[object, None] = {}
+        self._running: dict[object, int] = {}
         self._transactions: set[_SyncTransaction] = set()
         self._doorbell = Doorbell()
 
@@ -89,21 +91,33 @@ class SyncServerRunner:
             self._is_open = True
 
     def close(self) -> None:
-        """Refuses new calls, rolls back open transactions, waits for running calls, and closes the connections."""
+        """Refuses new calls, rolls back open transactions, waits for running calls, and closes the connections.
+
+        Raises `ActionError` in a signal handler that has interrupted a call of the same thread.
+        """
         if self._pid != os.getpid():
             return
         with self._gate:
             if not self._is_open:
                 return
+            if self.in_call:
+                raise in_the_middle()
             self._is_open = False
             # Transactions first: a running call may wait for a row that one of them has locked.
-            while self._transactions:
-                self._transactions.pop().close()
+            for transaction in self._transactions.copy():
+                transaction.close()
             # Wakes the listeners, which then find the ledger closed.
             self._doorbell.ring()
             with self._state:
                 self._state.wait_for(lambda: not self._running)
             self._engine.dispose()
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call."""
+        return threading.get_ident() in self._running.copy().values() or any(
+            transaction.in_call for transaction in self._transactions.copy()
+        )
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool; retries after a lost connection, because reads change nothing."""
@@ -184,7 +198,7 @@ class SyncServerRunner:
         try:
             with self._state:
                 self._check_open()
-                self._running[call] = None
+                self._running[call] = threading.get_ident()
             with self._translated():
                 yield
         finally:
@@ -216,8 +230,13 @@ class _SyncTransaction:
         self._conn = conn
         self._translated = translated
         self._pid = os.getpid()
-        self._turn = threading.Lock()
+        self._turn = Turn()
         self._over = False
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call on this object."""
+        return self._turn.is_mine
 
     def begin(self) -> None:
         """Begins the transaction."""
@@ -260,7 +279,7 @@ class _SyncTransaction:
         if os.getpid() != self._pid:
             self._leave_to_parent()
             return
-        with self._turn:
+        with self._turn.lock:
             self._over = True
             if self._conn.closed:
                 return
@@ -285,11 +304,18 @@ class _SyncTransaction:
 
     def _alone(self, work: Callable[[], T]) -> T:
         check_process(self._pid)
-        with self._turn, self._translated():
-            if self._over:
-                raise NotOpen("the transaction is over")
-            self._check_alive()
-            return work()
+        turn = self._turn
+        if turn.is_mine:
+            raise in_the_middle()
+        with turn.lock, self._translated():
+            try:
+                turn.owner = threading.get_ident()
+                if self._over:
+                    raise NotOpen("the transaction is over")
+                self._check_alive()
+                return work()
+            finally:
+                turn.owner = None
 
     def _check_alive(self) -> None:
         # On a lost connection the next statement, maybe a COMMIT, would look like a lost answer.
