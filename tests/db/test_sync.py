@@ -33,6 +33,7 @@ from operator_core.actions import (
     WrongProcess,
 )
 from operator_core.db import ActionDB, SyncActionDB
+from operator_core.db.ledger import recovery
 from operator_core.db.run.blocking import finished
 from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.handle import SqliteHandle
@@ -560,6 +561,57 @@ def test_an_error_of_the_block_fails_it(
     record = db.get_record(claim.record.id)
     assert record is not None
     assert (record.success, record.outcome_unknown) == (None if unknown else False, unknown)
+
+
+def heartbeat_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if "heartbeats" in each.name]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_claim_without_heartbeats_is_given_back(
+    db: SyncActionDB, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    db.create_proposal(proposal(status=S.VALIDATED))
+    start, started = threading.Thread.start, []
+
+    def fails(thread: threading.Thread) -> None:
+        if error is KeyboardInterrupt:
+            # `start` waits for the thread, and is interrupted then.
+            start(thread)
+            started.append(thread)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        with pytest.raises(error), db.claimed("worker"):
+            pytest.fail("the block runs without heartbeats")
+    for thread in started:
+        thread.join(PATIENCE)
+    assert not heartbeat_threads()
+    record = db.get_record(1)
+    assert record is not None
+    assert (record.success, record.outcome_unknown) == (False, False)
+
+
+def test_an_interrupted_sweep_gives_the_claims_back(
+    server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(conn: Connection) -> None:
+        raise KeyboardInterrupt
+
+    with SyncActionDB(server_ledger) as db:
+        for _ in range(2):
+            db.create_proposal(proposal(status=S.VALIDATED))
+        (claim,) = db.claim("crashed", lease=timedelta(milliseconds=1))
+        while not db._units.read(recovery.is_overdue):
+            time.sleep(0.001)
+        # On a server, a claim sweeps in a unit of its own.
+        monkeypatch.setattr(recovery, "sweep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            db.claim("worker")
+        assert not heartbeat_threads()
+        (record,) = db.get_records_for_proposal(3 - claim.proposal.id)
+        assert (record.success, record.outcome_unknown) == (False, False)
 
 
 # ------ waiting

@@ -102,37 +102,49 @@ class BlockingVerbs(ActionLedger):
                     with suppress(ActionError):
                         finished(self.heartbeat(known, length))
 
-        with _beside(beat, stop):
-            yield
+        try:
+            with self._beside(beat, stop):
+                yield
+        except ActionError:
+            raise
+        except BaseException:
+            await self._give_back(taken)
+            raise
 
     @contextmanager
     def hold(self, claim: Claim, seconds: float, since: float | None) -> Generator[SyncExecution]:
         """As `HoldingVerbs.holding`; `since` is the time of the claim by `_clock`, which saves the first heartbeat."""
-        record_id = claim.record.id
-        if since is None or self._clock() - since > seconds / BEATS:
-            try:
-                since = finished(self._first_heartbeat(record_id, seconds))
-            except KeyboardInterrupt:
-                finished(self._give_back([claim]))
-                raise
-        lease, stop = Lease(seconds, since), threading.Event()
-        lost = Lost(record_id, lease)
-        execution = SyncExecution(claim, lost)
+        record_id, stop = claim.record.id, threading.Event()
+        begun = False
 
         def end(call: Callable[[], Awaitable[None]]) -> None:
             finished(self._end_with_retries(record_id, call, seconds))
 
-        with _beside(partial(self._beat, record_id, lease, lost, stop), stop):
-            try:
-                yield execution
-            except BaseException as error:
-                if not lost.is_set():
-                    with suppress(LeaseLost):
-                        end(partial(self._fail_held, execution, error))
-                raise
-            if lost.error is not None:
-                raise lost.error
-            end(partial(self._complete_held, execution))
+        try:
+            if since is None or self._clock() - since > seconds / BEATS:
+                since = finished(self._first_heartbeat(record_id, seconds))
+            lease = Lease(seconds, since)
+            lost = Lost(record_id, lease)
+            execution = SyncExecution(claim, lost)
+            with self._beside(partial(self._beat, record_id, lease, lost, stop), stop):
+                begun = True
+                try:
+                    yield execution
+                except BaseException as error:
+                    if not lost.is_set():
+                        with suppress(LeaseLost):
+                            end(partial(self._fail_held, execution, error))
+                    raise
+                if lost.error is not None:
+                    raise lost.error
+                end(partial(self._complete_held, execution))
+        except ActionError:
+            raise
+        except BaseException:
+            # Interrupted, or there is no thread for the heartbeats.
+            if not begun:
+                finished(self._give_back([claim]))
+            raise
 
     def _beat(self, record_id: int, lease: Lease, lost: Lost, stop: threading.Event) -> None:
         """Sends heartbeats until `stop` is set or the lease is lost."""
@@ -151,14 +163,15 @@ class BlockingVerbs(ActionLedger):
                 if not lost.is_set():
                     lease.arrived(sent)
 
-
-@contextmanager
-def _beside(work: Callable[[], None], stop: threading.Event) -> Generator[None]:
-    """A block beside which a thread does `work`, which ends when `stop` is set."""
-    thread = threading.Thread(target=work, name="operator-core-heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    @contextmanager
+    def _beside(self, work: Callable[[], None], stop: threading.Event) -> Generator[None]:
+        """A block beside which a thread does `work`, which ends when `stop` is set."""
+        thread = threading.Thread(target=work, name="operator-core-heartbeats", daemon=True)
+        try:
+            thread.start()
+            yield
+        finally:
+            stop.set()
+            # An interrupted start may leave a thread that can't be joined yet; it ends by itself.
+            if thread.is_alive():
+                thread.join()
