@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import select
 import signal
 import threading
 import time
@@ -34,8 +35,10 @@ from operator_core.actions import (
 )
 from operator_core.db import ActionDB, SyncActionDB
 from operator_core.db.ledger import recovery
+from operator_core.db.postgresql.sync_listener import SyncServerChanges
 from operator_core.db.run.blocking import finished
 from operator_core.db.sql.sqlite_library import dbapi
+from operator_core.db.sqlite import one_library
 from operator_core.db.sqlite.handle import SqliteHandle
 from operator_core.db.sqlite.sync_runner import SyncSqliteRunner
 from operator_core.db.sqlite.transaction import BlockingTransaction
@@ -489,6 +492,96 @@ def test_a_signal_handler_can_not_call_in_the_middle_of_a_call(where: str) -> No
         signal.signal(signal.SIGUSR1, previous)
 
 
+# ------ abandoned blocks
+
+
+class Cycle:
+    """Holds a block that only the garbage collector ends."""
+
+    def __init__(self, block: Any) -> None:
+        self.me = self
+        self.block = block
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """The garbage collector runs only where the test runs it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("inside", ["write", "transaction", "nothing"])
+def test_the_garbage_collector_ends_an_abandoned_claim(db: SyncActionDB, inside: str) -> None:
+    db.create_proposal(proposal(status=S.VALIDATED))
+    block = Cycle(db.claimed("worker", lease=timedelta(minutes=1)))
+    block.block.__enter__()
+    (beats,) = heartbeat_threads()
+    del block
+    if inside == "write":
+        db._units.write(lambda conn: gc.collect())
+    elif inside == "transaction":
+        with db.transaction():
+            gc.collect()
+    else:
+        gc.collect()
+    beats.join(PATIENCE)
+    assert not beats.is_alive()
+    # In the middle of a call nothing can be written: the lease will expire.
+    record = db.get_record(1)
+    assert record is not None
+    assert record.outcome_unknown is (inside == "nothing")
+
+
+@pytest.mark.usefixtures("collected")
+def test_the_garbage_collector_ends_a_follower_while_others_are_woken(db: SyncActionDB) -> None:
+    db.create_proposal(proposal())
+    follower = Cycle(db.events(follow=True))
+    next(follower.block)
+    del follower
+    doorbell: Any = db._database._doorbell  # type: ignore[attr-defined]
+
+    class Collecting(set[Any]):
+        def copy(self) -> set[Any]:
+            gc.collect()
+            return super().copy()
+
+    doorbell._listeners = Collecting(doorbell._listeners)
+    doorbell.ring()
+    assert not doorbell._listeners
+
+
+@pytest.mark.usefixtures("collected")
+def test_the_garbage_collector_ends_a_follower_in_the_thread_that_wakes_it(path: Path) -> None:
+    with SyncActionDB(path) as db, SyncActionDB(path) as other:
+        block = Cycle(db.changes())
+        block.block.__enter__()
+        (poller,) = db._database._pollers  # type: ignore[attr-defined]
+        poller._ring = gc.collect
+        del block
+        other.create_proposal(proposal())
+        poller._connection.join()
+        assert not db._database._pollers  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("collected")
+def test_the_garbage_collector_closes_a_ledger_while_another_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unclosed = Cycle(SyncActionDB(tmp_path / "1.db").open())
+    del unclosed
+
+    def collecting(items: Any) -> list[Any]:
+        gc.collect()
+        return list(items)
+
+    monkeypatch.setattr(one_library, "list", collecting, raising=False)
+    with pytest.warns(ResourceWarning), SyncActionDB(tmp_path / "2.db") as db:
+        assert db.create_proposal(proposal()).id == 1
+
+
 # ------ holding
 
 
@@ -670,6 +763,79 @@ def test_a_follower_of_a_closed_ledger_is_told(where: str) -> None:
         db.close()
         with pytest.raises(NotOpen):
             following.result(PATIENCE)
+
+
+def listener_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if "listener" in each.name]
+
+
+def test_on_a_server_all_who_wait_share_one_listener(server_ledger: str) -> None:
+    with SyncActionDB(server_ledger) as db:
+        with ExitStack() as stack:
+            waiting = [stack.enter_context(db.changes()) for _ in range(3)]
+            assert len(listener_threads()) == 1
+            with db.changes():
+                pass
+            for changed in waiting:
+                changed.clear()
+            db.create_proposal(proposal())
+            assert all(changed.wait(PATIENCE) for changed in waiting)
+        assert not listener_threads()
+
+
+def test_closing_ends_the_listener_of_a_follower(server_ledger: str) -> None:
+    db = SyncActionDB(server_ledger).open()
+    db.create_proposal(proposal())
+    events = db.events(follow=True)
+    next(events)
+    db.close()
+    assert not listener_threads()
+    with pytest.raises(NotOpen):
+        next(events)
+
+
+def test_closing_while_a_listener_starts(
+    server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = SyncActionDB(server_ledger).open()
+    wait_started = SyncServerChanges.wait_started
+
+    def closing(changes: SyncServerChanges) -> None:
+        wait_started(changes)
+        db.close()
+
+    monkeypatch.setattr(SyncServerChanges, "wait_started", closing)
+    with pytest.raises(NotOpen), db.changes():
+        pytest.fail("the ledger is closed")
+    assert not listener_threads()
+
+
+def test_a_forked_child_leaves_the_parents_listener_alone(server_ledger: str) -> None:
+    with SyncActionDB(server_ledger) as db:
+        block = db.changes()
+        changed = block.__enter__()
+        changes: Any = db._database._changes  # type: ignore[attr-defined]
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                block.__exit__(None, None, None)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(BlockingIOError):
+            changes._woken.recv(1)
+        # A byte that does not stop the listener does not keep it awake.
+        changes._waker.send(b"\0")
+        deadline = time.monotonic() + PATIENCE
+        while select.select([changes._woken], [], [], 0)[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        changed.clear()
+        db.create_proposal(proposal())
+        assert changed.wait(PATIENCE)
+        block.__exit__(None, None, None)
 
 
 def test_what_waits_for_an_event_loop_is_a_bug() -> None:

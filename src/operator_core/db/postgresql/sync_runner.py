@@ -28,7 +28,7 @@ from operator_core.db.run.backoff import delay
 from operator_core.db.run.blocking import BlockingUnits, finished, nested, not_open
 from operator_core.db.run.borrowed import in_savepoint, read_in_savepoint, translated
 from operator_core.db.run.notify import Doorbell
-from operator_core.db.run.runner import check_outside, check_process, inside, no_waiting
+from operator_core.db.run.runner import check_outside, check_process, inside, is_inside, no_waiting
 from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import translate
@@ -65,6 +65,10 @@ class SyncServerRunner:
         self._running: dict[object, int] = {}
         self._transactions: set[_SyncTransaction] = set()
         self._doorbell = Doorbell()
+        # One listener for all waiters. Reentrant: the garbage collector may end an abandoned waiter.
+        self._listening = threading.RLock()
+        self._waiters: set[object] = set()
+        self._changes: SyncServerChanges | None = None
 
     def __del__(self) -> None:
         if self._is_open and self._pid == os.getpid():
@@ -108,6 +112,7 @@ class SyncServerRunner:
                 transaction.close()
             # Wakes the listeners, which then find the ledger closed.
             self._doorbell.ring()
+            self._stop_listening()
             with self._state:
                 self._state.wait_for(lambda: not self._running)
             self._engine.dispose()
@@ -118,6 +123,11 @@ class SyncServerRunner:
         return threading.get_ident() in self._running.copy().values() or any(
             transaction.in_call for transaction in self._transactions.copy()
         )
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is neither in the middle of a call nor inside a transaction."""
+        return not self.in_call and not is_inside(self._transactions.copy())
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool; retries after a lost connection, because reads change nothing."""
@@ -184,12 +194,39 @@ class SyncServerRunner:
         self._check_open()
         check_outside(self._transactions)
         with self._doorbell.listening_in_thread() as changed:
-            changes = SyncServerChanges(self._engine, changed.set)
+            waiter = object()
             try:
-                changes.start()
+                self._listen(waiter).wait_started()
+                self._check_open()
                 yield changed
             finally:
-                changes.stop()
+                if os.getpid() == self._pid:
+                    self._stop_listening(waiter)
+
+    def _listen(self, waiter: object) -> SyncServerChanges:
+        """Starts the listener if there is none."""
+        with self._listening:
+            # `close` stops the listener after it has closed the ledger to new calls.
+            self._check_open()
+            self._waiters.add(waiter)
+            if self._changes is None:
+                self._changes = SyncServerChanges(self._engine, self._doorbell.ring)
+                try:
+                    self._changes.start()
+                except BaseException:
+                    self._stop_listening()
+                    raise
+            return self._changes
+
+    def _stop_listening(self, waiter: object = None) -> None:
+        """Stops the listener, if only `waiter` needed it; without `waiter`, in any case."""
+        with self._listening:
+            self._waiters.discard(waiter)
+            if waiter is not None and self._waiters:
+                return
+            changes, self._changes = self._changes, None
+        if changes is not None:
+            changes.stop()
 
     @contextmanager
     def _call(self) -> Generator[None]:
@@ -237,6 +274,11 @@ class _SyncTransaction:
     def in_call(self) -> bool:
         """Whether the calling thread is in the middle of a call on this object."""
         return self._turn.is_mine
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is not in the middle of a call on this object."""
+        return not self.in_call
 
     def begin(self) -> None:
         """Begins the transaction."""

@@ -26,6 +26,7 @@ class SqliteChanges:
         self._ring = ring
         self._stop = threading.Event()
         self._seen = 0
+        self._polled_in: int | None = None
         self._started: Future[None] = Future()
         connection.submit(self._watch)
 
@@ -54,12 +55,15 @@ class SqliteChanges:
 
     def join(self) -> None:
         """As `ended`, and blocks the thread."""
-        self._connection.join()
+        # The garbage collector may end an abandoned listener in this very thread.
+        if threading.get_ident() != self._polled_in:
+            self._connection.join()
 
     def _version(self) -> int:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]
 
     def _watch(self) -> None:
+        self._polled_in = threading.get_ident()
         try:
             self._seen = self._version()
         except BaseException as error:

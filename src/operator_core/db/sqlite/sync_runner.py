@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from operator_core.db.run.blocking import BlockingUnits, not_open
 from operator_core.db.run.notify import Doorbell
-from operator_core.db.run.runner import check_outside, check_process, inside
+from operator_core.db.run.runner import check_outside, check_process, inside, is_inside
 from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import read_damaged
@@ -152,6 +152,12 @@ class SyncSqliteRunner:
         writer = self._writer
         held = writer.held
         return writer.turn.is_mine or self._reading.is_mine or (held is not None and held.in_call)
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is neither in the middle of a unit nor inside the transaction."""
+        held = self._writer.held
+        return not self.in_call and not is_inside(() if held is None else (held,))
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on the last committed state; in memory, after the running write."""

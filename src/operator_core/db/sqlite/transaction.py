@@ -167,6 +167,11 @@ class BlockingTransaction(_OnHandle):
         """Whether the calling thread is in the middle of a call on this object."""
         return self._turn.is_mine
 
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is not in the middle of a call on this object."""
+        return not self.in_call
+
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit`, which sees the changes of the transaction."""
         return self._in_turn(lambda: self._read(unit))

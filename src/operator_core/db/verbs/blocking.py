@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from operator_core.actions.errors import ActionError, LeaseLost, NotFound
 from operator_core.actions.types import Claim, StoredProposal
 from operator_core.db.run.backoff import delay
-from operator_core.db.run.blocking import finished
+from operator_core.db.run.blocking import NeverSuspending, finished
 from operator_core.db.verbs.executions import BEATS
 from operator_core.db.verbs.history import unfinished
 from operator_core.db.verbs.holding import Execution, Lease
@@ -131,7 +131,10 @@ class BlockingVerbs(ActionLedger):
                 try:
                     yield execution
                 except BaseException as error:
-                    if not lost.is_set():
+                    # What can't write leaves the execution to the end of its lease, with an unknown outcome.
+                    if not lost.is_set() and (
+                        not isinstance(error, GeneratorExit) or self._can_write
+                    ):
                         with suppress(LeaseLost):
                             end(partial(self._fail_held, execution, error))
                     raise
@@ -172,6 +175,12 @@ class BlockingVerbs(ActionLedger):
             yield
         finally:
             stop.set()
-            # An interrupted start may leave a thread that can't be joined yet; it ends by itself.
-            if thread.is_alive():
+            # It ends by itself where it can't be joined: an interrupted start may leave a thread that has not begun,
+            # and the garbage collector may end an abandoned block in it, or in a thread that it waits for.
+            ours = thread is threading.current_thread()
+            if thread.is_alive() and not ours and self._can_write:
                 thread.join()
+
+    @property
+    def _can_write(self) -> bool:
+        return cast(NeverSuspending, self._units).can_write
