@@ -404,6 +404,11 @@ def test_after_an_interrupted_read_the_next_sees_what_is_new(path: Path) -> None
             db._units.read(read)
         other.create_proposal(proposal())
         assert sum(db.count_proposals().values()) == 3
+        # Its connection is a new one, which also refuses to write.
+        for pragma, value in (("query_only", 1), ("trusted_schema", 0)):
+            sql = f"PRAGMA {pragma}"
+            found = db._units.read(lambda conn, sql=sql: conn.exec_driver_sql(sql).scalar())
+            assert found == value
 
 
 def interrupted_once(
