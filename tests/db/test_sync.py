@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -768,6 +768,31 @@ def test_a_follower_of_a_closed_ledger_is_told(where: str) -> None:
         db.close()
         with pytest.raises(NotOpen):
             following.result(PATIENCE)
+
+
+def test_an_interrupted_wait_for_the_poller_ends_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(future: Future[Any], timeout: float | None = None) -> None:
+        # Where Python enters the block of the lock, it can be interrupted without leaving the block.
+        future._condition.acquire()  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    raised: list[BaseException] = []
+
+    def listen() -> None:
+        try:
+            with db.changes():
+                pass
+        except KeyboardInterrupt as error:
+            raised.append(error)
+
+    with SyncActionDB(path) as db:
+        monkeypatch.setattr(Future, "result", interrupted)
+        waiting = threading.Thread(target=listen, daemon=True)
+        waiting.start()
+        waiting.join(PATIENCE)
+        assert raised
 
 
 def listener_threads() -> list[threading.Thread]:
