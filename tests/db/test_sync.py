@@ -39,6 +39,7 @@ from operator_core.db.postgresql.sync_listener import SyncServerChanges
 from operator_core.db.run.blocking import finished
 from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite import one_library
+from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.handle import SqliteHandle
 from operator_core.db.sqlite.sync_runner import SyncSqliteRunner
 from operator_core.db.sqlite.transaction import BlockingTransaction
@@ -793,6 +794,16 @@ def test_an_interrupted_wait_for_the_poller_ends_it(
         waiting.start()
         waiting.join(PATIENCE)
         assert raised
+
+
+def test_closing_ends_a_poller_whose_end_was_interrupted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SyncActionDB(path) as db:
+        interrupted_once(monkeypatch, SqliteChanges, "end", before=True)
+        with pytest.raises(KeyboardInterrupt), db.changes():
+            (poller,) = db._database._pollers  # type: ignore[attr-defined]
+    assert poller._connection.has_ended
 
 
 def listener_threads() -> list[threading.Thread]:

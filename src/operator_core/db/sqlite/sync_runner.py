@@ -283,9 +283,10 @@ class SyncSqliteRunner:
                 self._check_open()
                 yield changed
             finally:
-                self._pollers.discard(poller)
                 poller.end()
                 poller.join()
+                # Last: if this is interrupted, `close` ends it.
+                self._pollers.discard(poller)
 
     def _check_not_inside(self) -> None:
         held = self._writer.held
