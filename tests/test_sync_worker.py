@@ -54,6 +54,44 @@ def test_it_runs_what_comes_until_it_is_stopped(db: SyncActionDB) -> None:
     assert found.status is S.VALIDATED
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_claims_that_no_thread_runs_are_given_back(
+    db: SyncActionDB, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    db.create_proposals([ready() for _ in range(3)])
+    submit, submitted, go_on = ThreadPoolExecutor.submit, [], threading.Event()
+
+    def fails(pool: ThreadPoolExecutor, *work: Any) -> Any:
+        submitted.append(submit(pool, *work))
+        if len(submitted) == 1:
+            assert running.wait(PATIENCE)
+            return submitted[0]
+        # The second is in the queue: a thread runs it, or it is given back. The third is not.
+        go_on.set()
+        submitted[0].result(PATIENCE)
+        raise error
+
+    handled: list[int] = []
+    running = threading.Event()
+
+    def handle(each: ActionProposal) -> None:
+        handled.append(each.id or 0)
+        running.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", fails)
+    with pytest.raises(error):
+        run_sync_worker(db, {"transfer_leader": handle}, concurrency=3, stop=threading.Event())
+    ended = {
+        each.proposal_id: each.success
+        for number in range(1, 4)
+        for each in db.get_records_for_proposal(number)
+    }
+    assert set(ended.values()) == {True, False}
+    assert {number for number, success in ended.items() if success} == set(handled)
+    assert None not in ended.values()
+
+
 def test_handlers_run_beside_each_other_up_to_concurrency(db: SyncActionDB) -> None:
     stop, meeting = threading.Event(), threading.Barrier(3)
 

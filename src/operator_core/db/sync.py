@@ -89,7 +89,10 @@ class SyncActionDB(SyncActionLedger):
         return self
 
     def close(self) -> None:
-        """Closes the ledger: refuses new calls, waits for running ones, and releases all connections."""
+        """Closes the ledger: refuses new calls, waits for running ones, and releases all connections.
+
+        Raises `ActionError` in a signal handler that has interrupted a call of the same thread.
+        """
         self._database.close()
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from operator_core.actions.errors import ActionError, InvalidValue, NotOpen
 from operator_core.actions.results import describe
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db.verbs.executions import LEASE
-from operator_core.db.verbs.sync import SyncActionLedger, hold
+from operator_core.db.verbs.sync import SyncActionLedger, give_back, hold
 from operator_core.worker.running import (
     POLLS_EVERY,
     SIGNALS,
@@ -84,6 +84,8 @@ class _Loop:
         self._concurrency = concurrency
         self._lease = lease
         self._running: set[Future[None]] = set()
+        # The claims that no thread runs yet, by the id of the record. Whoever removes one, runs it or gives it back.
+        self._unbegun: dict[int, Claim] = {}
         self._count = 0
 
     def run(self, stop: _Stop) -> int:
@@ -124,16 +126,25 @@ class _Loop:
         except ActionError as error:
             logger.warning("%s could not claim: %s", self._worker, error)
             return 0
-        for claim in taken:
-            context = contextvars.copy_context()
-            running = threads.submit(context.run, self._execute, claim, requested)
-            self._running.add(running)
-            # The end of an execution makes room, as a commit may bring work.
-            running.add_done_callback(lambda _: changed.set())
+        try:
+            self._unbegun.update((claim.record.id, claim) for claim in taken)
+            for claim in taken:
+                context = contextvars.copy_context()
+                running = threads.submit(context.run, self._execute, claim, requested)
+                self._running.add(running)
+                # The end of an execution makes room, as a commit may bring work.
+                running.add_done_callback(lambda _: changed.set())
+        except BaseException:
+            # Interrupted, or there is no thread. A claim that is submitted may also be in the queue of the threads.
+            found = (self._unbegun.pop(claim.record.id, None) for claim in taken)
+            give_back(self._db, [claim for claim in found if claim is not None])
+            raise
         self._count += len(taken)
         return len(taken)
 
     def _execute(self, claim: Claim, requested: float) -> None:
+        if self._unbegun.pop(claim.record.id, None) is None:
+            return
         with (
             reported(self._worker, claim) as handled,
             hold(self._db, claim, self._lease, requested) as execution,

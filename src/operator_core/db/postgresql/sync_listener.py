@@ -29,35 +29,50 @@ class SyncServerChanges:
         self._failures = 0
         # A byte from `stop` ends the wait for the server.
         self._waker, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="operator-core-listener", daemon=True
         )
 
     def start(self) -> None:
-        """Starts to listen; no commit after its return is missed, unless the server can't be reached yet."""
+        """Starts to listen, without waiting."""
         self._thread.start()
+
+    def wait_started(self) -> None:
+        """Waits for the first try; no commit after its return is missed, unless the server can't be reached yet."""
         self._tried.wait()
 
     def stop(self) -> None:
         """Stops listening and closes the connection."""
         self._stopped.set()
-        self._waker.send(b"\0")
-        if self._thread.is_alive():
+        # The thread has closed it if it has ended before.
+        with suppress(OSError):
+            self._waker.send(b"\0")
+        if not self._thread.is_alive():
+            self._close()
+        elif self._thread is not threading.current_thread():
+            # It is the current one if the garbage collector ends an abandoned listener in it.
             self._thread.join()
+
+    def _close(self) -> None:
         self._waker.close()
         self._woken.close()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._failures += 1
-            try:
-                self._listen()
-            except Exception as error:
-                logger.warning("not listening for changes: %s", type(error).__name__)
+        try:
+            while not self._stopped.is_set():
+                self._failures += 1
+                try:
+                    self._listen()
+                except Exception as error:
+                    logger.warning("not listening for changes: %s", type(error).__name__)
+                self._tried.set()
+                self._ring()
+                self._stopped.wait(delay(self._failures, first=0.05, longest=5.0))
+        finally:
             self._tried.set()
-            self._ring()
-            self._stopped.wait(delay(self._failures, first=0.05, longest=5.0))
+            self._close()
 
     def _listen(self) -> None:
         """Listens until the connection is lost or `stop` is called."""
@@ -73,6 +88,9 @@ class SyncServerChanges:
                 selector.register(self._woken, selectors.EVENT_READ)
                 while not self._stopped.is_set():
                     selector.select()
+                    # A byte that is not from `stop` must not end every wait from then on.
+                    with suppress(BlockingIOError):
+                        self._woken.recv(64)
                     # Raises if the connection is lost.
                     raw.pgconn.consume_input()
                     while raw.pgconn.notifies() is not None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -28,7 +28,8 @@ from operator_core.db.run.backoff import delay
 from operator_core.db.run.blocking import BlockingUnits, finished, nested, not_open
 from operator_core.db.run.borrowed import in_savepoint, read_in_savepoint, translated
 from operator_core.db.run.notify import Doorbell
-from operator_core.db.run.runner import check_outside, check_process, inside, no_waiting
+from operator_core.db.run.runner import check_outside, check_process, inside, is_inside, no_waiting
+from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import translate
 from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
@@ -57,12 +58,17 @@ class SyncServerRunner:
         self._limits = Limits(timeout)
         self._pid: int | None = None
         self._is_open = False
-        self._gate = threading.Lock()
-        # Guards the running calls.
+        # Reentrant: a signal handler may close the ledger while it is opened or closed.
+        self._gate = threading.RLock()
+        # Guards the running calls, each with its thread.
         self._state = threading.Condition()
-        self._running: dict[object, None] = {}
+        self._running: dict[object, int] = {}
         self._transactions: set[_SyncTransaction] = set()
         self._doorbell = Doorbell()
+        # One listener for all waiters. Reentrant: the garbage collector may end an abandoned waiter.
+        self._listening = threading.RLock()
+        self._waiters: set[object] = set()
+        self._changes: SyncServerChanges | None = None
 
     def __del__(self) -> None:
         if self._is_open and self._pid == os.getpid():
@@ -89,21 +95,39 @@ class SyncServerRunner:
             self._is_open = True
 
     def close(self) -> None:
-        """Refuses new calls, rolls back open transactions, waits for running calls, and closes the connections."""
+        """Refuses new calls, rolls back open transactions, waits for running calls, and closes the connections.
+
+        Raises `ActionError` in a signal handler that has interrupted a call of the same thread.
+        """
         if self._pid != os.getpid():
             return
         with self._gate:
             if not self._is_open:
                 return
+            if self.in_call:
+                raise in_the_middle()
             self._is_open = False
             # Transactions first: a running call may wait for a row that one of them has locked.
-            while self._transactions:
-                self._transactions.pop().close()
+            for transaction in self._transactions.copy():
+                transaction.close()
             # Wakes the listeners, which then find the ledger closed.
             self._doorbell.ring()
+            self._stop_listening()
             with self._state:
                 self._state.wait_for(lambda: not self._running)
             self._engine.dispose()
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call."""
+        return threading.get_ident() in self._running.copy().values() or any(
+            transaction.in_call for transaction in self._transactions.copy()
+        )
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is neither in the middle of a call nor inside a transaction."""
+        return not self.in_call and not is_inside(self._transactions.copy())
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on a connection of the pool; retries after a lost connection, because reads change nothing."""
@@ -170,12 +194,39 @@ class SyncServerRunner:
         self._check_open()
         check_outside(self._transactions)
         with self._doorbell.listening_in_thread() as changed:
-            changes = SyncServerChanges(self._engine, changed.set)
+            waiter = object()
             try:
-                changes.start()
+                self._listen(waiter).wait_started()
+                self._check_open()
                 yield changed
             finally:
-                changes.stop()
+                if os.getpid() == self._pid:
+                    self._stop_listening(waiter)
+
+    def _listen(self, waiter: object) -> SyncServerChanges:
+        """Starts the listener if there is none."""
+        with self._listening:
+            # `close` stops the listener after it has closed the ledger to new calls.
+            self._check_open()
+            self._waiters.add(waiter)
+            if self._changes is None:
+                self._changes = SyncServerChanges(self._engine, self._doorbell.ring)
+                try:
+                    self._changes.start()
+                except BaseException:
+                    self._stop_listening()
+                    raise
+            return self._changes
+
+    def _stop_listening(self, waiter: object = None) -> None:
+        """Stops the listener, if only `waiter` needed it; without `waiter`, in any case."""
+        with self._listening:
+            self._waiters.discard(waiter)
+            if waiter is not None and self._waiters:
+                return
+            changes, self._changes = self._changes, None
+        if changes is not None:
+            changes.stop()
 
     @contextmanager
     def _call(self) -> Generator[None]:
@@ -184,7 +235,7 @@ class SyncServerRunner:
         try:
             with self._state:
                 self._check_open()
-                self._running[call] = None
+                self._running[call] = threading.get_ident()
             with self._translated():
                 yield
         finally:
@@ -215,8 +266,19 @@ class _SyncTransaction:
     ) -> None:
         self._conn = conn
         self._translated = translated
-        self._turn = threading.Lock()
+        self._pid = os.getpid()
+        self._turn = Turn()
         self._over = False
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call on this object."""
+        return self._turn.is_mine
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is not in the middle of a call on this object."""
+        return not self.in_call
 
     def begin(self) -> None:
         """Begins the transaction."""
@@ -256,7 +318,10 @@ class _SyncTransaction:
 
     def close(self) -> None:
         """Rolls back uncommitted changes and returns the connection to the pool. A second call does nothing."""
-        with self._turn:
+        if os.getpid() != self._pid:
+            self._leave_to_parent()
+            return
+        with self._turn.lock:
             self._over = True
             if self._conn.closed:
                 return
@@ -269,12 +334,30 @@ class _SyncTransaction:
                         self._conn.invalidate()
                     self._conn.close()
 
+    def _leave_to_parent(self) -> None:
+        """Takes this process's copy of the connection from it, in a fork: the pool would roll back on the copy."""
+        if self._conn.closed or self._conn.invalidated:
+            return
+        driver: Any = self._conn.connection.driver_connection
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            os.dup2(nothing.fileno(), driver.fileno())
+        self._conn.invalidate()
+        self._conn.close()
+
     def _alone(self, work: Callable[[], T]) -> T:
-        with self._turn, self._translated():
-            if self._over:
-                raise NotOpen("the transaction is over")
-            self._check_alive()
-            return work()
+        check_process(self._pid)
+        turn = self._turn
+        if turn.is_mine:
+            raise in_the_middle()
+        with turn.lock, self._translated():
+            try:
+                turn.owner = threading.get_ident()
+                if self._over:
+                    raise NotOpen("the transaction is over")
+                self._check_alive()
+                return work()
+            finally:
+                turn.owner = None
 
     def _check_alive(self) -> None:
         # On a lost connection the next statement, maybe a COMMIT, would look like a lost answer.

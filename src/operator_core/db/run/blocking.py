@@ -40,6 +40,14 @@ class BlockingUnits(Protocol):
         """Runs a unit as one transaction, or as one part of a transaction."""
         ...
 
+    @property
+    def can_write(self) -> bool:
+        """Whether a write by the calling thread would not wait for that thread itself.
+
+        False in what the garbage collector runs in the middle of a call, or inside a transaction.
+        """
+        ...
+
     def transaction(self) -> "AbstractContextManager[BlockingUnits]":
         """A block in which all units form one transaction."""
         ...
@@ -66,6 +74,11 @@ class NeverSuspending:
 
     def __init__(self, units: BlockingUnits) -> None:
         self._units = units
+
+    @property
+    def can_write(self) -> bool:
+        """As `BlockingUnits.can_write`."""
+        return self._units.can_write
 
     async def read(self, unit: Unit[T]) -> T:
         """Runs `unit` in the calling thread."""

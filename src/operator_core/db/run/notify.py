@@ -12,7 +12,8 @@ class Doorbell:
     """Sets the events of all listeners when it is rung."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Without a lock, for which the garbage collector, which may end an abandoned listener at any point, would wait.
+        # Each operation of a set is atomic.
         self._listeners: set[Callable[[], object]] = set()
 
     @contextmanager
@@ -37,19 +38,14 @@ class Doorbell:
 
     @contextmanager
     def _calling(self, wake: Callable[[], object]) -> Generator[None]:
-        with self._lock:
-            self._listeners.add(wake)
         try:
+            self._listeners.add(wake)
             yield
         finally:
-            with self._lock:
-                self._listeners.discard(wake)
+            self._listeners.discard(wake)
 
     def ring(self) -> None:
         """Wakes all listeners; may be called from any thread."""
-        if not self._listeners:
-            return
-        with self._lock:
-            listeners = list(self._listeners)
-        for wake in listeners:
-            wake()
+        if self._listeners:
+            for wake in self._listeners.copy():
+                wake()

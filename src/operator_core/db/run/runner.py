@@ -16,6 +16,7 @@ __all__ = [
     "check_outside",
     "check_process",
     "inside",
+    "is_inside",
     "no_waiting",
 ]
 
@@ -77,12 +78,17 @@ def inside(transaction: object) -> Generator[None]:
         _INSIDE.set(before)
 
 
+def is_inside(under_way: Collection[object]) -> bool:
+    """Whether the caller is inside one of the transactions `under_way`."""
+    return bool(under_way) and any(each in under_way for each in _INSIDE.get())
+
+
 def check_outside(under_way: Collection[object]) -> None:
     """Raises `ActionError` if the caller is inside one of the transactions `under_way`.
 
     Its call would wait for that transaction, which in turn waits for the call.
     """
-    if under_way and any(each in under_way for each in _INSIDE.get()):
+    if is_inside(under_way):
         raise ActionError(
             "inside transaction(), call the methods of the object that it yields: "
             "this call would wait for the transaction that it is in"

@@ -26,7 +26,11 @@ class SqliteChanges:
         self._ring = ring
         self._stop = threading.Event()
         self._seen = 0
+        self._polled_in: int | None = None
         self._started: Future[None] = Future()
+        # An interrupt in the wait for a future can keep the future's lock for ever, and the thread would wait for it.
+        self._starting = threading.Lock()
+        self._starting.acquire()
         connection.submit(self._watch)
 
     @property
@@ -41,6 +45,8 @@ class SqliteChanges:
 
     def wait_started(self) -> None:
         """As `started`, and blocks the thread."""
+        with self._starting:
+            pass
         self._started.result()
 
     def end(self) -> None:
@@ -54,19 +60,29 @@ class SqliteChanges:
 
     def join(self) -> None:
         """As `ended`, and blocks the thread."""
-        self._connection.join()
+        # The garbage collector may end an abandoned listener in this very thread.
+        if threading.get_ident() != self._polled_in:
+            self._connection.join()
 
     def _version(self) -> int:
         return self._connection.raw.execute("PRAGMA data_version").fetchone()[0]
 
-    def _watch(self) -> None:
+    def _start(self) -> bool:
         try:
             self._seen = self._version()
         except BaseException as error:
             self._started.set_exception(self._connection.translate(error))
-            return
+            return False
         self._started.set_result(None)
-        while not self._stop.wait(LOOKS_EVERY):
+        return True
+
+    def _watch(self) -> None:
+        self._polled_in = threading.get_ident()
+        try:
+            started = self._start()
+        finally:
+            self._starting.release()
+        while started and not self._stop.wait(LOOKS_EVERY):
             try:
                 version = self._version()
             except dbapi.Error:

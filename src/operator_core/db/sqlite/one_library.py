@@ -20,7 +20,8 @@ __all__ = ["check_connection", "check_library", "file_of", "hold", "library_of",
 
 # The open ledgers of files, each with its process, its file and its library.
 _held: Final[WeakKeyDictionary[object, tuple[int, Inode, Any]]] = WeakKeyDictionary()
-_lock: Final = threading.Lock()
+# Reentrant: the garbage collector may close a ledger in a thread that holds the lock.
+_lock: Final = threading.RLock()
 
 
 def library_of(dialect: Dialect) -> Any:

@@ -43,6 +43,7 @@ class Opening:
         self._upgrade = upgrade
         self._file_mode = file_mode
         self._any_thread = any_thread
+        self._first: ReadingOpener | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -83,17 +84,23 @@ class Opening:
                 self._schema.make_current(handle.wrapped, busy_timeout=self.busy_timeout)
         raw.execute(NO_TRUST)
         raw.execute("PRAGMA query_only = ON")
+        if self._first is not None:
+            # For the connection after this one is dropped.
+            self._first.query_only = True
         self.file.remember()
 
     def reading(self, *, query_only: bool = True) -> ReadingOpener:
         """The opener of a connection that reads the file; the first one, which may upgrade it, is not `query_only`."""
-        return ReadingOpener(
+        opener = ReadingOpener(
             self.name,
             busy_timeout=self.busy_timeout,
             changes_nothing=not self._upgrade,
             query_only=query_only,
             any_thread=self._any_thread,
         )
+        if not query_only:
+            self._first = opener
+        return opener
 
     def writing(self) -> dict[str, Any]:
         """The arguments of the `SqliteHandle` that writes to the file."""

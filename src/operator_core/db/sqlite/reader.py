@@ -30,7 +30,8 @@ class ReadingOpener:
         self._path = path
         self._busy_timeout = busy_timeout
         self._changes_nothing = changes_nothing
-        self._query_only = query_only
+        self.query_only = query_only
+        """Whether the next connection refuses writes."""
         self._any_thread = any_thread
         self._immutable_state: Any = None
 
@@ -41,7 +42,7 @@ class ReadingOpener:
             self._path,
             busy_timeout=self._busy_timeout,
             how=how,
-            read_only=self._query_only,
+            read_only=self.query_only,
             any_thread=self._any_thread,
         )
 

@@ -7,14 +7,15 @@ both; readers do not wait for the writer. In memory there is one connection.
 import os
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from operator_core.db.run.blocking import BlockingUnits, not_open
 from operator_core.db.run.notify import Doorbell
-from operator_core.db.run.runner import check_outside, check_process, inside
+from operator_core.db.run.runner import check_outside, check_process, inside, is_inside
+from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import Unit, run_units
@@ -32,6 +33,17 @@ from operator_core.db.sqlite.work_limit import WorkLimit
 __all__ = ["SyncSqliteRunner"]
 
 T = TypeVar("T")
+
+
+class _Writer:
+    """The writing connection of one opening, the turn to use it, and the transaction() that has the turn."""
+
+    __slots__ = ("handle", "held", "turn")
+
+    def __init__(self, handle: SqliteHandle) -> None:
+        self.handle = handle
+        self.turn = Turn()
+        self.held: BlockingTransaction | None = None
 
 
 class SyncSqliteRunner:
@@ -57,19 +69,17 @@ class SyncSqliteRunner:
         self._check_files = self._opening.check_files
         self._pid: int | None = None
         self._is_open = False
-        # Opening and closing; then the writing connection, and the reading one.
-        self._gate = threading.Lock()
-        self._writing = threading.Lock()
-        self._reading = threading.Lock()
+        # For opening and closing. Reentrant: a signal handler may close the ledger meanwhile.
+        self._gate = threading.RLock()
+        self._reading = Turn()
         self._new_handles()
-        self._held: BlockingTransaction | None = None
         self._doorbell = Doorbell()
         self._pollers: set[SqliteChanges] = set()
 
     def _new_handles(self) -> None:
         opening = self._opening
-        self._writer = SqliteHandle(
-            **(opening.memory() if opening.in_memory else opening.writing())
+        self._writer = _Writer(
+            SqliteHandle(**(opening.memory() if opening.in_memory else opening.writing()))
         )
         # The connection that checks the schema is also the one that reads.
         opener = opening.reading(query_only=False)
@@ -96,7 +106,7 @@ class SyncSqliteRunner:
                 return
             self._pid = os.getpid()
             self._new_handles()
-            handle = self._writer if self._opening.in_memory else self._reader.connection
+            handle = self._writer.handle if self._opening.in_memory else self._reader.connection
             try:
                 self._opening.make_ready(handle, WorkLimit(), self)
             except BaseException as error:
@@ -106,35 +116,62 @@ class SyncSqliteRunner:
             self._is_open = True
 
     def close(self) -> None:
-        """Refuses new units, waits for running ones, rolls back an open transaction, and closes."""
+        """Refuses new units, waits for running ones, rolls back an open transaction, and closes.
+
+        Raises `ActionError` in a signal handler that has interrupted a unit of the same thread.
+        """
         if os.getpid() != self._pid:
             return
         with self._gate:
             if not self._is_open:
                 return
+            if self.in_call:
+                raise in_the_middle()
             self._is_open = False
             # Wakes the listeners, which then find the ledger closed.
             self._doorbell.ring()
-            if (held := self._held) is not None:
-                held.end_quietly()
-            with self._writing, self._reading:
+            writer = self._writer
+            held = writer.held
+            if held is not None:
+                held.leave()
+            # Its block keeps the turn to its end, without the connection.
+            turn = nullcontext() if held is not None else writer.turn.lock
+            with turn, self._reading.lock:
                 # The writer comes last: the last connection moves the write-ahead log into the file.
                 for poller in list(self._pollers):
                     poller.end()
                     poller.join()
                 self._reader.connection.disconnect()
-                self._writer.disconnect()
+                writer.handle.disconnect()
             release(self)
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a unit."""
+        writer = self._writer
+        held = writer.held
+        return writer.turn.is_mine or self._reading.is_mine or (held is not None and held.in_call)
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is neither in the middle of a unit nor inside the transaction."""
+        held = self._writer.held
+        return not self.in_call and not is_inside(() if held is None else (held,))
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit` on the last committed state; in memory, after the running write."""
         if self._opening.in_memory:
             return self.write(partial(read_damaged, unit=unit))
         self._check_open()
-        reader = self._reader
-        with self._reading:
+        turn = self._reading
+        if turn.is_mine:
+            raise in_the_middle()
+        with turn.lock:
+            # The ledger may have been closed and opened again meanwhile.
             self._check_open()
+            reader = self._reader
             try:
+                turn.owner = threading.get_ident()
                 return reader.read(unit)
             except Exception as error:
                 reader.connection.raise_own(error)
@@ -142,27 +179,29 @@ class SyncSqliteRunner:
                 # Interrupted between the rows of a result. While it is open, later reads would see its state.
                 reader.connection.drop()
                 raise
+            finally:
+                turn.owner = None
 
     def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction, and returns when it is durable; any exception rolls it back."""
-        self._check_open()
-        self._check_not_inside()
-        with self._writing:
-            self._check_open()
-            writer = self._writer
+        writer = self._my_writer()
+        handle, turn = writer.handle, writer.turn
+        with turn.lock:
             try:
-                self._check_files(begun=False)
-                writer.begin()
-                raw = writer.raw
+                turn.owner = threading.get_ident()
+                self._prepare(writer)
+                raw = handle.raw
                 before = raw.total_changes
-                (result,) = run_units(writer.wrapped, [unit])
+                (result,) = run_units(handle.wrapped, [unit])
                 raw.execute("COMMIT")
                 changes = raw.total_changes != before
                 if changes:
                     self._check_files(begun=True)
             except BaseException as error:
-                writer.undo()
-                writer.raise_own(error)
+                handle.undo()
+                handle.raise_own(error)
+            finally:
+                turn.owner = None
         if changes:
             self._doorbell.ring()
         return result
@@ -170,34 +209,52 @@ class SyncSqliteRunner:
     @contextmanager
     def transaction(self) -> Generator[BlockingUnits]:
         """Holds the write lock from entry to exit; other threads that write wait."""
-        self._check_open()
-        self._check_not_inside()
-        self._writing.acquire()
-        transaction = BlockingTransaction(self._writer, self._release, self._committed)
-        try:
-            self._begin(transaction)
-            with inside(transaction):
-                yield transaction
-        except BaseException:
-            transaction.end_quietly()
-            raise
-        transaction.commit()
+        writer = self._my_writer()
+        with writer.turn.lock:
+            transaction = BlockingTransaction(writer.handle, self._committed)
+            try:
+                self._begin(writer, transaction)
+                with inside(transaction):
+                    yield transaction
+                transaction.commit()
+            finally:
+                transaction.leave()
+                writer.held = None
 
-    def _begin(self, transaction: BlockingTransaction) -> None:
+    def _begin(self, writer: "_Writer", transaction: BlockingTransaction) -> None:
+        turn = writer.turn
         try:
-            self._check_open()
-            self._check_files(begun=False)
-            self._writer.begin()
+            turn.owner = threading.get_ident()
+            self._prepare(writer)
+            transaction.begun()
         except Exception as error:
-            self._writer.raise_own(error)
-        transaction.begun()
-        self._held = transaction
+            writer.handle.raise_own(error)
+        finally:
+            # The block may pass to another thread.
+            turn.owner = None
+        writer.held = transaction
         # `close` looks for it after it has closed the ledger to new calls.
         self._check_open()
 
-    def _release(self) -> None:
-        self._held = None
-        self._writing.release()
+    def _my_writer(self) -> "_Writer":
+        """The writer, for a caller that does not hold its turn yet."""
+        self._check_open()
+        self._check_not_inside()
+        writer = self._writer
+        if writer.turn.is_mine:
+            raise in_the_middle()
+        return writer
+
+    def _prepare(self, writer: "_Writer") -> None:
+        """Begins a transaction on `writer`, whose turn the caller has taken."""
+        self._check_open()
+        if writer is not self._writer:
+            # The ledger was closed and opened again meanwhile.
+            raise not_open()
+        # An interrupted block may have left it.
+        writer.held = None
+        self._check_files(begun=False)
+        writer.handle.begin()
 
     def _committed(self, changes: bool) -> None:
         if changes:
@@ -225,12 +282,13 @@ class SyncSqliteRunner:
                 self._check_open()
                 yield changed
             finally:
-                self._pollers.discard(poller)
                 poller.end()
                 poller.join()
+                # Last: if this is interrupted, `close` ends it.
+                self._pollers.discard(poller)
 
     def _check_not_inside(self) -> None:
-        held = self._held
+        held = self._writer.held
         check_outside(() if held is None else (held,))
 
     def _check_open(self) -> None:

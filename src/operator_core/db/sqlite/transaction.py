@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
 from operator_core.db.run.blocking import BlockingUnits, nested
-from operator_core.db.run.runner import UnitRunner, no_waiting
+from operator_core.db.run.runner import UnitRunner, check_process, no_waiting
+from operator_core.db.run.turn import Turn, in_the_middle
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.unit import Unit
@@ -29,19 +31,13 @@ T = TypeVar("T")
 class _OnHandle:
     """A transaction on a connection. Only one thread at a time may call it, that of a `SqliteConnection` if it has one.
 
-    `release` lets other callers write. `committed` runs after a COMMIT, with whether it changed any row.
+    `committed` runs after a COMMIT, with whether it changed any row.
     """
 
     _LOST: Final = "the transaction is lost: it was rolled back, and nothing of it was kept"
 
-    def __init__(
-        self,
-        handle: SqliteHandle,
-        release: Callable[[], None],
-        committed: Callable[[bool], None],
-    ) -> None:
+    def __init__(self, handle: SqliteHandle, committed: Callable[[bool], None]) -> None:
         self._handle = handle
-        self._release = release
         self._committed = committed
         self._changes_before = 0
         self.over = False
@@ -67,14 +63,6 @@ class _OnHandle:
                 raise NotOpen(self._LOST)
         finally:
             self._handle.undo()
-            self._release()
-
-    def end_quietly(self) -> None:
-        """Rolls back the transaction unless it is over; never raises."""
-        try:
-            self._end("ROLLBACK")
-        except Exception:
-            logger.exception("an abandoned transaction could not be rolled back")
 
     def _usable(self) -> Connection:
         if self.over:
@@ -94,7 +82,10 @@ class _OnHandle:
 
 
 class SqliteTransaction(_OnHandle):
-    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there."""
+    """A `UnitRunner` inside one transaction, for the task that began it and for tasks that get it from there.
+
+    `release` lets other callers write.
+    """
 
     def __init__(
         self,
@@ -102,8 +93,9 @@ class SqliteTransaction(_OnHandle):
         release: Callable[[], None],
         committed: Callable[[bool], None],
     ) -> None:
-        super().__init__(connection, release, committed)
+        super().__init__(connection, committed)
         self._connection = connection
+        self._release = release
         # Weak, so that an unused event loop, and the transaction with it, can be garbage-collected.
         self._loop = weakref.ref(asyncio.get_running_loop())
 
@@ -140,6 +132,21 @@ class SqliteTransaction(_OnHandle):
             if how == "COMMIT":
                 raise NotOpen(self._LOST) from None
 
+    def _end(self, how: str) -> None:
+        was_over = self.over
+        try:
+            super()._end(how)
+        finally:
+            if not was_over:
+                self._release()
+
+    def end_quietly(self) -> None:
+        """Rolls back the transaction unless it is over; never raises."""
+        try:
+            self._end("ROLLBACK")
+        except Exception:
+            logger.exception("an abandoned transaction could not be rolled back")
+
     def abandon(self) -> None:
         """Rolls back a transaction that has no caller: the caller was cancelled while it began."""
         with suppress(NotOpen):
@@ -149,14 +156,21 @@ class SqliteTransaction(_OnHandle):
 class BlockingTransaction(_OnHandle):
     """A `BlockingUnits` inside one transaction. Its threads take turns, so that their savepoints do not interleave."""
 
-    def __init__(
-        self,
-        handle: SqliteHandle,
-        release: Callable[[], None],
-        committed: Callable[[bool], None],
-    ) -> None:
-        super().__init__(handle, release, committed)
-        self._turn = threading.Lock()
+    def __init__(self, handle: SqliteHandle, committed: Callable[[bool], None]) -> None:
+        super().__init__(handle, committed)
+        self._pid = os.getpid()
+        self._turn = Turn()
+        self._left = False
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call on this object."""
+        return self._turn.is_mine
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is not in the middle of a call on this object."""
+        return not self.in_call
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit`, which sees the changes of the transaction."""
@@ -175,22 +189,33 @@ class BlockingTransaction(_OnHandle):
         raise no_waiting()
 
     def commit(self) -> None:
-        """Commits and lets other threads write. Raises `NotOpen` if the transaction is already rolled back."""
+        """Commits. Raises `NotOpen` if the transaction is already rolled back."""
         self._in_turn(lambda: self._end("COMMIT"))
 
-    def end_quietly(self) -> None:
-        """Rolls back the transaction after its running unit, unless it is over; never raises."""
-        with self._turn:
-            if not self.over:
-                self.over = True
-                try:
-                    self._handle.undo()
-                finally:
-                    self._release()
+    def leave(self) -> None:
+        """Rolls back what is not committed, after the running unit; never raises. A second call does nothing.
+
+        Afterwards this object does not use the connection. In a fork it does nothing: the connection is the parent's.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._turn.lock:
+            # Also after an interrupted commit, which is over and may not be rolled back.
+            self.over = True
+            if not self._left:
+                self._handle.undo()
+                self._left = True
 
     def _in_turn(self, work: Callable[[], T]) -> T:
-        with self._turn:
+        check_process(self._pid)
+        turn = self._turn
+        if turn.is_mine:
+            raise in_the_middle()
+        with turn.lock:
             try:
+                turn.owner = threading.get_ident()
                 return work()
             except BaseException as error:
                 self._handle.raise_own(error)
+            finally:
+                turn.owner = None

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from operator_core.actions.errors import ActionError, LeaseLost, NotFound
 from operator_core.actions.types import Claim, StoredProposal
 from operator_core.db.run.backoff import delay
-from operator_core.db.run.blocking import finished
+from operator_core.db.run.blocking import NeverSuspending, finished
 from operator_core.db.verbs.executions import BEATS
 from operator_core.db.verbs.history import unfinished
 from operator_core.db.verbs.holding import Execution, Lease
@@ -102,37 +102,52 @@ class BlockingVerbs(ActionLedger):
                     with suppress(ActionError):
                         finished(self.heartbeat(known, length))
 
-        with _beside(beat, stop):
-            yield
+        try:
+            with self._beside(beat, stop):
+                yield
+        except ActionError:
+            raise
+        except BaseException:
+            await self._give_back(taken)
+            raise
 
     @contextmanager
     def hold(self, claim: Claim, seconds: float, since: float | None) -> Generator[SyncExecution]:
         """As `HoldingVerbs.holding`; `since` is the time of the claim by `_clock`, which saves the first heartbeat."""
-        record_id = claim.record.id
-        if since is None or self._clock() - since > seconds / BEATS:
-            try:
-                since = finished(self._first_heartbeat(record_id, seconds))
-            except KeyboardInterrupt:
-                finished(self._give_back([claim]))
-                raise
-        lease, stop = Lease(seconds, since), threading.Event()
-        lost = Lost(record_id, lease)
-        execution = SyncExecution(claim, lost)
+        record_id, stop = claim.record.id, threading.Event()
+        begun = False
 
         def end(call: Callable[[], Awaitable[None]]) -> None:
             finished(self._end_with_retries(record_id, call, seconds))
 
-        with _beside(partial(self._beat, record_id, lease, lost, stop), stop):
-            try:
-                yield execution
-            except BaseException as error:
-                if not lost.is_set():
-                    with suppress(LeaseLost):
-                        end(partial(self._fail_held, execution, error))
-                raise
-            if lost.error is not None:
-                raise lost.error
-            end(partial(self._complete_held, execution))
+        try:
+            if since is None or self._clock() - since > seconds / BEATS:
+                since = finished(self._first_heartbeat(record_id, seconds))
+            lease = Lease(seconds, since)
+            lost = Lost(record_id, lease)
+            execution = SyncExecution(claim, lost)
+            with self._beside(partial(self._beat, record_id, lease, lost, stop), stop):
+                begun = True
+                try:
+                    yield execution
+                except BaseException as error:
+                    # What can't write leaves the execution to the end of its lease, with an unknown outcome.
+                    if not lost.is_set() and (
+                        not isinstance(error, GeneratorExit) or self._can_write
+                    ):
+                        with suppress(LeaseLost):
+                            end(partial(self._fail_held, execution, error))
+                    raise
+                if lost.error is not None:
+                    raise lost.error
+                end(partial(self._complete_held, execution))
+        except ActionError:
+            raise
+        except BaseException:
+            # Interrupted, or there is no thread for the heartbeats.
+            if not begun:
+                finished(self._give_back([claim]))
+            raise
 
     def _beat(self, record_id: int, lease: Lease, lost: Lost, stop: threading.Event) -> None:
         """Sends heartbeats until `stop` is set or the lease is lost."""
@@ -151,14 +166,21 @@ class BlockingVerbs(ActionLedger):
                 if not lost.is_set():
                     lease.arrived(sent)
 
+    @contextmanager
+    def _beside(self, work: Callable[[], None], stop: threading.Event) -> Generator[None]:
+        """A block beside which a thread does `work`, which ends when `stop` is set."""
+        thread = threading.Thread(target=work, name="operator-core-heartbeats", daemon=True)
+        try:
+            thread.start()
+            yield
+        finally:
+            stop.set()
+            # It ends by itself where it can't be joined: an interrupted start may leave a thread that has not begun,
+            # and the garbage collector may end an abandoned block in it, or in a thread that it waits for.
+            ours = thread is threading.current_thread()
+            if thread.is_alive() and not ours and self._can_write:
+                thread.join()
 
-@contextmanager
-def _beside(work: Callable[[], None], stop: threading.Event) -> Generator[None]:
-    """A block beside which a thread does `work`, which ends when `stop` is set."""
-    thread = threading.Thread(target=work, name="operator-core-heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    @property
+    def _can_write(self) -> bool:
+        return cast(NeverSuspending, self._units).can_write

@@ -2,7 +2,15 @@
 
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import wraps
@@ -16,7 +24,7 @@ from operator_core.db.verbs.blocking import BlockingVerbs, SyncExecution
 from operator_core.db.verbs.executions import LEASE, Names, Types, lease_of
 from operator_core.db.verbs.ledger import ActionLedger
 
-__all__ = ["SyncActionLedger", "hold"]
+__all__ = ["SyncActionLedger", "give_back", "hold"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -167,3 +175,8 @@ def hold(
     """
     seconds = check(arguments.LEASE, lease, "lease")
     return ledger._verbs.hold(claim, seconds, since)  # pyright: ignore[reportPrivateUsage]
+
+
+def give_back(ledger: SyncActionLedger, claims: Sequence[Claim]) -> None:
+    """Fails claims that nobody will run as not begun, as an interrupted `claim` does. Raises no `ActionError`."""
+    finished(ledger._verbs._give_back(claims))  # pyright: ignore[reportPrivateUsage]
