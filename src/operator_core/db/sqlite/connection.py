@@ -139,7 +139,9 @@ class SqliteConnection(SqliteHandle, aiosqlite.Connection):
 
     def __del__(self) -> None:
         # Replaces aiosqlite's: that one warns, which the ledger does, and does not end a thread that never connected.
-        self.end()
+        # An interrupted constructor leaves no thread to end.
+        if self.__dict__.get("_stopping") is not None:
+            self.end()
 
     def submit(self, function: Callable[[], object]) -> None:
         """Queues `function`, which must not raise, for the thread, without waiting."""
