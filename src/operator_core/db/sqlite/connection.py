@@ -102,12 +102,16 @@ class _Work:
     def __call__(self) -> None:
         function, answer, to_ledger_error = self._parts
         self._parts.clear()
+        result, failure = None, None
         try:
             result = function()
         except BaseException as error:
-            answer.send(error=to_ledger_error(error))
-        else:
-            answer.send(result)
+            failure = to_ledger_error(error)
+        # Before the caller goes on, which may drop its last reference to the ledger and expect it to be collected.
+        del function
+        answer.send(result, failure)
+        # Its traceback refers to this frame.
+        del failure
 
 
 class SqliteConnection(SqliteHandle, aiosqlite.Connection):
