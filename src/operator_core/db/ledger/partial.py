@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -15,9 +15,12 @@ from operator_core.db.sql.postgresql_errors import is_refused as is_about_rows
 from operator_core.db.sql.postgresql_errors import sqlstate
 from operator_core.db.sql.savepoint import in_transaction, savepoint
 
-__all__ = ["in_parts", "is_of_rows", "is_refused"]
+__all__ = ["IGNORED", "in_parts", "is_of_rows", "is_refused"]
 
 logger = logging.getLogger(__name__)
+
+IGNORED: Final = "a trigger of another program has ignored a new row"
+"""The message about a row that an INSERT did not return."""
 
 IdT = TypeVar("IdT")
 T = TypeVar("T")

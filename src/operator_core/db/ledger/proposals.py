@@ -22,6 +22,7 @@ from operator_core.actions.errors import (
 )
 from operator_core.actions.model import KEPT
 from operator_core.actions.types import ActionProposal, ProposalRequest, StoredProposal
+from operator_core.db.ledger.partial import IGNORED
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
@@ -144,8 +145,6 @@ def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
 _INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
 _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
-_IGNORED: Final = "a trigger of another program has ignored a new row"
-
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 
 MAX_ROWS: Final = 10_000
@@ -198,7 +197,7 @@ def create_proposals(
     if len(rows) != len(values):
         if not is_sqlite(conn):
             _missing(rows, several)
-        raise ConstraintViolation(_IGNORED)
+        raise ConstraintViolation(IGNORED)
     created = iter(rows)
     return [
         [
@@ -260,7 +259,7 @@ def _missing(rows: Sequence[Any], several: Sequence[NewProposals]) -> list[Any]:
     Which of them are missing is unknown, and another attempt would write the others again.
     """
     if rows:
-        raise CommitOutcomeUnknown(_IGNORED)
+        raise CommitOutcomeUnknown(IGNORED)
     return [UNANSWERED] * len(several)
 
 
@@ -297,7 +296,7 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         return _stored(conn, proposal, None, created)
     rows = fetch(conn, _BY_KEY, {"key": key})
     if not rows:
-        raise ConstraintViolation(_IGNORED)
+        raise ConstraintViolation(IGNORED)
     found = to_proposal(rows[0])
     if _content(found) != _content(proposal):
         state = "stored with this idempotency key and other content"

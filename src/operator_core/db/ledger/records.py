@@ -9,6 +9,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from operator_core.actions.errors import Conflict, ConstraintViolation, NotFound
 from operator_core.actions.types import StoredRecord
+from operator_core.db.ledger.partial import IGNORED
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch
@@ -60,7 +61,7 @@ def create_record(conn: Connection, values: dict[str, Any]) -> StoredRecord:
             raise NotFound("proposal", values["proposal_id"]) from None
         raise
     if not rows:
-        raise ConstraintViolation("a trigger of another program has ignored a new row")
+        raise ConstraintViolation(IGNORED)
     return to_record(rows[0])
 
 

@@ -93,6 +93,11 @@ class Statements:
 class DirectConnection(Connection):
     """A connection that can run statements by its driver alone."""
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a log or a listener needs SQLAlchemy's own execution."""
+        raise NotImplementedError
+
     def fetch(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Any]:
         """As the function `fetch`."""
         raise NotImplementedError
@@ -112,7 +117,7 @@ def fetch(conn: Connection, statement: Executable, values: Mapping[str, Any]) ->
     The statement must be built once per program, because its text may be compiled and kept. Raises SQLAlchemy's
     `DBAPIError`.
     """
-    if isinstance(conn, DirectConnection):
+    if isinstance(conn, DirectConnection) and not conn.is_watched:
         return conn.fetch(statement, values)
     result = conn.execute(statement, values)
     return result.all() if result.returns_rows else ()
@@ -125,14 +130,14 @@ def insert_rows(
 
     All rows must have the same columns. Raises what `fetch` raises.
     """
-    if isinstance(conn, DirectConnection):
+    if isinstance(conn, DirectConnection) and not conn.is_watched:
         return conn.insert(statement, rows)
     return conn.execute(statement, rows).all()
 
 
 def execute_text(conn: Connection, text: str) -> None:
     """Executes SQL text without parameters and rows. Raises SQLAlchemy's `DBAPIError`."""
-    if isinstance(conn, DirectConnection):
+    if isinstance(conn, DirectConnection) and not conn.is_watched:
         conn.execute_text(text)
     else:
         conn.exec_driver_sql(text)

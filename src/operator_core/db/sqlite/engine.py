@@ -34,16 +34,15 @@ class _WithoutListeners:
 
 
 class _Connection(_WithoutListeners, DirectConnection):
+    @property
+    def is_watched(self) -> bool:
+        return self._echo or bool(self._has_events)
+
     def fetch(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Any]:
-        if self._is_watched:
-            result = self.execute(statement, values)
-            return result.all() if result.returns_rows else ()
         compiled = _STATEMENTS.compiled(statement, values)
         return self._fetch(compiled.text, compiled.arguments(values))
 
     def insert(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
-        if self._is_watched:
-            return self.execute(statement, rows).all()
         compiled = _STATEMENTS.compiled(statement, rows[0])
         found: list[Any] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -53,15 +52,7 @@ class _Connection(_WithoutListeners, DirectConnection):
         return found
 
     def execute_text(self, text: str) -> None:
-        if self._is_watched:
-            self.exec_driver_sql(text)
-        else:
-            self._fetch(text, ())
-
-    @property
-    def _is_watched(self) -> bool:
-        """Whether a log or a listener on this connection needs SQLAlchemy's own execution."""
-        return self._echo or bool(self._has_events)
+        self._fetch(text, ())
 
     def _fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Any]:
         driver_connection = cast(dbapi.Connection, self.connection.driver_connection)
