@@ -135,20 +135,20 @@ class _Turns:
     async def ours(self) -> float:
         with self._copy() as path:
             async with OURS.open(path) as db:
-                do = await works.prepared(self._work, db, OURS, self._sizes)
-                start = time.perf_counter()
-                await do()
-                seconds = time.perf_counter() - start
+                seconds = await self._timed_on(db)
             return self._a_unit(seconds, path)
 
     async def sync(self) -> float:
         with self._copy() as path:
             with SyncActionDB(path) as db:
-                do = await works.prepared(self._work, _Awaitable(db), OURS, self._sizes)
-                start = time.perf_counter()
-                await do()
-                seconds = time.perf_counter() - start
+                seconds = await self._timed_on(_Awaitable(db))
             return self._a_unit(seconds, path)
+
+    async def _timed_on(self, db: Any) -> float:
+        do = await works.prepared(self._work, db, OURS, self._sizes)
+        start = time.perf_counter()
+        await do()
+        return time.perf_counter() - start
 
     async def floor(self) -> float:
         with self._copy() as path:

@@ -28,6 +28,7 @@ from operator_core.db.sqlite.engine_runner import SqliteEngineRunner
 from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.handle import MEMORY
 from operator_core.db.sqlite.one_library import check_connection
+from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.runner import SqliteRunner
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
@@ -178,7 +179,7 @@ def _runner(
         engine = make_engine(place, pool_size=pool_size, timeout=busy_timeout)
         return ServerRunner(engine, CHECK_SCHEMA, timeout=busy_timeout, owned=True)
     return SqliteRunner(
-        place, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
+        Opening(place, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode)
     )
 
 

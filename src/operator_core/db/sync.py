@@ -25,6 +25,7 @@ from operator_core.db.postgresql.sync_runner import SyncServerRunner
 from operator_core.db.run.blocking import BlockingRunner
 from operator_core.db.sql.urls import masked
 from operator_core.db.sqlite.files import FILE_MODE
+from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.sync_runner import SyncSqliteRunner
 from operator_core.db.verbs.sync import SyncActionLedger
 
@@ -130,5 +131,12 @@ def _runner(
         engine = make_sync_engine(place, pool_size=pool_size, timeout=busy_timeout)
         return SyncServerRunner(engine, CHECK_SCHEMA, timeout=busy_timeout)
     return SyncSqliteRunner(
-        place, migrate, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
+        Opening(
+            place,
+            migrate,
+            busy_timeout=busy_timeout,
+            upgrade=upgrade,
+            file_mode=file_mode,
+            any_thread=True,
+        )
     )

@@ -5,9 +5,17 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CommitOutcomeUnknown, StorageUnavailable
-from operator_core.db.sql.postgresql_errors import LOSSES, Trouble, scrub, trouble
+from operator_core.db.sql.errors import translate
+from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
 
-__all__ = ["Attempt", "check_worth_another", "not_kept", "outcome_unknown", "worth_another"]
+__all__ = [
+    "Attempt",
+    "check_worth_another",
+    "not_kept",
+    "outcome_unknown",
+    "own_error",
+    "worth_another",
+]
 
 _MAX_CONFLICTS: Final = 8
 """The number of retries of a unit that conflicts with another transaction."""
@@ -64,6 +72,14 @@ def not_kept() -> StorageUnavailable:
     return StorageUnavailable(
         "the connection was lost before anything was committed: nothing was kept"
     )
+
+
+def own_error(error: BaseException, timeout: float, limits: Limits) -> BaseException:
+    """Returns the ledger's exception for `error` of a call that waited for at most `timeout` seconds."""
+    if trouble(error) is Trouble.UNSENT:
+        scrub(error)
+        return not_kept()
+    return translate(error, busy_timeout=timeout, server=True, limits=limits)
 
 
 def outcome_unknown(error: BaseException) -> CommitOutcomeUnknown:

@@ -23,6 +23,7 @@ from operator_core.db.postgresql.attempts import (
     check_worth_another,
     not_kept,
     outcome_unknown,
+    own_error,
 )
 from operator_core.db.postgresql.batching import Batcher
 from operator_core.db.postgresql.connect import (
@@ -42,14 +43,12 @@ from operator_core.db.run.backoff import pause
 from operator_core.db.run.cancellation import finish, finish_here
 from operator_core.db.run.engine_runner import EngineRunner
 from operator_core.db.run.runner import check_outside, check_process
-from operator_core.db.sql.errors import translate
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.postgresql_errors import (
     LOSSES,
     Limits,
     Trouble,
     missing_row,
-    scrub,
     sqlstate,
     trouble,
 )
@@ -297,10 +296,7 @@ class ServerRunner(EngineRunner):
         return self._translate(error)
 
     def _translate(self, error: BaseException) -> BaseException:
-        if trouble(error) is Trouble.UNSENT:
-            scrub(error)
-            return not_kept()
-        return translate(error, busy_timeout=self._timeout, server=True, limits=self._limits)
+        return own_error(error, self._timeout, self._limits)
 
     def _check_open(self) -> None:
         super()._check_open()

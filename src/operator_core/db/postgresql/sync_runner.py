@@ -16,6 +16,7 @@ from operator_core.db.postgresql.attempts import (
     check_worth_another,
     not_kept,
     outcome_unknown,
+    own_error,
 )
 from operator_core.db.postgresql.connect import is_lost
 from operator_core.db.postgresql.connections import (
@@ -25,14 +26,13 @@ from operator_core.db.postgresql.connections import (
 )
 from operator_core.db.postgresql.sync_listener import SyncServerChanges
 from operator_core.db.run.backoff import delay
-from operator_core.db.run.blocking import BlockingUnits, finished, nested, not_open
+from operator_core.db.run.blocking import BlockingBlock, BlockingUnits, finished, not_open
 from operator_core.db.run.borrowed import in_savepoint, read_in_savepoint, translated
 from operator_core.db.run.notify import Doorbell
-from operator_core.db.run.runner import check_outside, check_process, inside, is_inside, no_waiting
-from operator_core.db.run.turn import Turn, in_the_middle
+from operator_core.db.run.runner import check_outside, check_process, inside, is_inside
+from operator_core.db.run.turn import in_the_middle
 from operator_core.db.run.unclosed import warn_unclosed
-from operator_core.db.sql.errors import translate
-from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
+from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, trouble
 from operator_core.db.sql.unit import Unit, run_units
 
 __all__ = ["SyncServerRunner"]
@@ -247,10 +247,7 @@ class SyncServerRunner:
         return translated(self._translate)
 
     def _translate(self, error: BaseException) -> BaseException:
-        if trouble(error) is Trouble.UNSENT:
-            scrub(error)
-            return not_kept()
-        return translate(error, busy_timeout=self._timeout, server=True, limits=self._limits)
+        return own_error(error, self._timeout, self._limits)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -258,27 +255,16 @@ class SyncServerRunner:
         check_process(self._pid)
 
 
-class _SyncTransaction:
+class _SyncTransaction(BlockingBlock):
     """A `BlockingUnits` inside one transaction of a connection. Its threads take turns."""
 
     def __init__(
         self, conn: Connection, translated: Callable[[], AbstractContextManager[None]]
     ) -> None:
+        super().__init__()
         self._conn = conn
         self._translated = translated
-        self._pid = os.getpid()
-        self._turn = Turn()
         self._over = False
-
-    @property
-    def in_call(self) -> bool:
-        """Whether the calling thread is in the middle of a call on this object."""
-        return self._turn.is_mine
-
-    @property
-    def can_write(self) -> bool:
-        """Whether the calling thread is not in the middle of a call on this object."""
-        return not self.in_call
 
     def begin(self) -> None:
         """Begins the transaction."""
@@ -291,14 +277,6 @@ class _SyncTransaction:
     def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint; if it fails, only its own changes are rolled back."""
         return self._alone(lambda: in_savepoint(self._conn, unit))
-
-    def transaction(self) -> AbstractContextManager[BlockingUnits]:
-        """Raises `ActionError`, as inside every transaction."""
-        raise nested()
-
-    def changes(self) -> AbstractContextManager[threading.Event]:
-        """Raises `ActionError`: a transaction does not see the commits of others."""
-        raise no_waiting()
 
     def commit(self) -> None:
         """Commits; afterwards this object raises `NotOpen`."""
@@ -345,19 +323,14 @@ class _SyncTransaction:
         self._conn.close()
 
     def _alone(self, work: Callable[[], T]) -> T:
-        check_process(self._pid)
-        turn = self._turn
-        if turn.is_mine:
-            raise in_the_middle()
-        with turn.lock, self._translated():
-            try:
-                turn.owner = threading.get_ident()
-                if self._over:
-                    raise NotOpen("the transaction is over")
-                self._check_alive()
-                return work()
-            finally:
-                turn.owner = None
+        def checked() -> T:
+            if self._over:
+                raise NotOpen("the transaction is over")
+            self._check_alive()
+            return work()
+
+        with self._translated():
+            return self._in_turn(checked)
 
     def _check_alive(self) -> None:
         # On a lost connection the next statement, maybe a COMMIT, would look like a lost answer.

@@ -1,16 +1,26 @@
 """Runners that run a unit in the calling thread and block it, and the adapter by which the verbs use one."""
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 from operator_core.actions.errors import ActionError, NotOpen
-from operator_core.db.run.runner import UnitRunner
+from operator_core.db.run.runner import UnitRunner, check_process, no_waiting
+from operator_core.db.run.turn import Turn
 from operator_core.db.sql.unit import Unit
 
-__all__ = ["BlockingRunner", "BlockingUnits", "NeverSuspending", "finished", "nested", "not_open"]
+__all__ = [
+    "BlockingBlock",
+    "BlockingRunner",
+    "BlockingUnits",
+    "NeverSuspending",
+    "finished",
+    "nested",
+    "not_open",
+]
 
 T = TypeVar("T")
 
@@ -55,6 +65,36 @@ class BlockingUnits(Protocol):
     def changes(self) -> AbstractContextManager[threading.Event]:
         """A block with an event that is set after every possible commit of any program."""
         ...
+
+
+class BlockingBlock:
+    """What the `BlockingUnits` of a transaction() are on every database: its threads take turns."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._turn = Turn()
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the calling thread is in the middle of a call on this object."""
+        return self._turn.is_mine
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the calling thread is not in the middle of a call on this object."""
+        return not self.in_call
+
+    def transaction(self) -> AbstractContextManager[BlockingUnits]:
+        """Raises `ActionError`: a nested transaction is a part of the outer one that could be undone alone."""
+        raise nested()
+
+    def changes(self) -> AbstractContextManager[threading.Event]:
+        """Raises `ActionError`: a transaction does not see the commits of others."""
+        raise no_waiting()
+
+    def _in_turn(self, call: Callable[[], T]) -> T:
+        check_process(self._pid)
+        return self._turn.run(call)
 
 
 class BlockingRunner(BlockingUnits, Protocol):

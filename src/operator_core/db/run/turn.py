@@ -1,17 +1,21 @@
 """The lock of a connection that threads use by turns."""
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from operator_core.actions.errors import ActionError
 
 __all__ = ["Turn", "in_the_middle"]
 
 
-class Turn:
-    """A lock, and the thread that has taken it to run a call.
+T = TypeVar("T")
 
-    Take it by ``with turn.lock:``, because a signal can't interrupt that between the lock and the block. Inside, set
-    `owner` to the thread's number while the call runs.
+
+class Turn:
+    """A lock, and the thread that has taken it to run a call: `owner` is its number.
+
+    Take it by `run` or ``with turn.lock:``, because a signal can't interrupt that between the lock and the block.
     """
 
     __slots__ = ("lock", "owner")
@@ -28,6 +32,17 @@ class Turn:
         """
         # An interrupt can leave the number of a thread that no longer has the lock.
         return self.owner == threading.get_ident() and self.lock.locked()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Runs `call` in this turn; raises `ActionError` in the middle of another call of the same thread."""
+        if self.is_mine:
+            raise in_the_middle()
+        with self.lock:
+            try:
+                self.owner = threading.get_ident()
+                return call()
+            finally:
+                self.owner = None
 
 
 def in_the_middle() -> ActionError:

@@ -23,11 +23,9 @@ from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import Unit
 from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
-from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.one_library import release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
-from operator_core.db.sqlite.schema import Schema
 from operator_core.db.sqlite.work_limit import WorkLimit
 from operator_core.db.sqlite.writer import SqliteWriter
 
@@ -43,24 +41,10 @@ _PATIENCE: Final = 1.0
 
 
 class SqliteRunner:
-    """Runs units of work on one SQLite database. Any number of runners may be open on one file.
+    """Runs units of work on the SQLite database of `opening`. Any number of runners may be open on one file."""
 
-    With `upgrade`, opening creates a missing file with the permissions `file_mode`, and upgrades one
-    that is behind. Without it, opening changes nothing.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        schema: Schema,
-        *,
-        busy_timeout: float,
-        upgrade: bool = True,
-        file_mode: int = FILE_MODE,
-    ) -> None:
-        self._opening = Opening(
-            path, schema, busy_timeout=busy_timeout, upgrade=upgrade, file_mode=file_mode
-        )
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
         self._pid: int | None = None
         self._lock = threading.Lock()
         # The lock guards all attributes below: several threads may use and close the ledger.

@@ -21,12 +21,10 @@ from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import Unit, run_units
 from operator_core.db.sqlite.changes import SqliteChanges
 from operator_core.db.sqlite.connection import SqliteConnection
-from operator_core.db.sqlite.files import FILE_MODE
 from operator_core.db.sqlite.handle import SqliteHandle
 from operator_core.db.sqlite.one_library import release
 from operator_core.db.sqlite.opening import Opening
 from operator_core.db.sqlite.reader import SqliteReader
-from operator_core.db.sqlite.schema import Schema
 from operator_core.db.sqlite.transaction import BlockingTransaction
 from operator_core.db.sqlite.work_limit import WorkLimit
 
@@ -47,25 +45,13 @@ class _Writer:
 
 
 class SyncSqliteRunner:
-    """As `SqliteRunner`, without threads of its own and without an event loop. Several threads may use it."""
+    """As `SqliteRunner`, without threads of its own and without an event loop.
 
-    def __init__(
-        self,
-        path: str,
-        schema: Schema,
-        *,
-        busy_timeout: float,
-        upgrade: bool = True,
-        file_mode: int = FILE_MODE,
-    ) -> None:
-        self._opening = Opening(
-            path,
-            schema,
-            busy_timeout=busy_timeout,
-            upgrade=upgrade,
-            file_mode=file_mode,
-            any_thread=True,
-        )
+    Several threads may use it, so the connections of `opening` are for any thread.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
         self._check_files = self._opening.check_files
         self._pid: int | None = None
         self._is_open = False
@@ -163,48 +149,45 @@ class SyncSqliteRunner:
         if self._opening.in_memory:
             return self.write(partial(read_damaged, unit=unit))
         self._check_open()
-        turn = self._reading
-        if turn.is_mine:
-            raise in_the_middle()
-        with turn.lock:
-            # The ledger may have been closed and opened again meanwhile.
-            self._check_open()
-            reader = self._reader
-            try:
-                turn.owner = threading.get_ident()
-                return reader.read(unit)
-            except Exception as error:
-                reader.connection.raise_own(error)
-            except BaseException:
-                # Interrupted between the rows of a result. While it is open, later reads would see its state.
-                reader.connection.drop()
-                raise
-            finally:
-                turn.owner = None
+        return self._reading.run(partial(self._read_in_turn, unit))
+
+    def _read_in_turn(self, unit: Unit[T]) -> T:
+        # The ledger may have been closed and opened again meanwhile.
+        self._check_open()
+        reader = self._reader
+        try:
+            return reader.read(unit)
+        except Exception as error:
+            reader.connection.raise_own(error)
+        except BaseException:
+            # Interrupted between the rows of a result. While it is open, later reads would see its state.
+            reader.connection.drop()
+            raise
 
     def write(self, unit: Unit[T]) -> T:
         """Runs `unit` as one transaction, and returns when it is durable; any exception rolls it back."""
         writer = self._my_writer()
-        handle, turn = writer.handle, writer.turn
-        with turn.lock:
-            try:
-                turn.owner = threading.get_ident()
-                self._prepare(writer)
-                raw = handle.raw
-                before = raw.total_changes
-                (result,) = run_units(handle.wrapped, [unit])
-                raw.execute("COMMIT")
-                changes = raw.total_changes != before
-                if changes:
-                    self._check_files(begun=True)
-            except BaseException as error:
-                handle.undo()
-                handle.raise_own(error)
-            finally:
-                turn.owner = None
+        result, changes = writer.turn.run(partial(self._write_in_turn, writer, unit))
         if changes:
             self._doorbell.ring()
         return result
+
+    def _write_in_turn(self, writer: "_Writer", unit: Unit[T]) -> tuple[T, bool]:
+        """Returns the result, and whether the unit changed any row."""
+        handle = writer.handle
+        try:
+            self._prepare(writer)
+            raw = handle.raw
+            before = raw.total_changes
+            (result,) = run_units(handle.wrapped, [unit])
+            raw.execute("COMMIT")
+            changes = raw.total_changes != before
+            if changes:
+                self._check_files(begun=True)
+        except BaseException as error:
+            handle.undo()
+            handle.raise_own(error)
+        return result, changes
 
     @contextmanager
     def transaction(self) -> Generator[BlockingUnits]:

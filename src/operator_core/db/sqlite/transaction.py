@@ -3,18 +3,16 @@
 import asyncio
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
 from operator_core.actions.errors import NotOpen
-from operator_core.db.run.blocking import BlockingUnits, nested
-from operator_core.db.run.runner import UnitRunner, check_process, no_waiting
-from operator_core.db.run.turn import Turn, in_the_middle
+from operator_core.db.run.blocking import BlockingBlock, nested
+from operator_core.db.run.runner import UnitRunner, no_waiting
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.unit import Unit
@@ -153,24 +151,13 @@ class SqliteTransaction(_OnHandle):
             self._connection.submit(self.end_quietly)
 
 
-class BlockingTransaction(_OnHandle):
+class BlockingTransaction(BlockingBlock, _OnHandle):
     """A `BlockingUnits` inside one transaction. Its threads take turns, so that their savepoints do not interleave."""
 
     def __init__(self, handle: SqliteHandle, committed: Callable[[bool], None]) -> None:
-        super().__init__(handle, committed)
-        self._pid = os.getpid()
-        self._turn = Turn()
+        BlockingBlock.__init__(self)
+        _OnHandle.__init__(self, handle, committed)
         self._left = False
-
-    @property
-    def in_call(self) -> bool:
-        """Whether the calling thread is in the middle of a call on this object."""
-        return self._turn.is_mine
-
-    @property
-    def can_write(self) -> bool:
-        """Whether the calling thread is not in the middle of a call on this object."""
-        return not self.in_call
 
     def read(self, unit: Unit[T]) -> T:
         """Runs `unit`, which sees the changes of the transaction."""
@@ -179,14 +166,6 @@ class BlockingTransaction(_OnHandle):
     def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in a savepoint: if it fails, the transaction stays as it was before."""
         return self._in_turn(lambda: self._in_savepoint(unit))
-
-    def transaction(self) -> AbstractContextManager[BlockingUnits]:
-        """Raises `ActionError`, as inside every transaction."""
-        raise nested()
-
-    def changes(self) -> AbstractContextManager[threading.Event]:
-        """Raises `ActionError`."""
-        raise no_waiting()
 
     def commit(self) -> None:
         """Commits. Raises `NotOpen` if the transaction is already rolled back."""
@@ -206,16 +185,8 @@ class BlockingTransaction(_OnHandle):
                 self._handle.undo()
                 self._left = True
 
-    def _in_turn(self, work: Callable[[], T]) -> T:
-        check_process(self._pid)
-        turn = self._turn
-        if turn.is_mine:
-            raise in_the_middle()
-        with turn.lock:
-            try:
-                turn.owner = threading.get_ident()
-                return work()
-            except BaseException as error:
-                self._handle.raise_own(error)
-            finally:
-                turn.owner = None
+    def _in_turn(self, call: Callable[[], T]) -> T:
+        try:
+            return super()._in_turn(call)
+        except BaseException as error:
+            self._handle.raise_own(error)
