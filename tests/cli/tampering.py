@@ -35,7 +35,9 @@ async def make_history(db: ActionDB) -> None:
     first = await make(status="validated", ticket_id=1)
     second = await make(status="validated")
     third = await make(depends_on=(second,))
-    fourth = await make(status="validated", max_retries=1)
+    # Jitter makes a retry due at any time up to the delay; none is while the rest is made.
+    later = {"retry_delay": 604_800.0, "max_retry_delay": 604_800.0}
+    fourth = await make(status="validated", max_retries=1, **later)
     one, two, four = await db.claim("w", limit=3)
     await db.complete(one.record.id, {"ok": True})
     await db.fail(two.record.id, "no leader")

@@ -114,9 +114,10 @@ async def test_a_retry_waits_twice_as_long_each_time_up_to_the_cap_and_never_all
     db: ActionDB, raw: RawSQL, way: str
 ) -> None:
     count = 30
-    planned = {"max_retries": 9, "retry_delay": 1000.0, "max_retry_delay": 3000.0}
+    # So long that none of the retries is due by chance before all have been looked at.
+    planned = {"max_retries": 9, "retry_delay": 200_000.0, "max_retry_delay": 600_000.0}
     await db.create_proposals(ready(**planned) for _ in range(count))
-    for most in (1000, 2000, 3000, 3000):
+    for most in (200_000, 400_000, 600_000, 600_000):
         await end(db, raw, way)
         waits: list[float] = []
         failed = await failed_at(db)
