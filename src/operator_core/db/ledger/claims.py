@@ -173,14 +173,19 @@ def _claim_all(
     It always returns at least one row, because each row tells whether the ledger has overdue rows. The rows have no
     order.
     """
+    started = record.cte("started")
+    # The server runs the statements of a WITH in the order in which its plan reads them. This one reads the other's
+    # rows first, so that the history is the same for every plan.
+    after_records = select(func.count()).select_from(started).scalar_subquery() >= literal_column(
+        "0"
+    )
     begun = (
         update(PROPOSALS)
-        .where(_P.id == taken.c.id, few(taken.c.id))
+        .where(_P.id == taken.c.id, few(taken.c.id), after_records)
         .values(start)
         .returning(*PROPOSAL_COLUMNS, place)
         .cte("moved")
     )
-    started = record.cte("started")
     claimed = (
         select(*begun.c, *(each.label(f"record_{each.name}") for each in started.c))
         .join_from(begun, started, started.c.proposal_id == begun.c.id)
