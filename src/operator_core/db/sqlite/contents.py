@@ -18,6 +18,7 @@ _SAMPLE: Final = 1 << 18
 _SALTS: Final = slice(32, 40)
 _WRITTEN_BACK: Final = slice(96, 100)
 _TO_WRITE_BACK: Final = slice(128, 132)
+_INDEX: Final = _TO_WRITE_BACK.stop
 
 
 def inode_of(found: os.stat_result) -> Inode:
@@ -59,6 +60,19 @@ class Contents:
             return self._checkpoint()
         except OSError:
             return None
+
+    def is_as_before(self, found: os.stat_result, index: bytes | None) -> bool:
+        """Whether the last look still holds, which is then known without another one. `index` is from `glance`."""
+        seen = self._seen
+        if seen is None or index is None or seen.times != _times(found):
+            return False
+        if index[_WRITTEN_BACK] != index[_TO_WRITE_BACK]:
+            return True
+        return index[_SALTS] + index[_TO_WRITE_BACK] == seen.checkpoint
+
+    def glance(self) -> bytes | None:
+        """The index, or what else has its descriptor's number by now: it only serves to confirm the last look."""
+        return self._index.glance(_INDEX)
 
     def were_replaced(self, found: os.stat_result, checkpoint: bytes | None) -> bool:
         """Whether a program other than SQLite has written to the file.
@@ -103,7 +117,7 @@ class Contents:
         return _Seen(_times(after), checkpoint, sample)
 
     def _checkpoint(self) -> bytes | None:
-        index = self._index.read(inode_of(os.stat(f"{self._path}-shm")), _TO_WRITE_BACK.stop, 0)
+        index = self._index.read(inode_of(os.stat(f"{self._path}-shm")), _INDEX, 0)
         if index is None or index[_WRITTEN_BACK] != index[_TO_WRITE_BACK]:
             return None
         if not self._watched and not any(index[_SALTS]):
@@ -137,6 +151,16 @@ class _Descriptor:
 
     def __init__(self) -> None:
         self._number = -1
+
+    def glance(self, size: int) -> bytes | None:
+        """The first bytes of whatever file now has the number; None without a number, or if there are fewer."""
+        if self._number < 0:
+            return None
+        try:
+            found = os.pread(self._number, size, 0)
+        except OSError:
+            return None
+        return found if len(found) == size else None
 
     def read(self, inode: Inode, size: int, start: int) -> bytes | None:
         """Bytes of the file with `inode`; None if the process does not have it open for reading. Raises `OSError`."""

@@ -28,6 +28,9 @@ FILE_MODE: Final = 0o600
 IMMUTABLE: Final = "ro&immutable=1"
 """The mode for a file that does not change: SQLite takes no locks and needs no files beside it."""
 
+_BESIDE: Final = ("-wal", "-shm")
+"""The files of WAL mode: the log and its index."""
+
 _making: Final = threading.Lock()
 
 
@@ -95,6 +98,7 @@ class FileIdentity:
         self._file: Inode | None = None
         self._contents = Contents(path, watched=watched)
         self._beside: dict[str, Inode | None] = {}
+        self._paths = path, *(path + suffix for suffix in _BESIDE)
 
     def remember(self) -> None:
         """Stores the identity; called when the ledger is opened, after its first connection."""
@@ -130,9 +134,10 @@ class FileIdentity:
         `begun`: the writer has begun a transaction. Before that it holds no lock on the files of WAL mode: another
         connection that closes as the last one deletes them, and the writer creates others.
         """
+        if self._is_as_before():
+            return
         self.check(writing=True)
-        for suffix in ("-wal", "-shm"):
-            path = self._path + suffix
+        for suffix, path in zip(_BESIDE, self._paths[1:], strict=True):
             try:
                 found = _found(path)
             except OSError:
@@ -147,6 +152,20 @@ class FileIdentity:
                     f"{path} was deleted or replaced while the ledger was open: changes that are "
                     "only in this file are lost when the ledger is closed"
                 )
+
+    def _is_as_before(self) -> bool:
+        """Whether a few system calls show that nothing has changed since the last check."""
+        index = self._contents.glance()
+        try:
+            found, log, log_index = map(os.stat, self._paths)
+        except OSError:
+            return False
+        return (
+            self._contents.is_as_before(found, index)
+            and inode_of(found) == self._file
+            and inode_of(log) == self._beside.get("-wal")
+            and inode_of(log_index) == self._beside.get("-shm")
+        )
 
 
 def _found(path: str) -> os.stat_result | None:
