@@ -11,6 +11,7 @@ from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
 from operator_core.db.migrate import postgresql
 from operator_core.db.postgresql.connect import parse_url
+from tests.actions.traces import NO_TRACES, TRACES
 from tests.conftest import proposal
 from tests.databases import Databases, connected, query
 from tests.migrations.postgresql_tools import DB, one, role, sql
@@ -45,6 +46,11 @@ PROPOSED: Final = {
     "updated_at": ("'infinity'", "'9999-01-01 00:00+00'"),
     "wait_on_failure": ("NULL",),
     "status": ("'done'", "''", "'Proposed'"),
+    **dict.fromkeys(
+        ("requester_id", "agent_id", "run_id", "call_id"), ("''", SPACES, "repeat('i', 256)")
+    ),
+    "requester_type": ("''", "'User'", "'robot'"),
+    "traceparent": tuple(f"$${trace}$$" for trace in NO_TRACES),
     "action_type": ("'magic'", "''"),
 }
 CHECKED: Final = {
@@ -71,6 +77,12 @@ TAKEN: Final = {
     "status_changed_at": ("'9998-12-31 23:59:59.999999+00'", "'1970-01-01 00:00+00'", "NULL"),
     "status_changed_by": ("''", "'ledger'", "repeat('x', 100000)"),
     "status_reason": ("'proposal 1, which it depends on, failed'", "repeat('x', 100000)"),
+    **dict.fromkeys(
+        ("requester_id", "agent_id", "run_id", "call_id"), ("NULL", "repeat('\u00fc', 255)")
+    ),
+    "requester_type": ("NULL", "'user'", "'system'", "'agent'"),
+    "traceparent": ("NULL", *(f"'{trace}'" for trace in TRACES)),
+    "parent_id": ("NULL",),
     "scheduled_at": ("'1970-01-01 00:00+00'",),
     "expires_at": ("'9998-12-31 23:59:59.999999+00'",),
     "parameters_": ("'[]'", "'1'", "'null'", "'{\"n\": 1e400}'"),

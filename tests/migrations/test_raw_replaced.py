@@ -80,6 +80,7 @@ def test_these_are_all_the_doors(fresh: Path) -> None:
     assert unique(fresh) == {
         *((table, "id") for table in ROWS),
         ("action_proposals", "idempotency_key"),
+        ("action_proposals", "run_id", "call_id"),
         ("action_dependencies", "proposal_id", "depends_on_id"),
     }
 
@@ -108,6 +109,20 @@ def test_no_proposal_takes_the_place_of_another_by_its_key(db: dbapi.Connection,
             if target or clause == "NOTHING":
                 refused(db, f"{upsert} ON CONFLICT {target} DO {clause}", "is unique")
     assert propose(db, idempotency_key="three") == 3
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_proposal_takes_the_place_of_another_by_its_call(
+    db: dbapi.Connection, verb: str
+) -> None:
+    call = {"run_id": "run", "call_id": "call"}
+    propose(db, **call)
+    for more in ({}, {"id": 99}, {"id": -1}, {"status": "validated"}, {"idempotency_key": "new"}):
+        values = {**PROPOSAL, **call, **more}
+        refused_row(db, "action_proposals", values, "a call has one proposal in its run", verb)
+    for other in ({"run_id": "other"}, {"call_id": "other"}, {"run_id": None}, {"call_id": None}):
+        for _ in range(2 if None in other.values() else 1):
+            propose(db, **{**call, **other})
 
 
 UPDATES: Final = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE")

@@ -7,12 +7,14 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection
 
+from operator_core.actions import RequesterType
 from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.ledger.stops import Stop, cancel_pending
 from operator_core.db.migrate.sqlite import run_script
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sql.sqlite_library import dbapi
 from operator_core.db.sqlite.handle import MEMORY, connect, over
+from tests.actions.traces import NO_TRACES, TRACES
 from tests.migrations.raw_tools import (
     PROPOSAL,
     RECORD,
@@ -123,6 +125,10 @@ ACCEPTED: Final[Mapping[str, Mapping[str, list[object]]]] = {
         "last_error": [None],
         "depends_on": ["[]", None],
         "wait_on_failure": [0, "1"],
+        **{each: [*SAID, None] for each in ("requester_id", "agent_id", "run_id", "call_id")},
+        "requester_type": [None],
+        "parent_id": ["1", None],
+        "traceparent": [None],
     },
     "action_records": {
         "id": ["2020", "1", None],
@@ -198,6 +204,32 @@ def test_a_time_is_one_of_the_years_that_the_ledger_keeps(
         assert insert(db, table, {**ROWS[table], column: time})
     for time in ("1969-12-31 23:59:59.999999", "9999-01-01 00:00:00", "2026-02-32", "2026", "soon"):
         refused_row(db, table, {**ROWS[table], column: time}, f"{table}_values: {column}")
+
+
+def test_the_type_of_a_requester_is_one_of_three(db: dbapi.Connection) -> None:
+    for kind in RequesterType:
+        propose(db, requester_type=kind.value)
+    for kind in ("User", "user ", "robot", "user\0"):
+        row = {**PROPOSAL, "requester_type": kind}
+        refused_row(db, "action_proposals", row, "action_proposals_values: requester_type")
+
+
+def test_a_trace_is_one_of_w3c_trace_context(db: dbapi.Connection) -> None:
+    for trace in TRACES:
+        propose(db, traceparent=trace)
+    for trace in NO_TRACES:
+        row = {**PROPOSAL, "traceparent": trace}
+        refused_row(db, "action_proposals", row, "action_proposals_values: traceparent")
+
+
+def test_a_parent_is_a_proposal_of_the_same_run(db: dbapi.Connection) -> None:
+    parent = propose(db, run_id="run")
+    propose(db, parent_id=parent, run_id="run")
+    for run in (None, "other", "Run"):
+        row = {**PROPOSAL, "parent_id": parent, "run_id": run}
+        refused_row(db, "action_proposals", row, "action_proposals_parent_run")
+    refused_row(db, "action_proposals", {**PROPOSAL, "parent_id": 99}, "parent_exists")
+    refused_row(db, "action_proposals", {**PROPOSAL, "id": 50, "parent_id": 50}, "parent_exists")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, Field
 
 from operator_core.actions.model import KEPT, Model
-from operator_core.actions.statuses import ActionStatus, ActionType
+from operator_core.actions.statuses import ActionStatus, ActionType, RequesterType
 from operator_core.actions.values import (
     Dependencies,
     Identifier,
@@ -19,6 +19,7 @@ from operator_core.actions.values import (
     Reason,
     Retries,
     Seconds,
+    Traceparent,
     UtcDatetime,
     Version,
 )
@@ -85,6 +86,28 @@ class ProposalRequest(Model):
         description="The effect of a dependency that fails or is cancelled. False: this proposal is cancelled too. "
         "True: it waits until somebody retries the dependency.",
     )
+    requester_id: Name | None = Field(
+        default=None,
+        description="The one for whom the action is proposed, as the service knows it.",
+    )
+    requester_type: RequesterType | None = Field(
+        default=None, description="The kind of requester: a user, a system or an agent."
+    )
+    agent_id: Name | None = Field(default=None, description="The agent that acts.")
+    run_id: Name | None = Field(
+        default=None,
+        description="The conversation, thread or run that it is part of; sub-agents share it.",
+    )
+    parent_id: Identifier | None = Field(
+        default=None,
+        description="The proposal in whose execution this one is proposed; of the same run.",
+    )
+    call_id: Name | None = Field(
+        default=None, description="The provider's id of the tool call, unique in a run."
+    )
+    traceparent: Traceparent | None = Field(
+        default=None, description="The trace that it is part of (W3C Trace Context)."
+    )
 
     if TYPE_CHECKING:
         # The validators accept more types than the fields hold, and type checkers see only the fields.
@@ -105,6 +128,13 @@ class ProposalRequest(Model):
             max_retry_delay: float = 300.0,
             depends_on: Sequence[int] = (),
             wait_on_failure: bool = False,
+            requester_id: str | None = None,
+            requester_type: RequesterType | None = None,
+            agent_id: str | None = None,
+            run_id: str | None = None,
+            parent_id: int | None = None,
+            call_id: str | None = None,
+            traceparent: str | None = None,
         ) -> None: ...
 
     def parameters_as(self, model: type[ModelT]) -> ModelT:
@@ -189,6 +219,13 @@ class ActionProposal(ProposalRequest):
             max_retry_delay: float = 300.0,
             depends_on: Sequence[int] = (),
             wait_on_failure: bool = False,
+            requester_id: str | None = None,
+            requester_type: RequesterType | None = None,
+            agent_id: str | None = None,
+            run_id: str | None = None,
+            parent_id: int | None = None,
+            call_id: str | None = None,
+            traceparent: str | None = None,
             validated_at: datetime | None = None,
             cancelled_at: datetime | None = None,
         ) -> None: ...

@@ -1,8 +1,8 @@
-"""The enums of statuses, action types and event types."""
+"""The enums of statuses, of event types, and of the types of actions and requesters."""
 
 from enum import StrEnum
 
-__all__ = ["ActionStatus", "ActionType", "EventType", "WorkflowStatus"]
+__all__ = ["ActionStatus", "ActionType", "EventType", "RequesterType", "WorkflowStatus"]
 
 
 class ActionStatus(StrEnum):
@@ -25,6 +25,14 @@ class ActionType(StrEnum):
     """A general tool of the agent."""
     WORKFLOW = "workflow"
     """A chain of other actions."""
+
+
+class RequesterType(StrEnum):
+    """The kind of requester: the one for whom an action is proposed."""
+
+    USER = "user"
+    SYSTEM = "system"
+    AGENT = "agent"
 
 
 class EventType(StrEnum):

@@ -3,7 +3,13 @@
 from operator_core.actions.events import ActionEvent
 from operator_core.actions.proposals import ActionProposal, ProposalRequest, StoredProposal
 from operator_core.actions.records import ActionRecord, Claim, StoredRecord
-from operator_core.actions.statuses import ActionStatus, ActionType, EventType, WorkflowStatus
+from operator_core.actions.statuses import (
+    ActionStatus,
+    ActionType,
+    EventType,
+    RequesterType,
+    WorkflowStatus,
+)
 from operator_core.actions.workflows import Workflow, WorkflowProposal
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Claim",
     "EventType",
     "ProposalRequest",
+    "RequesterType",
     "StoredProposal",
     "StoredRecord",
     "Workflow",

@@ -39,6 +39,7 @@ __all__ = [
     "Reason",
     "Retries",
     "Seconds",
+    "Traceparent",
     "UtcDatetime",
     "Version",
     "format_path",
@@ -252,12 +253,25 @@ def _text(limit: int, pattern: str) -> StringConstraints:
     return StringConstraints(strict=True, max_length=limit, pattern=pattern)
 
 
+# W3C Trace Context, 3.2: version, trace-id, parent-id and flags. The version ff is invalid, and so are ids of zeros.
+_is_traceparent = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+).fullmatch
+
+
+def _check_traceparent(text: str) -> str:
+    if _is_traceparent(text) is None:
+        raise InvalidValue("", "must be a traceparent of W3C Trace Context")
+    return text
+
+
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(to_json_object)]
 UtcDatetime: TypeAlias = Annotated[datetime, AfterValidator(to_utc)]
 Identifier: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
 Name: TypeAlias = Annotated[str, _text(MAX_NAME, _NOT_BLANK)]
 Reason: TypeAlias = Annotated[str, _text(MAX_REASON, _NOT_BLANK)]
 LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
+Traceparent: TypeAlias = Annotated[str, AfterValidator(_check_traceparent)]
 Priority: TypeAlias = Annotated[int, Field(strict=True, ge=-32768, le=32767)]
 Retries: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)]
 Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=MAX_DELAY, allow_inf_nan=False)]

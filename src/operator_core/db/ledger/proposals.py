@@ -53,6 +53,7 @@ __all__ = [
     "create_proposals",
     "creation",
     "creation_once",
+    "is_same_call",
     "require",
 ]
 
@@ -113,9 +114,13 @@ _NO_PLAN_VALUES: Final = tuple(_NO_PLAN.values())
 _without_plan: Final = _several(*_WITHOUT_PLAN)
 
 # The content that an idempotency key compares, besides the parameters. The reason is not part of it, because a model
-# words it differently each time.
+# words it differently each time; nor is the trace, which each attempt begins anew.
 _CONTENT: Final = (
-    *(name for name in ProposalRequest.model_fields if name not in ("reason", "parameters")),
+    *(
+        name
+        for name in ProposalRequest.model_fields
+        if name not in ("reason", "parameters", "traceparent")
+    ),
     "proposed_by",
 )
 
@@ -146,6 +151,14 @@ _INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
 _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
+_OTHER_RUN: Final = "action_proposals_parent_run"
+_SAME_CALL: Final = ("uq_action_proposals_call", "a call has one proposal in its run")
+
+
+def is_same_call(error: ConstraintViolation) -> bool:
+    """Whether a proposal was refused because its tool call has one already."""
+    return any(words in str(error) for words in _SAME_CALL)
+
 
 MAX_ROWS: Final = 10_000
 """The largest number of proposals in one statement; more need several statements in one transaction."""
@@ -345,6 +358,8 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
             raise
         if (missing := missing_row(error)) is not None:
             raise missing from None
+        if _OTHER_RUN in str(error.orig):
+            raise InvalidValue("run_id", "must be that of the parent") from None
         proposals = [proposal for new in several for proposal in new.proposals]
         needed = [needed for each in proposals for needed in each.depends_on]
         if _ORDER_BROKEN in str(error.orig):
@@ -353,6 +368,7 @@ def _known(conn: Connection, several: Sequence[NewProposals]) -> Generator[None]
         if is_sqlite(conn):
             require(conn, "ticket", TICKETS, [each.ticket_id for each in proposals])
             require(conn, "proposal", PROPOSALS, needed)
+            require(conn, "proposal", PROPOSALS, [each.parent_id for each in proposals])
         raise
 
 
@@ -398,6 +414,7 @@ def _values(
     values = dict(zip(_WRITTEN, _written(fields), strict=False))
     values["action_type"] = proposal.action_type.value
     values["status"] = proposal.status.value
+    values["requester_type"] = proposal.requester_type and proposal.requester_type.value
     values["parameters"] = encode_json(proposal.parameters, "parameters", max_json_bytes)
     values["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
     values["workflow_id"] = workflow_id

@@ -24,10 +24,17 @@ from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.planner_hints import unseen
 from operator_core.db.sql.rows import PROPOSAL_COLUMNS, Listing, to_listing, to_proposal
-from operator_core.db.sql.tables import PROPOSALS
+from operator_core.db.sql.tables import PROPOSALS, RECORDS
 from operator_core.db.sql.unit import Shortcut, SingleStatement
 
-__all__ = ["count_proposals", "get_proposal", "list_proposals", "read_proposal"]
+__all__ = [
+    "FILTERS",
+    "count_proposals",
+    "find_call",
+    "get_proposal",
+    "list_proposals",
+    "read_proposal",
+]
 
 _ROW = PROPOSALS.c
 
@@ -49,37 +56,62 @@ def _one(rows: Sequence[Any]) -> StoredProposal | None:
     return to_proposal(rows[0]) if rows else None
 
 
+def find_call(run_id: str, call_id: str) -> SingleStatement[StoredProposal | None]:
+    """The proposal of a tool call in its run, or None; raises `CorruptRow`."""
+    parameters = {"run_id": run_id, "call_id": call_id}
+    return SingleStatement(
+        lambda conn: _one(fetch(conn, _FIND_CALL, parameters)),
+        Shortcut(_FIND_CALL, parameters, _one),
+    )
+
+
+_FIND_CALL = _SELECT.where(_ROW.run_id == bindparam("run_id"), _ROW.call_id == bindparam("call_id"))
+
+
 def list_proposals(
     conn: Connection,
     statuses: Collection[ActionStatus] = (),
     *,
-    action_name: str | None = None,
-    ticket_id: int | None = None,
-    proposed_by: str | None = None,
-    before: int | None = None,
     limit: int | None = None,
+    **filters: Any,
 ) -> Listing[StoredProposal]:
-    """The proposals that match every filter, newest first, with ids below `before` only."""
-    filters = {
-        "action_name": action_name,
-        "ticket_id": ticket_id,
-        "proposed_by": proposed_by,
-        "before": before,
-        "limit": limit,
-    }
-    filters = {name: value for name, value in filters.items() if value is not None}
+    """The proposals that match every filter, newest first; `FILTERS` has the names of the filters.
+
+    Those that are None don't count.
+    """
+    values = {name: value for name, value in filters.items() if value is not None}
+    if limit is not None:
+        values["limit"] = limit
     newest = _newest if is_sqlite(conn) else _newest_on_server
-    query = newest(frozenset(filters), len(statuses))
-    values = {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
-    return to_listing(fetch(conn, query, {**filters, **values}), to_proposal)
+    query = newest(frozenset(values), len(statuses))
+    values |= {f"status_{n}": status.value for n, status in enumerate(sorted(statuses))}
+    return to_listing(fetch(conn, query, values), to_proposal)
 
 
-_FILTERS = {
-    "action_name": _ROW.action_name == bindparam("action_name"),
-    "ticket_id": _ROW.ticket_id == bindparam("ticket_id"),
-    "proposed_by": _ROW.proposed_by == bindparam("proposed_by"),
+_EQUAL: Final = (
+    "action_name",
+    "ticket_id",
+    "proposed_by",
+    "requester_id",
+    "requester_type",
+    "agent_id",
+    "run_id",
+    "parent_id",
+    "call_id",
+    "traceparent",
+)
+_FILTERS: Final = {
+    **{name: _ROW[name] == bindparam(name, type_=_ROW[name].type) for name in _EQUAL},
     "before": _ROW.id < bindparam("before"),
+    "actor": _ROW.status_changed_by == bindparam("actor"),
+    "worker": select(RECORDS.c.id)
+    .where(RECORDS.c.proposal_id == _ROW.id, RECORDS.c.worker == bindparam("worker"))
+    .exists(),
+    "created_after": _ROW.created_at >= bindparam("created_after", type_=_ROW.created_at.type),
+    "created_before": _ROW.created_at < bindparam("created_before", type_=_ROW.created_at.type),
 }
+FILTERS: Final = tuple(_FILTERS)
+"""The names of the filters besides the status: columns that must be equal, and conditions."""
 
 
 @cache
@@ -106,9 +138,18 @@ def _newest(filters: frozenset[str], statuses: int) -> Select[Any]:
     return select(merged).order_by(merged.c.id.desc()).limit(limit)
 
 
-# The first of these filters that is used decides which index is read: few proposals have the same ticket, and many have
+# The first of these filters that is used decides which index is read: few proposals have the same parent, and many have
 # the same proposer.
-_LEADS: Final = ("ticket_id", "action_name", "status", "proposed_by")
+_LEADS: Final = (
+    "parent_id",
+    "run_id",
+    "ticket_id",
+    "requester_id",
+    "agent_id",
+    "action_name",
+    "status",
+    "proposed_by",
+)
 
 
 @cache
@@ -154,8 +195,15 @@ def _up_to(
     return tuple_(column, _ROW.id) < tuple_(value, bindparam("before", type_=BigInteger()))
 
 
-def count_proposals(conn: Connection) -> dict[ActionStatus, int]:
-    """The number of proposals in each status; an unknown status is not counted."""
-    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).all()
+def count_proposals(conn: Connection, **filters: Any) -> dict[ActionStatus, int]:
+    """The number of proposals in each status that match every filter; an unknown status is not counted."""
+    values = {name: value for name, value in filters.items() if value is not None}
+    found = fetch(conn, _counted(frozenset(values)), values)
     counted = {str(status): count for status, count in found}
     return {status: counted.get(status, 0) for status in ActionStatus}
+
+
+@cache
+def _counted(filters: frozenset[str]) -> Select[Any, Any]:
+    matching = (_FILTERS[name] for name in sorted(filters))
+    return select(_ROW.status, func.count()).where(*matching).group_by(_ROW.status)

@@ -17,6 +17,7 @@ from operator_core.actions.types import (
     ActionStatus,
     ActionType,
     EventType,
+    RequesterType,
     StoredProposal,
     StoredRecord,
     Workflow,
@@ -62,6 +63,7 @@ _STATUS: Final = _one_of(ActionStatus, "is not a status")
 _PROPOSAL: Final = {
     "status": _STATUS,
     "action_type": _one_of(ActionType, "is not an action type"),
+    "requester_type": _one_of(RequesterType, "is not a type of requester"),
     "depends_on": Reader(to_ids, "is not a list of ids", reads_null=True),
 }
 _EVENT: Final = {

@@ -47,6 +47,8 @@ ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
 # Without AUTOINCREMENT, SQLite reuses the id of the newest row after that row is deleted.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
 
+_CALL_KNOWN = "run_id IS NOT NULL AND call_id IS NOT NULL"
+
 
 def _on_postgresql(constraint: ConstraintT) -> ConstraintT:
     return _only_on("postgresql", constraint)
@@ -171,6 +173,23 @@ class ActionProposalRow(Base):
         _partial(
             "idx_action_proposals_workflow", "workflow_id", "id", where="workflow_id IS NOT NULL"
         ),
+        _partial("idx_action_proposals_run", "run_id", "id", where="run_id IS NOT NULL"),
+        Index(
+            "uq_action_proposals_call",
+            "run_id",
+            "call_id",
+            unique=True,
+            sqlite_where=text(_CALL_KNOWN),
+            postgresql_where=text(_CALL_KNOWN),
+        ),
+        _partial("idx_action_proposals_parent", "parent_id", "id", where="parent_id IS NOT NULL"),
+        _partial("idx_action_proposals_agent", "agent_id", "id", where="agent_id IS NOT NULL"),
+        _partial(
+            "idx_action_proposals_requester",
+            "requester_id",
+            "id",
+            where="requester_id IS NOT NULL",
+        ),
         # The order of claims.
         _partial(
             "idx_action_proposals_due",
@@ -231,6 +250,14 @@ class ActionProposalRow(Base):
     workflow_id: Mapped[int | None] = mapped_column(BIGINT)
     depends_on: Mapped[str | None] = mapped_column(JSONText)
     wait_on_failure: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    requester_id: Mapped[str | None] = mapped_column(Text)
+    requester_type: Mapped[str | None] = mapped_column(Text)
+    agent_id: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Text)
+    # Triggers do the work of a foreign key, which SQLite can't add, because they read the parent's run in any case.
+    parent_id: Mapped[int | None] = mapped_column(BIGINT)
+    call_id: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionDependencyRow(Base):

@@ -1,7 +1,7 @@
 """Checks of the arguments that are not fields of a model: before any SQL runs, by the rules of the models."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Generic, Optional, TypeVar, cast
 
@@ -23,6 +23,7 @@ from operator_core.actions.types import (
     ActionType,
     Claim,
     ProposalRequest,
+    RequesterType,
 )
 from operator_core.actions.values import (
     MAX_DELAY,
@@ -32,6 +33,8 @@ from operator_core.actions.values import (
     LongText,
     Name,
     Reason,
+    Traceparent,
+    UtcDatetime,
 )
 
 __all__ = [
@@ -51,9 +54,13 @@ __all__ = [
     "OPTIONAL_ID",
     "POSITION",
     "REASON",
+    "REQUESTER_TYPE",
+    "REQUIRED_NAME",
     "SECONDS",
     "SIZE",
     "STATUS",
+    "TIME",
+    "TRACEPARENT",
     "TYPES",
     "Argument",
     "check",
@@ -175,6 +182,8 @@ STATUS: Final[Argument[ActionStatus]] = Argument(
 NAME: Final[Argument[str | None]] = Argument(Name | None)
 """Text as in `action_name`, `proposed_by` and idempotency keys."""
 
+REQUIRED_NAME: Final[Argument[str]] = Argument(Name)
+
 NAMES: Final[Argument[tuple[str, ...] | None]] = Argument(_several(Name))
 """Several names, or one alone."""
 
@@ -194,6 +203,17 @@ OPTIONAL_ERROR_MESSAGE: Final[Argument[str | None]] = Argument(LongText | None)
 
 JSON: Final[Argument[dict[str, Any] | None]] = Argument(JsonObject | None)
 """A copy of a JSON object."""
+
+TIME: Final[Argument[datetime | None]] = Argument(
+    UtcDatetime | None, "must be None or a datetime of the years 1970 to 9998"
+)
+"""A time. A naive one is local time, as it is in Python."""
+
+REQUESTER_TYPE: Final[Argument[RequesterType | None]] = Argument(
+    RequesterType | None, f"must be None or one of {', '.join(RequesterType)}"
+)
+
+TRACEPARENT: Final[Argument[str | None]] = Argument(Traceparent | None)
 
 COLLECTION: Final[Argument[Iterable[Any]]] = Argument(
     Annotated[Any, AfterValidator(_check_collection)], "must be a collection, not {kind}"

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from operator_core.actions.errors import ActionError, NotOpen
+from operator_core.actions.errors import ActionError, Conflict, ConstraintViolation, NotOpen
+from operator_core.actions.types import ProposalRequest, StoredProposal
 from operator_core.db.ledger.partial import is_refused
+from operator_core.db.ledger.proposals import is_same_call
+from operator_core.db.ledger.queries import find_call
 from operator_core.db.run.backoff import pause
 from operator_core.db.run.runner import UnitRunner
 from operator_core.db.sql.unit import Unit
@@ -43,6 +47,28 @@ class Verbs:
     def _named(self, actor: str | None) -> str | None:
         """Returns the actor of the call, else the actor of the ledger, else None."""
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
+
+    async def _propose(self, unit: Unit[T], proposed: Iterable[ProposalRequest]) -> T:
+        """Runs a `unit` that creates proposals; raises `Conflict` if one of them is for a call that has one already."""
+        try:
+            return await self._units.write(unit)
+        except ConstraintViolation as error:
+            if is_same_call(error):
+                for each in proposed:
+                    if each.run_id is None or each.call_id is None:
+                        continue
+                    found = await self._proposal_of(each.run_id, each.call_id)
+                    if found is not None:
+                        state = "the one of this call in its run"
+                        raise Conflict("proposal", found.id, state) from error
+            raise
+
+    async def _proposal_of(self, run_id: str, call_id: str) -> StoredProposal | None:
+        try:
+            return await self._units.read(find_call(run_id, call_id))
+        except ActionError:
+            # In a transaction of a service on a server, nothing can be read after an error.
+            return None
 
     # How the verbs wait: in the event loop. `blocking.BlockingVerbs` overrides it and blocks the thread.
 

@@ -2,16 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final, TypeAlias
+from datetime import datetime
+from typing import Any, Final, TypeAlias, TypedDict, Unpack
 
-from operator_core.actions.types import ActionStatus, ProposalRequest, StoredProposal
+from operator_core.actions.types import (
+    ActionStatus,
+    ProposalRequest,
+    RequesterType,
+    StoredProposal,
+)
 from operator_core.db.ledger import proposals, queries
 from operator_core.db.sql.rows import Listing
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check, check_proposal
 from operator_core.db.verbs.base import Verbs
 
-__all__ = ["ProposalVerbs", "Statuses"]
+__all__ = ["ProposalFilters", "ProposalVerbs", "Statuses"]
 
 Statuses: TypeAlias = ActionStatus | Iterable[ActionStatus] | None
 
@@ -20,6 +26,42 @@ _PAGE: Final = 1000
 
 _TURN: Final = 100
 """The number of proposals that are checked before other tasks of the event loop may run."""
+
+
+class ProposalFilters(TypedDict, total=False):
+    """The filters of the verbs that list and count proposals. One that is absent or None does not count.
+
+    A filter by a column with an index (`action_name`, `ticket_id`, `proposed_by`, `requester_id`, `agent_id`,
+    `run_id`, `parent_id`) reads the matching rows only; the others are applied to the rows that are read.
+    """
+
+    action_name: str | None
+    ticket_id: int | None
+    proposed_by: str | None
+    requester_id: str | None
+    requester_type: RequesterType | None
+    agent_id: str | None
+    run_id: str | None
+    parent_id: int | None
+    call_id: str | None
+    traceparent: str | None
+    actor: str | None
+    """Who moved it last."""
+    worker: str | None
+    """A worker that has executed it, or does."""
+    created_after: datetime | None
+    """The earliest time at which it was created."""
+    created_before: datetime | None
+    """It was created before this time."""
+
+
+_ARGUMENTS: Final[dict[str, arguments.Argument[Any]]] = {
+    **dict.fromkeys(ProposalFilters.__annotations__, arguments.NAME),
+    **dict.fromkeys(("ticket_id", "parent_id"), arguments.OPTIONAL_ID),
+    **dict.fromkeys(("created_after", "created_before"), arguments.TIME),
+    "requester_type": arguments.REQUESTER_TYPE,
+    "traceparent": arguments.TRACEPARENT,
+}
 
 
 class ProposalVerbs(Verbs):
@@ -44,15 +86,16 @@ class ProposalVerbs(Verbs):
         state, with `replayed` set. The content is everything that is proposed, and the proposer. The reason, the time
         and the status are not part of it: a model words the reason differently each time.
 
-        Raises `NotFound` for an unknown ticket or dependency, `Conflict` for a key that is in use with other content,
-        and `InvalidValue` for a proposal that already has an id.
+        Raises `NotFound` for an unknown ticket, dependency or parent. Raises `Conflict` for a key that is in use with
+        other content, and for a tool call that has a proposal in its run already (see `find_call`). Raises
+        `InvalidValue` for a proposal that already has an id, and for one of another run than its parent's.
         """
         key = check(arguments.NAME, idempotency_key, "idempotency_key")
         new = self._new(actor)
         new.add(check_proposal(proposal, "proposal", self._who(actor), proposed_by))
         if key is None:
             return (await self._create(new))[0]
-        return await self._units.write(proposals.creation_once(new, key))
+        return await self._propose(proposals.creation_once(new, key), new.proposals)
 
     async def create_proposals(
         self,
@@ -75,32 +118,41 @@ class ProposalVerbs(Verbs):
         return proposals.NewProposals(self._who(actor), self._max_json_bytes)
 
     async def _create(self, new: proposals.NewProposals) -> list[StoredProposal]:
-        return await self._units.write(proposals.creation(new))
+        return await self._propose(proposals.creation(new), new.proposals)
 
     async def get_proposal(self, proposal_id: int) -> StoredProposal | None:
         """Returns the proposal, or None for an unknown id; raises `CorruptRow` if another tool damaged the row."""
         known = check(arguments.ID, proposal_id, "proposal_id")
         return await self._units.read(queries.read_proposal(known))
 
+    async def find_call(self, run_id: str, call_id: str) -> StoredProposal | None:
+        """Returns the proposal of a tool call, or None if none has this `run_id` and `call_id`.
+
+        An agent that starts again after a crash thus finds what it has already proposed. Raises `CorruptRow` if another
+        tool damaged the row.
+        """
+        return await self._units.read(
+            queries.find_call(
+                check(arguments.REQUIRED_NAME, run_id, "run_id"),
+                check(arguments.REQUIRED_NAME, call_id, "call_id"),
+            )
+        )
+
     async def list_proposals(
         self,
         status: Statuses = None,
         *,
-        action_name: str | None = None,
-        ticket_id: int | None = None,
-        proposed_by: str | None = None,
         before: int | None = None,
         limit: int | None = None,
+        **filters: Unpack[ProposalFilters],
     ) -> Listing[StoredProposal]:
-        """Returns the proposals that match every filter, newest first.
+        """Returns the proposals that match every filter of `ProposalFilters`, newest first.
 
         `status` is one status or several. For the next page, pass the last id as `before`. Rows that can't be read are
         left out, logged, and reported in the `corrupt` of the returned list.
         """
-        filters: dict[str, Any] = {
-            "action_name": check(arguments.NAME, action_name, "action_name"),
-            "ticket_id": check(arguments.OPTIONAL_ID, ticket_id, "ticket_id"),
-            "proposed_by": check(arguments.NAME, proposed_by, "proposed_by"),
+        checked: dict[str, Any] = {
+            **_checked(filters, "list_proposals"),
             "before": check(arguments.OPTIONAL_ID, before, "before"),
             "limit": check(arguments.POSITION, limit, "limit"),
         }
@@ -108,43 +160,42 @@ class ProposalVerbs(Verbs):
         if statuses is not None and not statuses:
             return Listing()
         return await self._units.read(
-            lambda conn: queries.list_proposals(conn, statuses or (), **filters)
+            lambda conn: queries.list_proposals(conn, statuses or (), **checked)
         )
 
     async def iter_proposals(
         self,
         status: Statuses = None,
         *,
-        action_name: str | None = None,
-        ticket_id: int | None = None,
-        proposed_by: str | None = None,
         before: int | None = None,
+        **filters: Unpack[ProposalFilters],
     ) -> AsyncIterator[StoredProposal]:
-        """Yields the proposals that match every filter, newest first, with constant memory.
+        """Yields the proposals that match every filter of `ProposalFilters`, newest first, with constant memory.
 
         It reads pages, between which other programs may write: later proposals do not appear, and a status may have
-        changed since the first page. Rows that can't be read are left out and logged. See `list_proposals` for the
-        filters.
+        changed since the first page. Rows that can't be read are left out and logged.
         """
         statuses = _statuses(status)
         while True:
-            page = await self.list_proposals(
-                statuses,
-                action_name=action_name,
-                ticket_id=ticket_id,
-                proposed_by=proposed_by,
-                before=before,
-                limit=_PAGE,
-            )
+            page = await self.list_proposals(statuses, before=before, limit=_PAGE, **filters)
             for proposal in page:
                 yield proposal
             if len(page) + len(page.corrupt) < _PAGE:
                 return
             before = min([*(each.id for each in page[-1:]), *(each.id for each in page.corrupt)])
 
-    async def count_proposals(self) -> dict[ActionStatus, int]:
-        """Returns the number of proposals in each status; every status has a key."""
-        return await self._units.read(queries.count_proposals)
+    async def count_proposals(self, **filters: Unpack[ProposalFilters]) -> dict[ActionStatus, int]:
+        """Returns the number of proposals in each status that match every filter; every status has a key."""
+        checked = _checked(filters, "count_proposals")
+        return await self._units.read(lambda conn: queries.count_proposals(conn, **checked))
+
+
+def _checked(filters: ProposalFilters, verb: str) -> dict[str, Any]:
+    """The filters, checked and converted; raises `InvalidValue`, and TypeError for an unknown name as Python does."""
+    for name in filters:
+        if name not in _ARGUMENTS:
+            raise TypeError(f"{verb}() got an unexpected keyword argument {name!r}")
+    return {name: check(_ARGUMENTS[name], value, name) for name, value in filters.items()}
 
 
 def _statuses(status: Statuses) -> frozenset[ActionStatus] | None:

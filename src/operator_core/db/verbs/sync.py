@@ -84,6 +84,7 @@ class SyncActionLedger:
     create_proposal = _call(ActionLedger.create_proposal)
     create_proposals = _call(ActionLedger.create_proposals)
     get_proposal = _call(ActionLedger.get_proposal)
+    find_call = _call(ActionLedger.find_call)
     list_proposals = _call(ActionLedger.list_proposals)
     iter_proposals = _iterator(ActionLedger.iter_proposals)
     count_proposals = _call(ActionLedger.count_proposals)

@@ -59,7 +59,7 @@ class WorkflowVerbs(Verbs):
         checked = WorkflowProposal.model_validate(
             {name: getattr(workflow, name) for name in WorkflowProposal.model_fields}
         )
-        return await self._units.write(
+        return await self._propose(
             lambda conn: workflows.create_workflow(
                 conn,
                 checked,
@@ -67,7 +67,8 @@ class WorkflowVerbs(Verbs):
                 before,
                 actor=who,
                 max_json_bytes=self._max_json_bytes,
-            )
+            ),
+            actions,
         )
 
     async def get_workflow(self, workflow_id: int) -> Workflow | None:

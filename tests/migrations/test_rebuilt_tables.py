@@ -1,7 +1,8 @@
-"""Revision 0003 on SQLite: two tables are made again, and nothing else is changed or lost."""
+"""Revisions 0003 and 0004 on SQLite: tables or triggers are made again, and nothing else is changed or lost."""
 
 import re
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,8 @@ from tests.migrations.tools import (
     sequences,
     version,
 )
+
+Contents = dict[str, list[Sequence[object]]]
 
 BESIDE: Final = """
 CREATE TABLE orders (id INTEGER PRIMARY KEY,
@@ -68,6 +71,16 @@ def before(before_path: Path, tmp_path: Path) -> Path:
     return path
 
 
+def old_columns(now: Contents, before: Contents) -> Contents:
+    """The rows without the columns that were added, which are the last and empty."""
+    found: Contents = {}
+    for table, rows in now.items():
+        width = len(before[table][0]) if before[table] else 0
+        assert not any(value is not None for row in rows for value in row[width:])
+        found[table] = [row[:width] for row in rows]
+    return found
+
+
 def theirs(path: Path) -> list[tuple[str, ...]]:
     return [
         row for row in catalogue(path) if row[1] in ("orders", "pending", "by_reason", "Ordered")
@@ -87,7 +100,7 @@ async def test_rows_ids_and_what_belongs_to_others_stay(
         async with ActionDB(before) as db:
             assert not (await db.list_proposals()).corrupt
     assert version(before) == [migrate.HEAD]
-    assert contents(before) == rows
+    assert old_columns(contents(before), rows) == rows
     assert sequences(before) == ids
     assert theirs(before) == beside
     assert rows_of(before, "orders") == orders
@@ -99,15 +112,17 @@ async def test_rows_ids_and_what_belongs_to_others_stay(
 
 
 def test_down_and_up_again_gives_the_same(before: Path) -> None:
-    rows, ids, first = contents(before), sequences(before), catalogue(before)
-    migrate.upgrade(f"sqlite:///{before}")
-    second = catalogue(before)
-    assert second != first
-    alembic_here(before, "downgrade", "0002")
-    assert (contents(before), sequences(before), catalogue(before)) == (rows, ids, first)
-    assert is_sound(before)
-    migrate.upgrade(f"sqlite:///{before}")
-    assert (contents(before), sequences(before), catalogue(before)) == (rows, ids, second)
+    states = [(contents(before), sequences(before), catalogue(before))]
+    for revision in ("0003", "0004"):
+        migrate.upgrade(f"sqlite:///{before}", revision)
+        states.append((contents(before), sequences(before), catalogue(before)))
+        assert states[-1][2] != states[-2][2]
+    for revision, state in zip(("0003", "0002"), states[1::-1], strict=True):
+        alembic_here(before, "downgrade", revision)
+        assert (contents(before), sequences(before), catalogue(before)) == state
+        assert is_sound(before)
+    migrate.upgrade(f"sqlite:///{before}", "0004")
+    assert (contents(before), sequences(before), catalogue(before)) == states[-1]
 
 
 def order(db: sqlite3.Connection) -> dict[str, list[str]]:
@@ -122,19 +137,24 @@ def order(db: sqlite3.Connection) -> dict[str, list[str]]:
 
 def test_the_order_of_the_triggers_is_one_in_every_ledger(fresh: Path, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    migrate.upgrade(f"sqlite:///{path}", "0002")
-    with opened(path) as db:
-        orders = [order(db)]
-    for how in ("upgrade", "downgrade"):
-        alembic_here(path, how, "0003" if how == "upgrade" else "0002")
+    orders: list[dict[str, list[str]]] = []
+    for how, revision in (
+        *(("upgrade", each) for each in ("0002", "0003", "0004")),
+        *(("downgrade", each) for each in ("0003", "0002")),
+        ("upgrade", "head"),
+    ):
+        alembic_here(path, how, revision)
         with opened(path) as db:
             orders.append(order(db))
     with opened(tmp_path / "text.db") as db:
         db.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
         orders.append(order(db))
     with opened(fresh) as db:
-        orders.append(order(db))
-    assert all(each == orders[0] for each in orders)
+        head = order(db)
+    for found in orders:
+        # A revision adds triggers behind the others.
+        assert found == {table: names[: len(found[table])] for table, names in head.items()}
+    assert orders[-2:] == [head] * 2
 
 
 @pytest.mark.parametrize(
