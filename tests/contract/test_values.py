@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from operator_core.actions import ActionProposal, ActionRecord, InvalidValue, StoredProposal
-from operator_core.actions.values import MAX_JSON_BYTES
+from operator_core.actions.digest import proposal_digest
+from operator_core.actions.values import MAX_DELAY, MAX_JSON_BYTES
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
@@ -67,6 +68,24 @@ async def test_every_value_that_is_taken_comes_back(
     assert stored.proposed_at == moment.astimezone(UTC)
     assert stored.proposed_at.tzinfo is UTC
     assert StoredProposal.model_validate_json(stored.model_dump_json()) == stored
+
+
+@LAW
+@given(parameters=OBJECT, moment=MOMENT, delay=st.floats(0, MAX_DELAY))
+@example(parameters={}, moment=datetime(2026, 1, 2, tzinfo=UTC), delay=-0.0)
+async def test_a_stored_proposal_has_the_digest_of_the_given_one(
+    db: ActionDB, parameters: dict[str, Any], moment: datetime, delay: float
+) -> None:
+    first, second = [(await db.create_proposal(proposal())).id for _ in range(2)]
+    given = proposal(
+        parameters=parameters,
+        scheduled_at=moment,
+        max_retries=1,
+        retry_delay=delay,
+        depends_on=(second, first),
+    )
+    stored = await round_trip(db, given)
+    assert proposal_digest(vars(stored)) == proposal_digest(vars(given))
 
 
 @pytest.mark.parametrize(
