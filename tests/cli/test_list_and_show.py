@@ -1,13 +1,19 @@
 """``operator-core actions list`` and ``show``: what people and programs see of a ledger."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from operator_core.actions.types import ActionProposal, ActionRecord, ActionStatus
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionRecord,
+    ActionStatus,
+    RequesterType,
+)
 from operator_core.cli.formatting import compact, plain
 from operator_core.db import ActionDB
 from operator_core.db.sql.sqlite_library import dbapi
@@ -233,3 +239,62 @@ def test_looking_at_a_ledger_that_is_behind_does_not_upgrade_it(
     assert done.exit_code == 1
     assert "operator-core db upgrade" in done.stderr
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+async def with_origins(tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.db"
+    origin = {
+        "requester_id": "u-17",
+        "agent_id": "store-operator",
+        "run_id": "thread-9",
+        "call_id": "toolu_01",
+    }
+    async with ActionDB(path) as db:
+        parent = await db.create_proposal(
+            ActionProposal(
+                action_name="ask", reason="r", requester_type=RequesterType.USER, **origin
+            )
+        )
+        child = {**origin, "call_id": "toolu_02", "parent_id": parent.id}
+        await db.create_proposals(
+            [
+                ActionProposal(
+                    action_name="go", reason="r", status=ActionStatus.VALIDATED, **child
+                ),
+                ActionProposal(action_name="other", reason="r"),
+            ]
+        )
+        await db.claim_proposal(2, "worker-7", actor="ops")
+    return path
+
+
+def test_who_asked_and_where_it_comes_from_is_shown_and_chosen(
+    invoke: Invoke, with_origins: Path
+) -> None:
+    path = with_origins
+    asked = {
+        ("--requester-id", "u-17"): [2, 1],
+        ("--agent-id", "store-operator"): [2, 1],
+        ("--run-id", "thread-9"): [2, 1],
+        ("--parent-id", "1"): [2],
+        ("--call-id", "toolu_01"): [1],
+        ("--worker", "worker-7"): [2],
+        ("--actor", "ops"): [2],
+        ("--since", "2001-01-01"): [3, 2, 1],
+        ("--until", "2001-01-01 10:30"): [],
+    }
+    for option, ids in asked.items():
+        result = invoke("actions", "list", "--db-path", str(path), *option, "--json")
+        assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ids, option
+    page = invoke("actions", "show", "1", "--db-path", str(path)).stdout
+    for name, value in (
+        ("requester", r"u-17 \(user\)"),
+        ("agent", "store-operator"),
+        ("run", "thread-9"),
+        ("call", "toolu_01"),
+    ):
+        assert re.search(rf"{name}:?\s+{value}", page), page
+    assert re.search(
+        r"parent:?\s+1\b", invoke("actions", "show", "2", "--db-path", str(path)).stdout
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operator_core.actions import ActionStatus
+from operator_core.actions import ActionStatus, Busy, CorruptRow, InvalidTransition
 from operator_core.db import ActionDB
 from tests.clocks import asleep
 from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL
@@ -71,6 +71,8 @@ async def check(db: ActionDB, raw: RawSQL, column: str, value: str) -> None:
     assert before == (
         await raw("SELECT status, status_changed_by FROM action_proposals WHERE id = 2")
     )
+    with pytest.raises((CorruptRow, InvalidTransition, Busy)):
+        await db.claim_proposal(2, "worker-1")
     assert await db.get_records_for_proposal(2) == []
 
 

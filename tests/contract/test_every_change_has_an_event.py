@@ -294,6 +294,8 @@ VERBS: dict[str, Verb] = {
     "update_record": lambda db, on: db.update_record(on.record_by_hand, False, "boom"),
     "update_record of a claim": lambda db, on: db.update_record(on.record, True),
     "claim": lambda db, on: db.claim("worker-2", limit=1000),
+    "claim_proposal": lambda db, on: db.claim_proposal(on.validated, "worker-2"),
+    "cancel_proposal": lambda db, on: db.cancel_proposal(on.proposed, by="me", reason="no"),
     "claim of nothing": lambda db, on: db.claim("worker-2", action_names="none such"),
     "heartbeat": lambda db, on: db.heartbeat(on.record, timedelta(hours=1)),
     "complete": lambda db, on: db.complete(on.record, {"rows": 3}),
@@ -317,9 +319,9 @@ NONE = {"heartbeat"}
 """The verbs that write no event."""
 
 READING = {
-    "changes", "count_proposals", "events", "get_proposal", "get_record",
+    "changes", "count_proposals", "events", "find_call", "get_proposal", "get_record",
     "get_records_for_proposal", "get_workflow", "history", "iter_proposals", "list_proposals",
-    "list_workflow_actions", "newest_event_id", "wait_for", "workflow_status",
+    "list_workflow_actions", "newest_event_id", "wait_for", "wait_until", "workflow_status",
 }  # fmt: skip
 
 

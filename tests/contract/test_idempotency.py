@@ -14,6 +14,7 @@ from operator_core.actions import (
     Conflict,
     InvalidValue,
     NotFound,
+    RequesterType,
 )
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
@@ -96,13 +97,19 @@ OTHERS: dict[str, Any] = {
     "max_retry_delay": 2.0,
     "depends_on": [1],
     "wait_on_failure": True,
+    "requester_id": "u-7",
+    "requester_type": RequesterType.USER,
+    "agent_id": "other",
+    "run_id": "run",
+    "parent_id": 1,
+    "call_id": "call",
 }
 """For each field in which two proposals under one key must agree, a value that is not its default."""
 
 NOT_COMPARED = {
-    "reason", "status", "proposed_at", "validated_at", "cancelled_at",
+    "reason", "traceparent", "status", "proposed_at", "validated_at", "cancelled_at",
 }  # fmt: skip
-"""A model that is asked again words its reason anew; the others say what became of it, and when."""
+"""A model that is asked again words its reason anew, in a trace of its own; the others say what became of it, and when."""
 
 KEPT = {
     "id", "created_at", "updated_at", "retry_count", "next_retry_at", "last_error", "version", "workflow_id",

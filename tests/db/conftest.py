@@ -26,7 +26,8 @@ SELECT 'v', 'i', 't', 't', 'm' FROM numbers WHERE n <= 50""",
     """
 INSERT INTO action_proposals
     (ticket_id, action_name, parameters, reason, status, proposed_at, proposed_by, status_changed_by,
-    priority, scheduled_at, expires_at, max_retries, next_retry_at, depends_on)
+    priority, scheduled_at, expires_at, max_retries, next_retry_at, depends_on,
+    requester_id, agent_id, run_id, call_id, parent_id)
 SELECT CASE WHEN n % 100 = 0 THEN 1 + n % 50 END, 'action_' || (n % 20),
     '{"region_id":4711,"from_store":2,"keyspace":"orders/eu-central/shard-0017","labels":["hot","rebalance"]}',
     'store 2 holds 61 % of the leaders and answers slowly',
@@ -36,7 +37,10 @@ SELECT CASE WHEN n % 100 = 0 THEN 1 + n % 50 END, 'action_' || (n % 20),
     CASE n / 1000 % 4 WHEN 0 THEN TIME('2026-01-01 00:00:00.000000') WHEN 1 THEN TIME('2999-01-01 00:00:00.000000') END,
     CASE n / 1000 % 8 WHEN 2 THEN TIME('2026-01-01 00:00:00.000000') WHEN 3 THEN TIME('2999-01-01 00:00:00.000000') END,
     3, CASE n % 1000 WHEN 10 THEN TIME('2026-01-01 00:00:00.000000') WHEN 20 THEN TIME('2999-01-01 00:00:00.000000') END,
-    CASE WHEN n % 10 = 2 AND n / 1000 % 8 > 3 THEN JSON('[' || (n - 1) || ']') END
+    CASE WHEN n % 10 = 2 AND n / 1000 % 8 > 3 THEN JSON('[' || (n - 1) || ']') END,
+    CASE WHEN n % 4 = 0 THEN 'u_' || (n % 5) END, CASE WHEN n % 2 = 0 THEN 'agent_' || (n % 5) END,
+    CASE WHEN n % 2 = 0 THEN 'run_' || (n / 20) END, CASE WHEN n % 2 = 0 THEN 'call_' || n END,
+    CASE WHEN n % 20 = 4 THEN n - 2 END
 FROM numbers""",
     """
 INSERT INTO action_dependencies (proposal_id, depends_on_id)

@@ -410,7 +410,8 @@ def put(conn: Connection, values: Mapping[str, object]) -> None:
         column
         for column, accepted in ACCEPTED["action_proposals"].items()
         if accepted
-        and column not in ("id", "workflow_id", "scheduled_at", "expires_at", "next_retry_at")
+        and column
+        not in ("id", "workflow_id", "parent_id", "scheduled_at", "expires_at", "next_retry_at")
     ],
 )
 def test_the_ledger_carries_on_with_what_was_accepted(conn: Connection, column: str) -> None:

@@ -2,6 +2,7 @@
 
 from operator_core.actions.errors import (
     ActionError,
+    AlreadyClaimed,
     Busy,
     CommitOutcomeUnknown,
     Conflict,
@@ -65,6 +66,7 @@ __all__ = [
     "ActionRecord",
     "ActionStatus",
     "ActionType",
+    "AlreadyClaimed",
     "Busy",
     "Claim",
     "CommitOutcomeUnknown",

@@ -127,7 +127,7 @@ class InvalidTransition(ActionError, ValueError):
 
 
 class NotDue(InvalidTransition):
-    """A proposal can't start before `scheduled_at`."""
+    """A proposal can't start before `scheduled_at`, which for a failed one is the time of its retry."""
 
     def __init__(
         self, id: int, from_status: str, allowed: Iterable[str], scheduled_at: datetime
@@ -159,6 +159,16 @@ class DependencyPending(InvalidTransition):
         super().__init__(
             id, from_status, "executing", allowed, problem=f"it waits for proposal {some}"
         )
+
+
+class AlreadyClaimed(InvalidTransition):
+    """A proposal is executing already; `worker` has claimed it, or is None if it was started by hand."""
+
+    def __init__(self, id: int, allowed: Iterable[str], worker: str | None) -> None:
+        by = "" if worker is None else f" by {worker}"
+        problem = f"it is executed{by} already"
+        super().__init__(id, "executing", "executing", allowed, problem=problem)
+        self.worker = worker
 
 
 class InvalidValue(ActionError, ValueError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
+from operator_core.actions.digest import proposal_digest
 from operator_core.actions.model import KEPT, Model
 from operator_core.actions.statuses import ActionStatus, ActionType, RequesterType
 from operator_core.actions.values import (
@@ -187,6 +188,11 @@ class ActionProposal(ProposalRequest):
     version: Annotated[Version | None, KEPT] = Field(
         default=None, description="Counts the changes of the row, from 1. Set by the database."
     )
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was proposed: see `operator_core.actions.digest`. It is computed for each call."""
+        return proposal_digest(self.__dict__)
 
     @property
     def replayed(self) -> bool:

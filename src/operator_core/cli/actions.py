@@ -22,6 +22,7 @@ from operator_core.cli import views
 from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
 from operator_core.cli.formatting import plain
 from operator_core.cli.options import (
+    TIME_FORMATS,
     Actor,
     AsJson,
     DbPath,
@@ -208,13 +209,39 @@ def list_command(
     proposed_by: Annotated[
         str | None, typer.Option(help="Only proposals by this proposer.")
     ] = None,
+    requester_id: Annotated[
+        str | None, typer.Option(help="Only proposals for this requester.")
+    ] = None,
+    agent_id: Annotated[str | None, typer.Option(help="Only proposals of this agent.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Only proposals of this run.")] = None,
+    parent_id: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only proposals that were proposed in this one's execution."),
+    ] = None,
+    call_id: Annotated[
+        str | None, typer.Option(help="Only the proposal of this tool call.")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Only proposals that this actor moved last.")
+    ] = None,
+    worker: Annotated[
+        str | None, typer.Option(help="Only proposals that this worker has executed.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=TIME_FORMATS, help="Only proposals created at this time or later."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=TIME_FORMATS, help="Only proposals created before this time."),
+    ] = None,
     before: Annotated[
         int | None, typer.Option(min=1, help="Only proposals with a lower id.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The largest number of proposals.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List proposals, newest first."""
+    """List proposals, newest first. A time without an offset is local time."""
     place = choose(db_path, url)
     place.require_existing()
     with reported(place), place.opened() as (run, db):
@@ -224,6 +251,15 @@ def list_command(
                 action_name=action_name,
                 ticket_id=ticket_id,
                 proposed_by=proposed_by,
+                requester_id=requester_id,
+                agent_id=agent_id,
+                run_id=run_id,
+                parent_id=parent_id,
+                call_id=call_id,
+                actor=actor,
+                worker=worker,
+                created_after=since,
+                created_before=until,
                 before=before,
                 limit=limit,
             )

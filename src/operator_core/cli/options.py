@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, Final, NoReturn, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from operator_core.db.sql.urls import check_path, masked, target_from_text
 from operator_core.db.sqlite.handle import MEMORY
 
 __all__ = [
+    "TIME_FORMATS",
     "Actor",
     "AsJson",
     "DbPath",
@@ -41,6 +42,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+TIME_FORMATS: Final = [
+    f"%Y-%m-%d{time}" for time in ("", "T%H:%M", "T%H:%M:%S", " %H:%M", " %H:%M:%S", "T%H:%M:%S%z")
+]
+"""The forms of a time on the command line. A time without an offset is local time."""
 
 DbPath = Annotated[
     Path | None,

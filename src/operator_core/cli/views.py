@@ -195,6 +195,7 @@ def _proposal_facts(
     if proposal.priority:
         yield "priority", [(str(proposal.priority), "")]
     yield "proposed", [(f"{when(proposal.proposed_at)} by {one_line(proposal.proposed_by)}", "")]
+    yield from _origin(proposal)
     yield from _moments(("not before", proposal.scheduled_at), ("expires", proposal.expires_at))
     yield from _moments(("validated", proposal.validated_at), ("cancelled", proposal.cancelled_at))
     if proposal.max_retries:
@@ -203,6 +204,22 @@ def _proposal_facts(
     over = proposal.status is ActionStatus.COMPLETED or (last is not None and last.outcome_unknown)
     if proposal.last_error is not None and not over:
         yield "last error", [(plain(proposal.last_error), "red")]
+
+
+def _origin(proposal: StoredProposal) -> Iterator[tuple[str, Line]]:
+    kind = "" if proposal.requester_type is None else f" ({proposal.requester_type.value})"
+    for name, value in (
+        ("requester", proposal.requester_id and proposal.requester_id + kind),
+        ("agent", proposal.agent_id),
+        ("run", proposal.run_id),
+        ("parent", proposal.parent_id),
+        ("call", proposal.call_id),
+        ("trace", proposal.traceparent),
+    ):
+        if value is not None:
+            yield name, [(one_line(str(value)), "")]
+    if proposal.requester_id is None and kind:
+        yield "requester", [(kind.strip(), "")]
 
 
 def _record_facts(record: StoredRecord, now: datetime) -> Iterator[tuple[str, Line]]:

@@ -54,7 +54,20 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
         lambda c: LIST(c, proposed_by="agent_3", limit=50),
         "idx_action_proposals_proposed_by",
     ),
+    "list run": (lambda c: LIST(c, run_id="run_7", limit=50), "idx_action_proposals_run"),
+    "list no such run": (lambda c: LIST(c, run_id="x", limit=50), "idx_action_proposals_run"),
+    "list parent": (lambda c: LIST(c, parent_id=2, limit=50), "idx_action_proposals_parent"),
+    "list agent": (lambda c: LIST(c, agent_id="agent_3", limit=50), "idx_action_proposals_agent"),
+    "list requester": (
+        lambda c: LIST(c, requester_id="u_3", before=500, limit=50),
+        "idx_action_proposals_requester",
+    ),
+    "call": (queries.find_call("run_7", "call_142"), "uq_action_proposals_call"),
     "count": (queries.count_proposals, "idx_action_proposals_status"),
+    "count run": (
+        lambda c: queries.count_proposals(c, run_id="run_7"),
+        "idx_action_proposals_run",
+    ),
     "move": (status.move_proposal(status.Move(1, S.VALIDATED, "a", None)), BY_ID),
     "move of a version": (status.move_proposal(status.Move(1, S.VALIDATED, "a", None, 1)), BY_ID),
     "retry": (
@@ -80,6 +93,9 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
     "newest event": (history.newest_event, IN_ORDER),
 }
 
+GROUPED = "count run"
+"""The rows of one run are grouped by status; there are few."""
+
 
 @pytest.mark.parametrize("name", QUERIES)
 async def test_each_query_uses_its_index_on_sqlite(name: str, million_file: Path) -> None:
@@ -92,7 +108,7 @@ async def test_each_query_uses_its_index_on_sqlite(name: str, million_file: Path
     }
     for plan in await plans_on_sqlite(million_file, unit):
         assert words.get(index, index) in plan
-        if "UNION" not in plan and "COMPOUND" not in plan:
+        if "UNION" not in plan and "COMPOUND" not in plan and name != GROUPED:
             assert "TEMP B-TREE" not in plan
         if index != NEWEST_FIRST and name != "count":
             assert "SCAN action_" not in plan, plan
@@ -130,7 +146,7 @@ async def test_each_query_uses_its_index_on_postgresql(
         assert any(each in plan for each in words.get(index, (index,))), plan
         if index == BY_ID and name not in ("list before", "history"):
             assert "id = " in plan, plan
-        if "statuses" not in name:
+        if "statuses" not in name and name != GROUPED:
             assert "Sort" not in plan, plan
 
 

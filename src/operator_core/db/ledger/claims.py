@@ -1,7 +1,7 @@
 """Units of work by which workers claim due proposals, each for exactly one worker."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -75,6 +75,8 @@ class ClaimRequest(NamedTuple):
     actor: str | None = None
     """None stands for the worker."""
     reason: str | None = None
+    proposal_id: int | None = None
+    """The only proposal that is to be claimed, or None."""
 
     @property
     def who(self) -> dict[str, str | None]:
@@ -82,16 +84,21 @@ class ClaimRequest(NamedTuple):
         return {"who": self.worker, "actor": self.actor or self.worker, "for_reason": self.reason}
 
     @property
-    def kinds(self) -> dict[str, list[str]]:
-        """The filters by action name and type, as parameters of the statements."""
-        filters = {"names": self.action_names, "types": self.action_types}
-        return {name: list(values) for name, values in filters.items() if values is not None}
+    def filters(self) -> dict[str, Any]:
+        """The filters by action name, type and id, as parameters of the statements."""
+        kinds = {"names": self.action_names, "types": self.action_types}
+        found: dict[str, Any] = {
+            name: list(values) for name, values in kinds.items() if values is not None
+        }
+        if self.proposal_id is not None:
+            found["proposal"] = self.proposal_id
+        return found
 
 
 _VALIDATED = any_of([ActionStatus.VALIDATED])
 
 
-def _claimable(*kinds: Any) -> list[Any]:
+def _claimable(*filters: Any) -> list[Any]:
     """The conditions under which a validated proposal can be claimed."""
     return [
         # A proposal without a time is due whatever the clock says, also after the clock was set back.
@@ -101,13 +108,24 @@ def _claimable(*kinds: Any) -> list[Any]:
         # A proposal at the last version can't move. Another tool may have set it while the triggers were missing.
         _P.version < literal_column(str(MAX_ID)),
         _P.action_type.in_([literal_column(f"'{kind.value}'") for kind in ActionType]),
-        *kinds,
+        *filters,
     ]
 
 
-def _kinds(names: bool, types: bool) -> list[Any]:
-    filters = ((names, _P.action_name, "names"), (types, _P.action_type, "types"))
-    return [listed(column, name) for used, column, name in filters if used]
+_FILTERS: Final = {
+    "names": listed(_P.action_name, "names"),
+    "types": listed(_P.action_type, "types"),
+}
+_ONE: Final = _P.id == bindparam("proposal", type_=BigInteger())
+
+
+def _filters(names: Iterable[str]) -> list[Any]:
+    return [_FILTERS[name] for name in sorted(names) if name in _FILTERS]
+
+
+def _one(names: Container[str]) -> list[Any]:
+    """The filter by which the planner finds the row."""
+    return [_ONE] if "proposal" in names else []
 
 
 _WHO = bindparam("who", type_=Text())
@@ -115,7 +133,7 @@ _ACTOR = bindparam("actor", type_=Text())
 _FOR_REASON = bindparam("for_reason", type_=Text())
 
 
-def _due(names: bool, types: bool) -> CTE:
+def _due(filters: frozenset[str]) -> CTE:
     """Locks due proposals, and skips those that other transactions have locked."""
     return (
         select(_P.id, _P.priority, _DUE.label("due"))
@@ -123,7 +141,8 @@ def _due(names: bool, types: bool) -> CTE:
             _VALIDATED,
             # The predicate of the index.
             few_in(_P.status, ActionStatus.VALIDATED.value),
-            nearly_all(*_claimable(*_kinds(names, types))),
+            nearly_all(*_claimable(*_filters(filters))),
+            *_one(filters),
         )
         .order_by(*_ORDER)
         .limit(any_number(bindparam("limit", type_=BigInteger())))
@@ -133,19 +152,19 @@ def _due(names: bool, types: bool) -> CTE:
 
 
 @cache
-def _claim_on_server(names: bool, types: bool) -> Select[Any]:
+def _claim_on_server(filters: frozenset[str]) -> Select[Any]:
     """Claims due proposals for one worker."""
-    due = _due(names, types)
+    due = _due(filters)
     return _claim_all(due, due.c.due, _start(), _record(select(due.c.id)))
 
 
 @cache
-def _claim_together(names: bool, types: bool) -> Select[Any]:
+def _claim_together(filters: frozenset[str]) -> Select[Any]:
     """Claims due proposals for several workers, who get them in the order of the claim.
 
     `whos`, `actors` and `for_reasons` have an element for each proposal that a caller wants.
     """
-    due = _due(names, types)
+    due = _due(filters)
     columns = ("who", "actor", "for_reason")
     calls = (
         func.unnest(*(bindparam(f"{name}s", type_=ARRAY(Text())) for name in columns))
@@ -237,10 +256,10 @@ def _record(ids: Select[Any], actor: Any = _ACTOR, who: Any = _WHO) -> Any:
 
 
 @cache
-def _candidates(names: bool, types: bool) -> Select[Any]:
+def _candidates(filters: frozenset[str]) -> Select[Any]:
     return (
         select(*PROPOSAL_COLUMNS)
-        .where(_VALIDATED, *_claimable(*_kinds(names, types)))
+        .where(_VALIDATED, *_claimable(*_filters(filters)), *_one(filters))
         .order_by(*_ORDER)
         .limit(unseen(bindparam("limit", type_=BigInteger())))
         .offset(bindparam("offset", type_=BigInteger()))
@@ -261,14 +280,14 @@ _RECORD_EACH = _record(select(each("ids").c.value))
 
 def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
     """Claims due proposals for a worker; returns the claims, and whether `sweep` has something to do."""
-    kinds = request.kinds
+    filters = request.filters
     parameters = {
         **request.who,
         "lease": request.lease,
         "limit": request.limit,
-        **kinds,
+        **filters,
     }
-    statement = _claim_on_server("names" in kinds, "types" in kinds)
+    statement = _claim_on_server(frozenset(filters))
 
     def unit(conn: Connection) -> tuple[list[Claim], bool]:
         if is_sqlite(conn):
@@ -283,7 +302,7 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
 
     # Claims of different callers can share a statement if any of them could get each proposal.
     key = "claim", request.lease, request.action_names, request.action_types
-    shared = Shared(key, _deal, request, request.limit)
+    shared = None if "proposal" in filters else Shared(key, _deal, request, request.limit)
     return SingleStatement(unit, Shortcut(statement, parameters, answer), shared=shared)
 
 
@@ -291,14 +310,14 @@ def _deal(
     requests: Sequence[ClaimRequest],
 ) -> Shortcut[list[tuple[list[Claim], bool] | Unanswered]]:
     """One statement for several claims: the first caller gets the first proposals."""
-    kinds = requests[0].kinds
+    filters = requests[0].filters
     wanted = [place for place, each in enumerate(requests) for _ in range(each.limit)]
     who = [each.who for each in requests]
     parameters = {
         **{f"{name}s": [who[place][name] for place in wanted] for name in who[0]},
         "lease": requests[0].lease,
         "limit": len(wanted),
-        **kinds,
+        **filters,
     }
 
     def answer(rows: Sequence[Any]) -> list[tuple[list[Claim], bool] | Unanswered]:
@@ -311,7 +330,7 @@ def _deal(
             for each, share in zip(requests, shares, strict=True)
         ]
 
-    statement = _claim_together("names" in kinds, "types" in kinds)
+    statement = _claim_together(frozenset(filters))
     return Shortcut(statement, parameters, answer, explains=())
 
 
@@ -395,9 +414,9 @@ def _start_unrefused(
 
 def _first_due(conn: Connection, request: ClaimRequest, offset: int) -> list[StoredProposal]:
     found: list[StoredProposal] = []
-    kinds = request.kinds
-    candidates = _candidates("names" in kinds, "types" in kinds)
-    parameters: dict[str, Any] = {"offset": offset, **kinds}
+    filters = request.filters
+    candidates = _candidates(frozenset(filters))
+    parameters: dict[str, Any] = {"offset": offset, **filters}
     while len(found) < request.limit:
         parameters["limit"] = request.limit - len(found)
         rows = fetch(conn, candidates, parameters)

@@ -151,6 +151,8 @@ _INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
 _INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
+# The SQLSTATE of the ledger's triggers; a missing row is known from the error itself.
+_OF_A_TRIGGER: Final = ("23000",)
 _OTHER_RUN: Final = "action_proposals_parent_run"
 _SAME_CALL: Final = ("uq_action_proposals_call", "a call has one proposal in its run")
 
@@ -246,7 +248,7 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
         _INSERT_ONE,
         values,
         lambda rows: [_with_row(proposal, rows[0])] if rows else UNANSWERED,
-        explains=(),
+        explains=_OF_A_TRIGGER,
     )
     return SingleStatement(unit, shortcut, batch, shared)
 
@@ -291,7 +293,7 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
         _INSERT_UNLESS_THERE,
         {**values, "idempotency_key": key},
         lambda rows: _with_row(proposal, rows[0]) if rows else UNANSWERED,
-        explains=(),
+        explains=_OF_A_TRIGGER,
     )
     return SingleStatement(unit, shortcut)
 

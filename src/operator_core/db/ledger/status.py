@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from operator_core.actions.errors import (
+    AlreadyClaimed,
     Busy,
     DependencyPending,
     Expired,
@@ -30,17 +31,19 @@ from operator_core.actions.errors import (
 )
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
 from operator_core.actions.types import ActionStatus
+from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
 from operator_core.db.sql.planner_hints import few, nearly_all
 from operator_core.db.sql.rows import decode_time
 from operator_core.db.sql.sharing import calls_of, free_rows, together
-from operator_core.db.sql.tables import DEPENDENCIES, PROPOSALS
+from operator_core.db.sql.tables import DEPENDENCIES, PROPOSALS, RECORDS
 from operator_core.db.sql.unit import UNANSWERED, Shared, Shortcut, SingleStatement
 
 __all__ = [
     "Move",
     "any_of",
+    "check_start",
     "may_start",
     "move_proposal",
     "moved",
@@ -177,6 +180,28 @@ def _check_start(conn: Connection, id: int, found: Any) -> None:
         raise DependencyPending(*here, pending)
 
 
+def check_start(conn: Connection, id: int) -> None:
+    """Raises the error that says why a proposal can't be claimed now; returns if it can, or could a moment later.
+
+    Raises `NotFound`, `InvalidTransition` with its subclasses, and `CorruptRow`.
+    """
+    found = conn.execute(_CURRENT, {"proposal": id}).one_or_none()
+    if found is None:
+        raise NotFound("proposal", id)
+    # What can't be read can't be claimed.
+    get_proposal(conn, id)
+    allowed = _allowed(found.status)
+    if found.status == ActionStatus.EXECUTING:
+        raise AlreadyClaimed(id, allowed, conn.scalar(_WORKER, {"proposal": id}))
+    if found.status == ActionStatus.FAILED and found.next_retry_at is not None:
+        if found.paused:
+            raise NotDue(id, found.status, allowed, decode_time(found.next_retry_at))
+        return
+    if found.status != ActionStatus.VALIDATED:
+        raise InvalidTransition(id, found.status, ActionStatus.EXECUTING, allowed)
+    _check_start(conn, id, found)
+
+
 def move_proposal(move: Move) -> SingleStatement[None]:
     """`update_proposal_status` as a `SingleStatement`: an allowed move needs one statement."""
     # A move that cancels dependent proposals waits for their locks.
@@ -214,9 +239,18 @@ _CURRENT = select(
     _ROW.version,
     _ROW.scheduled_at,
     _ROW.expires_at,
+    _ROW.next_retry_at,
+    (_ROW.next_retry_at > written_now()).label("paused"),
     (_ROW.scheduled_at > written_now()).label("early"),
     (_ROW.expires_at <= written_now()).label("late"),
 ).where(_ROW.id == _PROPOSAL_ID)
+
+_WORKER = (
+    select(RECORDS.c.worker)
+    .where(RECORDS.c.proposal_id == _PROPOSAL_ID)
+    .order_by(RECORDS.c.id.desc())
+    .limit(literal_column("1"))
+)
 
 _PENDING_NEEDS = (
     select(_ROW.id)

@@ -56,6 +56,7 @@ __all__ = [
     "REASON",
     "REQUESTER_TYPE",
     "REQUIRED_NAME",
+    "REQUIRED_REASON",
     "SECONDS",
     "SIZE",
     "STATUS",
@@ -196,6 +197,8 @@ ACTOR: Final[Argument[str]] = Argument(Annotated[Name, AfterValidator(_not_reser
 """The name of an actor. A name that is, or looks like, a reserved name of the ledger is refused."""
 
 REASON: Final[Argument[str | None]] = Argument(Reason | None)
+
+REQUIRED_REASON: Final[Argument[str]] = Argument(Reason)
 
 ERROR_MESSAGE: Final[Argument[str]] = Argument(LongText)
 

@@ -85,9 +85,11 @@ class BlockingVerbs(ActionLedger):
     async def _woken(self, changed: Any, seconds: float) -> None:
         changed.wait(seconds)
 
-    async def _finished_within(self, known: int, seconds: float | None) -> StoredProposal:
+    async def _reached_within(
+        self, known: int, reached: Callable[[StoredProposal], bool], seconds: float | None
+    ) -> StoredProposal:
         until = inf if seconds is None else time.monotonic() + seconds
-        found = await self._finished(known, until)
+        found = await self._reached(known, reached, until)
         if found is None:
             raise unfinished(known, seconds)
         return found

@@ -12,10 +12,11 @@ from typing import Any, Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from operator_core.actions.actors import LEDGER
-from operator_core.actions.errors import ActionError, InvalidValue
+from operator_core.actions.errors import ActionError, Busy, InvalidValue
 from operator_core.actions.types import ActionType, Claim, StoredRecord
 from operator_core.actions.values import MAX_DELAY
 from operator_core.db.ledger import claims, executions, recovery
+from operator_core.db.ledger.status import check_start
 from operator_core.db.run.cancellation import finish_or_give_back
 from operator_core.db.sql.errors import read_damaged
 from operator_core.db.sql.unit import SingleStatement
@@ -35,6 +36,9 @@ BEATS: Final = 3
 """The number of heartbeats per length of a lease: two may be late."""
 
 MAX_CLAIMS: Final = 1000
+
+_ATTEMPTS: Final = 10
+"""The number of attempts to claim a proposal that can be claimed, when it is read afterwards."""
 
 _UNBEGUN: Final = "the claim was cancelled: it was not begun"
 
@@ -82,6 +86,42 @@ class WorkVerbs(Verbs):
             check(arguments.REASON, reason, "reason"),
         )
         return await finish_or_give_back(self._claim(request), self._give_back)
+
+    async def claim_proposal(
+        self,
+        proposal_id: int,
+        worker: str,
+        *,
+        lease: timedelta = LEASE,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Claim:
+        """Claims this very proposal for one worker, as `claim` does; its priority and its place in the order don't count.
+
+        Raises the error that says why it can't be claimed now: `NotFound`, `AlreadyClaimed`, `NotDue` (also for a failed
+        proposal whose retry is due later), `Expired`, `DependencyPending`, `CorruptRow`, or `InvalidTransition` for any
+        other status than `validated`. Raises `Busy` if other writers hold the proposal.
+        """
+        check(arguments.ACTOR, worker, "worker")
+        request = claims.ClaimRequest(
+            worker,
+            1,
+            check(arguments.LEASE, lease, "lease"),
+            None,
+            None,
+            None if actor is None else check(arguments.ACTOR, actor, "actor"),
+            check(arguments.REASON, reason, "reason"),
+            check(arguments.ID, proposal_id, "proposal_id"),
+        )
+        (taken,) = await finish_or_give_back(self._claim_this(request), self._give_back)
+        return taken
+
+    async def _claim_this(self, request: claims.ClaimRequest) -> list[Claim]:
+        for _ in range(_ATTEMPTS):
+            if taken := await self._claim(request):
+                return taken
+            await self._units.read(partial(check_start, id=cast(int, request.proposal_id)))
+        raise Busy(None, "other writers hold the proposal")
 
     async def _claim(self, request: claims.ClaimRequest) -> list[Claim]:
         taken, overdue = await self._write_or_in_parts(

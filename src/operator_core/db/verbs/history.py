@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
-from operator_core.actions.errors import ActionError, NotFound
-from operator_core.actions.lifecycle import FINAL_STATUSES
+from operator_core.actions.errors import ActionError, InvalidTransition, InvalidValue, NotFound
+from operator_core.actions.lifecycle import FINAL_STATUSES, TRANSITIONS
 from operator_core.actions.types import ActionEvent, ActionStatus, StoredProposal
 from operator_core.db.ledger import queries
 from operator_core.db.ledger.history import (
@@ -38,6 +38,15 @@ _HELD_BACK: Final = 0.02
 """Seconds between two looks while events are held back, because an older open transaction may precede them."""
 
 
+_Reached: TypeAlias = Callable[[StoredProposal], bool]
+
+
+def _is_finished(proposal: StoredProposal) -> bool:
+    return proposal.status in FINAL_STATUSES or (
+        proposal.status is ActionStatus.FAILED and proposal.next_retry_at is None
+    )
+
+
 class HistoryVerbs(Verbs):
     """The verbs that read the history and wait for changes."""
 
@@ -58,13 +67,43 @@ class HistoryVerbs(Verbs):
         known = check(arguments.ID, proposal_id, "proposal_id")
         if timeout is not None:
             check(arguments.SECONDS, timeout, "timeout")
-        return await self._finished_within(known, timeout)
+        return await self._reached_within(known, _is_finished, timeout)
 
-    async def _finished_within(self, known: int, seconds: float | None) -> StoredProposal:
+    async def wait_until(
+        self,
+        proposal_id: int,
+        *statuses: ActionStatus,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+    ) -> StoredProposal:
+        """Waits until a proposal has one of these statuses, and returns it; otherwise as `wait_for`.
+
+        Raises `InvalidTransition` if it has ended with another status, because it can't reach these any more. A status
+        that it has only between two looks may be missed; see `events` for every change.
+        """
+        known = check(arguments.ID, proposal_id, "proposal_id")
+        wanted = {check(arguments.STATUS, each, "statuses") for each in statuses}
+        if not wanted:
+            raise InvalidValue("statuses", "must have at least one")
+        if timeout is not None:
+            check(arguments.SECONDS, timeout, "timeout")
+
+        def reached(proposal: StoredProposal) -> bool:
+            return proposal.status in wanted or _is_finished(proposal)
+
+        found = await self._reached_within(known, reached, timeout)
+        if found.status not in wanted:
+            raise InvalidTransition(
+                known, found.status, min(wanted), sorted(TRANSITIONS[found.status])
+            )
+        return found
+
+    async def _reached_within(
+        self, known: int, reached: _Reached, seconds: float | None
+    ) -> StoredProposal:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                found = await self._finished(known)
+                found = await self._reached(known, reached)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -72,8 +111,10 @@ class HistoryVerbs(Verbs):
         assert found is not None
         return found
 
-    async def _finished(self, known: int, until: float = inf) -> StoredProposal | None:
-        """Returns the proposal once it is finished, or None at the time `until` of `_clock`."""
+    async def _reached(
+        self, known: int, reached: _Reached, until: float = inf
+    ) -> StoredProposal | None:
+        """Returns the proposal once it is as `reached` wants it, or None at the time `until` of `_clock`."""
         async with self.changes() as changed:
             swept = False
             while True:
@@ -81,9 +122,7 @@ class HistoryVerbs(Verbs):
                 proposal = await self._units.read(queries.read_proposal(known))
                 if proposal is None:
                     raise NotFound("proposal", known)
-                if proposal.status in FINAL_STATUSES or (
-                    proposal.status is ActionStatus.FAILED and proposal.next_retry_at is None
-                ):
+                if reached(proposal):
                     return proposal
                 if not swept and await self._units.read(is_overdue):
                     # Once per signal: rows that the database refuses to change stay overdue.

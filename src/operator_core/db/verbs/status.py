@@ -40,6 +40,20 @@ class StatusVerbs(Verbs):
         )
         await self._units.write(move_proposal(move))
 
+    async def cancel_proposal(self, proposal_id: int, *, by: str, reason: str) -> None:
+        """Cancels a proposal that is proposed, validated or executing, as the decision of `by`.
+
+        Only its worker can stop an execution that is running: its next heartbeat raises `LeaseLost`. Raises `NotFound`
+        and `InvalidTransition`.
+        """
+        move = Move(
+            check(arguments.ID, proposal_id, "proposal_id"),
+            ActionStatus.CANCELLED,
+            check(arguments.ACTOR, by, "by"),
+            check(arguments.REQUIRED_REASON, reason, "reason"),
+        )
+        await self._units.write(move_proposal(move))
+
     async def cancel_all_pending(
         self, *, actor: str | None = None, reason: str | None = None
     ) -> int:

@@ -90,6 +90,7 @@ class SyncActionLedger:
     count_proposals = _call(ActionLedger.count_proposals)
 
     update_proposal_status = _call(ActionLedger.update_proposal_status)
+    cancel_proposal = _call(ActionLedger.cancel_proposal)
     cancel_all_pending = _call(ActionLedger.cancel_all_pending)
     retry = _call(ActionLedger.retry)
 
@@ -99,6 +100,7 @@ class SyncActionLedger:
     update_record = _call(ActionLedger.update_record)
 
     claim = _call(ActionLedger.claim)
+    claim_proposal = _call(ActionLedger.claim_proposal)
     heartbeat = _call(ActionLedger.heartbeat)
     complete = _call(ActionLedger.complete)
     fail = _call(ActionLedger.fail)
@@ -107,6 +109,7 @@ class SyncActionLedger:
     recover_expired = _call(ActionLedger.recover_expired)
 
     wait_for = _call(ActionLedger.wait_for)
+    wait_until = _call(ActionLedger.wait_until)
     history = _call(ActionLedger.history)
     events = _iterator(ActionLedger.events)
     newest_event_id = _call(ActionLedger.newest_event_id)
