@@ -13,7 +13,9 @@ _END_OF_CASCADE = (
 __all__ = ["MUTANTS"]
 
 _TEXT: Final = "src/operator_core/db/schema.py"
-_NEWEST: Final = "migrations/versions/0002_ledger.postgresql.sql"
+_LEDGER: Final = "migrations/versions/0002_ledger.postgresql.sql"
+_GUARD: Final = "migrations/versions/0004_origin.postgresql.sql"
+"""The revision that wrote the guard of proposals last."""
 _CONTRACT: Final = "tests/contract/"
 _RAW: Final = "tests/migrations/test_postgresql_raw_"
 
@@ -28,7 +30,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lifecycle-trigger-with-a-step-too-many-on-postgresql",
-        file=_NEWEST,
+        file=_GUARD,
         old="'{proposed>validated,",
         new="'{completed>validated,proposed>validated,",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_schema_knows_every_step_and_no_other",),
@@ -47,7 +49,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="called-off-retry-does-not-cascade-on-postgresql",
-        file=_NEWEST,
+        file=_LEDGER,
         old="        OR coalesce(changed.next_retry_at, '-infinity') OPERATOR(pg_catalog.<>) coalesce(before.next_retry_at, '-infinity')\n    ORDER",
         new="    ORDER",
         tests=(
@@ -76,7 +78,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cascade-off-on-postgresql",
-        file=_NEWEST,
+        file=_LEDGER,
         old="            PERFORM %1$I.action_proposals_cancel_dependants(ended);\n",
         new="            PERFORM 1;\n",
         tests=(_CONTRACT + "test_order.py::test_what_depends_on_it_is_cancelled_and_so_on",),
@@ -84,7 +86,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cascade-cancels-who-asked-to-wait-on-postgresql",
-        file=_NEWEST,
+        file=_LEDGER,
         old="WHERE depends_on_id OPERATOR(pg_catalog.=) reached.id AND (\n                        SELECT NOT wait_on_failure AND status",
         new="WHERE depends_on_id OPERATOR(pg_catalog.=) reached.id AND (\n                        SELECT status",
         tests=(_CONTRACT + "test_order.py::test_who_asked_to_wait_waits_for_a_retry",),
@@ -126,7 +128,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-updates-are-not-counted-on-postgresql",
-        file=_NEWEST,
+        file=_GUARD,
         old="        NEW.version := OLD.version OPERATOR(pg_catalog.+) 1;\n",
         new="",
         tests=(
@@ -136,7 +138,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-move-in-anothers-name",
-        file=_NEWEST,
+        file=_GUARD,
         old="                NEW.status_changed_by := 'raw SQL';\n                NEW.status_reason := NULL;\n",
         new="",
         tests=(_RAW + "history.py::test_a_raw_move_is_told_as_such_whoever_moved_before",),
@@ -144,7 +146,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-insert-in-nobodys-name",
-        file=_NEWEST,
+        file=_LEDGER,
         old="coalesce(started_by, 'raw SQL') AS actor",
         new="coalesce(started_by, 'agent') AS actor",
         tests=(_RAW + "history.py::test_raw_inserts_are_told_as_such",),
@@ -152,10 +154,68 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-updated-at-stands-still",
-        file=_NEWEST,
+        file=_GUARD,
         old="        IF NOT NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at THEN\n",
         new="        IF false THEN\n",
         tests=(_RAW + "proposals.py::test_updated_at_moves_on_every_update",),
         why="Who looks for what changed since a time misses a change by raw SQL.",
+    ),
+    Mutant(
+        name="claim-moves-before-its-records-on-postgresql",
+        file="src/operator_core/db/ledger/claims.py",
+        old=".where(_P.id == taken.c.id, few(taken.c.id), after_records)",
+        new=".where(_P.id == taken.c.id, few(taken.c.id))",
+        tests=("tests/db/postgresql/test_plans.py",),
+        why="Which comes first in the history depends on the planner's statistics.",
+    ),
+    Mutant(
+        name="child-of-another-run-on-sqlite",
+        file=_TEXT,
+        old="WHERE id = NEW.parent_id AND run_id IS NEW.run_id)\nBEGIN",
+        new="WHERE id = NEW.parent_id)\nBEGIN",
+        tests=(_CONTRACT + "test_origin.py::test_a_child_is_of_its_parents_run",),
+        why="A sub-agent's proposal escapes a halt of its run.",
+    ),
+    Mutant(
+        name="child-of-another-run-on-postgresql",
+        file=_GUARD,
+        old="ELSIF NOT in_parents_run THEN",
+        new="ELSIF false THEN",
+        tests=(_CONTRACT + "test_origin.py::test_a_child_is_of_its_parents_run",),
+        why="A sub-agent's proposal escapes a halt of its run.",
+    ),
+    Mutant(
+        name="run-can-be-edited-on-sqlite",
+        file=_TEXT,
+        old="    OR NEW.run_id IS NOT OLD.run_id\n",
+        new="",
+        tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),
+        why="Raw SQL moves a proposal into another run.",
+    ),
+    Mutant(
+        name="run-can-be-edited-on-postgresql",
+        file=_GUARD,
+        old="    OR NEW.run_id IS DISTINCT FROM OLD.run_id\n",
+        new="",
+        tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),
+        why="Raw SQL moves a proposal into another run.",
+    ),
+    Mutant(
+        name="call-replaces-a-proposal-on-sqlite",
+        file=_TEXT,
+        old="    OR NEW.call_id IS NOT NULL AND NEW.run_id IS NOT NULL\n        AND EXISTS (SELECT 1 FROM action_proposals WHERE run_id = NEW.run_id AND call_id = NEW.call_id)\n",
+        new="",
+        tests=(
+            "tests/migrations/test_raw_replaced.py::test_no_proposal_takes_the_place_of_another_by_its_call",
+        ),
+        why="INSERT OR REPLACE deletes the proposal of the same call.",
+    ),
+    Mutant(
+        name="claim-of-one-takes-another",
+        file="src/operator_core/db/ledger/claims.py",
+        old='return [_ONE] if "proposal" in names else []',
+        new="return []",
+        tests=(_CONTRACT + "test_claim_proposal.py::test_it_takes_this_one_and_no_other",),
+        why="claim_proposal executes what nobody asked for.",
     ),
 )

@@ -219,8 +219,8 @@ MUTANTS: Final = (
     Mutant(
         name="key-ignores-the-ticket",
         file=_DB + "ledger/proposals.py",
-        old='if name not in ("reason", "parameters"))',
-        new='if name not in ("reason", "parameters", "ticket_id"))',
+        old='if name not in ("reason", "parameters", "traceparent")',
+        new='if name not in ("reason", "parameters", "traceparent", "ticket_id")',
         tests=(
             _CONTRACT
             + "test_idempotency.py::test_each_field_that_is_compared_is_enough_for_a_conflict",
