@@ -28,6 +28,8 @@ RESERVED = (LEDGER, MIGRATION, RAW_SQL)
         lambda name: name.replace(" ", "\u00a0\u2009"),
         lambda name: "".join(chr(ord(each) + 0xFEE0) if each != " " else each for each in name),
         lambda name: "\x1b" + name + "\x85",
+        # Each pass uncovers something for the next.
+        lambda name: name.replace("a", "\u200b\uff21\ufe0f"),
     ],
 )
 def test_it_is_known_in_every_disguise(name: str, disguise: "object") -> None:

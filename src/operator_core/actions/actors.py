@@ -1,11 +1,14 @@
-"""Reserved actor names: they denote the ledger itself in its history, and no caller may use them."""
+"""Names of actors: when two names are the same, and which are reserved.
+
+A reserved name denotes the ledger itself in its history, and no caller may use it.
+"""
 
 import re
 import unicodedata
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["LEDGER", "MIGRATION", "RAW_SQL", "is_reserved"]
+__all__ = ["LEDGER", "MIGRATION", "RAW_SQL", "is_reserved", "normalised"]
 
 LEDGER: Final = "ledger"
 """The actor of changes by the ledger: expired proposals, and dependents of failed ones."""
@@ -23,21 +26,26 @@ _INVISIBLE: Final = re.compile(
 )
 
 
-def _normalised(name: str) -> str:
-    """The name as people see it: NFKC, case folded, without invisible characters or redundant whitespace."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+def normalised(identity: str) -> str:
+    """Returns the identity as people see it: NFKC, case folded, without invisible characters or redundant whitespace.
+
+    Two identities with the same result are one identity. The result of a result is the same again.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", identity).casefold())
     seen = "".join(
         " " if each.isspace() else each
         for each in _INVISIBLE.sub("", folded)
         if each.isspace() or unicodedata.category(each) not in ("Cc", "Cf")
     )
-    return " ".join(seen.split())
+    found = " ".join(seen.split())
+    # A letter and an accent with an invisible character between them become one character in the next pass.
+    return found if found == identity else normalised(found)
 
 
-_RESERVED: Final = frozenset(_normalised(name) for name in (LEDGER, MIGRATION, RAW_SQL))
+_RESERVED: Final = frozenset(normalised(name) for name in (LEDGER, MIGRATION, RAW_SQL))
 
 
 @lru_cache(1024)
 def is_reserved(name: str) -> bool:
     """Whether `name` is, or looks like, a reserved name."""
-    return _normalised(name) in _RESERVED
+    return normalised(name) in _RESERVED
