@@ -7,7 +7,8 @@
     ├── InvalidTransition (ValueError) the lifecycle has no such move, or not at present
     │   ├── NotDue                    it is scheduled for a later time
     │   ├── Expired                   it did not start before it expired
-    │   └── DependencyPending         a proposal that it depends on is not completed
+    │   ├── DependencyPending         a proposal that it depends on is not completed
+    │   └── AlreadyClaimed            it is executing already
     ├── InvalidValue (ValueError)     a value that the ledger can't store
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
@@ -43,6 +44,7 @@ from typing import Any, Final
 __all__ = [
     "MAX_MESSAGE",
     "ActionError",
+    "AlreadyClaimed",
     "Busy",
     "CommitOutcomeUnknown",
     "Conflict",

@@ -10,7 +10,7 @@ from operator_core.actions.conditions import matches, read_parameters
 from operator_core.actions.rules import Condition, Rule
 
 VERSIONS: Final = Path(__file__).resolve().parents[3] / "migrations" / "versions"
-ON_SERVER: Final = (VERSIONS / "0005_rules.conditions.postgresql.sql").read_text()
+ON_SERVER: Final = (VERSIONS / "conditions.postgresql.sql").read_text()
 
 Rules = Sequence[Sequence[Condition]]
 Pairs = set[tuple[int, int]]
@@ -20,7 +20,7 @@ Evaluate = Callable[[Rules, Sequence[str]], Pairs]
 
 def expressions() -> list[str]:
     """SQLite's expressions, as a revision reads them."""
-    text = (VERSIONS / "0005_rules.conditions.sqlite.sql").read_text()
+    text = (VERSIONS / "conditions.sqlite.sql").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("--")]
     return [each.strip().removesuffix(";") for each in "\n".join(lines).split(";\n\n")]
 
