@@ -71,6 +71,7 @@ FACTS: dict[str, tuple[Any, ...]] = {
     "NotDue": (5, "validated", ["executing"], datetime(2030, 1, 1, tzinfo=UTC)),
     "Expired": (5, "validated", ["executing"], datetime(2030, 1, 1, tzinfo=UTC)),
     "DependencyPending": (5, "validated", ["executing"], [3, 4]),
+    "AlreadyClaimed": (5, ["completed"], "worker-1"),
     "InvalidValue": ("parameters.a[0]", "must be a finite number"),
     "Conflict": ("record", 5, "completed"),
     "VersionConflict": (5, 1, 2),
