@@ -18,6 +18,9 @@ URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"
 
 NEEDS_SERVER: Final = "needs PostgreSQL's server programs, or a server's URL in " + URL_VARIABLE
 
+EMPTYING: Final = "empties the ledger"
+"""The name of the session that stays in the database of `Databases.ledger`."""
+
 # In one round trip. Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
 _EMPTY: Final = cast(
     LiteralString,
@@ -46,6 +49,7 @@ class Databases:
         self._made: list[str] = []
         self._admin = psycopg.connect(_conninfo(url), autocommit=True)
         self._ledger: str | None = None
+        self._emptying: psycopg.Connection[Any] | None = None
 
     def url(self, name: str) -> str:
         return self._url.set(database=name).render_as_string(hide_password=False)
@@ -54,6 +58,9 @@ class Databases:
         """The URL of a database of the test's own: empty, or a copy of `template`."""
         name = f"operator_core_test_{os.getpid()}_{len(self._made)}"
         self._made.append(name)
+        if template:
+            # PostgreSQL copies no database that has sessions.
+            self._end_emptying()
         like = f" TEMPLATE {template}" if template else ""
         self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8'{like}")
         return self.url(name)
@@ -63,9 +70,18 @@ class Databases:
         if self._ledger is None:
             self._ledger = self.new()
             migrate.upgrade(self._ledger)
-        with connected(self._ledger) as conn:
-            conn.execute(_EMPTY)
+        if self._emptying is None:
+            # Kept, because the first statements of a session cost the server most.
+            self._emptying = psycopg.connect(
+                _conninfo(parse_url(self._ledger)), autocommit=True, application_name=EMPTYING
+            )
+        self._emptying.execute(_EMPTY)
         return self._ledger
+
+    def _end_emptying(self) -> None:
+        if self._emptying is not None:
+            self._emptying.close()
+            self._emptying = None
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         """Runs `sql` as the server's administrator, in no database in particular."""
@@ -73,6 +89,7 @@ class Databases:
         return cursor.fetchall() if cursor.description else []
 
     def close(self) -> None:
+        self._end_emptying()
         for name in self._made if self._clean else ():
             self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         self._admin.close()
@@ -106,4 +123,4 @@ def databases() -> Iterator[Databases]:
         yield stack.enter_context(closing(Databases(parse_url(url), clean=given is not None)))
 
 
-__all__ = ["NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]
+__all__ = ["EMPTYING", "NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]
