@@ -4,10 +4,18 @@ import argparse
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -32,8 +40,15 @@ SYNC = ("sync", "sync server")
 """`SyncActionDB`, on which a part of the suite runs."""
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
-TWO_BACKENDS = ("memory", "postgresql")
-"""One of each database: enough where the facade or the SQL decides, and not the runner."""
+ENOUGH: Final[Mapping[str, Collection[str]]] = {
+    "two_backends": ("memory", "postgresql", "asyncpg"),
+    "each_driver": ("memory", "engine", "postgresql", "psycopg", "asyncpg"),
+}
+"""By marker, the backends (or the kinds, of a test on servers only) that are enough for `make test`.
+
+One of each database, where the facade or the SQL decides; one of each way by which a value gets to the database and
+back, where that decides and not the runner. The others run with ``--all-backends``.
+"""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -54,7 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-backends",
         action="store_true",
-        help="run those too on every backend that need two: " + ", ".join(TWO_BACKENDS),
+        help="run those too on every backend for which few are enough: " + ", ".join(ENOUGH),
     )
 
 
@@ -93,16 +108,22 @@ def _backends(text: str) -> tuple[str, ...]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backends")
-    few = [name for name in chosen if name in TWO_BACKENDS] or chosen
+    every = config.getoption("--all-backends")
 
     def is_chosen(item: pytest.Item) -> bool:
-        call = getattr(item, "callspec", None)
-        if call and call.params.get("backend") in SYNC:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        backend = params.get("backend")
+        if backend in SYNC:
             function = getattr(item, "originalname", item.name)
             if not runs_by_sync(item.path.stem, function):
                 return False
-        every = config.getoption("--all-backends") or not item.get_closest_marker("two_backends")
-        return call is None or call.params.get("backend", few[0]) in (chosen if every else few)
+        marker = next((name for name in ENOUGH if item.get_closest_marker(name)), None)
+        if every or marker is None:
+            return backend is None or backend in chosen
+        enough = ENOUGH[marker]
+        if backend is None:
+            return params.get("kind", "asyncpg") in enough
+        return backend in ([name for name in chosen if name in enough] or chosen)
 
     config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
     items[:] = filter(is_chosen, items)
