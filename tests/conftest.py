@@ -1,8 +1,10 @@
 """Fixtures for every test: the backends, each a real one, and what the tests do beside the facade."""
 
 import argparse
+import asyncio
 import gc
 import os
+import shutil
 import threading
 from collections.abc import (
     AsyncIterator,
@@ -21,7 +23,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from operator_core.actions.types import ActionProposal
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, SyncActionDB
 from operator_core.db.ledger import sweep
 from operator_core.db.verbs import history
 from tests import servers
@@ -172,8 +174,10 @@ def _no_thread_left() -> Iterator[None]:
         ]
 
     yield
+    # A thread that is about to end needs no collection, which takes longer than most tests.
+    for thread in left():
+        thread.join(0.1)
     if left():
-        # Collecting takes longer than most tests, so only where it may help.
         gc.collect()
     for thread in left():
         # SQLAlchemy's own aiosqlite engine does not wait for its threads.
@@ -230,7 +234,33 @@ def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str |
         return (
             url.replace("://", "+psycopg://", 1) if backend in ("psycopg", "sync server") else url
         )
-    return ":memory:" if backend == "memory" else tmp_path / "ledger.db"
+    if backend == "memory":
+        return ":memory:"
+    made = request.getfixturevalue("made_by_engine" if backend == "engine" else "made_by_path")
+    return shutil.copyfile(made, tmp_path / "ledger.db")
+
+
+@pytest.fixture(scope="session")
+def made_by_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty ledger, as opening makes one: copied for each test, because making it takes longer than most tests."""
+    path = tmp_path_factory.mktemp("made") / "ledger.db"
+    with SyncActionDB(path):
+        return path
+
+
+@pytest.fixture(scope="session")
+def made_by_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on a service's engine, which leaves the file's settings as they are."""
+    path = tmp_path_factory.mktemp("made") / "ledger.db"
+
+    async def make() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        async with ActionDB(engine):
+            pass
+        await engine.dispose()
+
+    asyncio.run(make())
+    return path
 
 
 @pytest.fixture
