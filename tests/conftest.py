@@ -1,19 +1,29 @@
 """Fixtures for every test: the backends, each a real one, and what the tests do beside the facade."""
 
 import argparse
+import asyncio
 import gc
 import os
+import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from operator_core.actions.types import ActionProposal
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, SyncActionDB
 from operator_core.db.ledger import sweep
 from operator_core.db.verbs import history
 from tests import servers
@@ -32,8 +42,15 @@ SYNC = ("sync", "sync server")
 """`SyncActionDB`, on which a part of the suite runs."""
 BACKENDS = (*ON_SQLITE, *ON_SERVER)
 """The contract suite runs once on each."""
-TWO_BACKENDS = ("memory", "postgresql")
-"""One of each database: enough where the facade or the SQL decides, and not the runner."""
+ENOUGH: Final[Mapping[str, Collection[str]]] = {
+    "two_backends": ("memory", "postgresql", "asyncpg"),
+    "each_driver": ("memory", "engine", "postgresql", "psycopg", "asyncpg"),
+}
+"""By marker, the backends (or the kinds, of a test on servers only) that are enough for `make test`.
+
+One of each database, where the facade or the SQL decides; one of each way by which a value gets to the database and
+back, where that decides and not the runner. The others run with ``--all-backends``.
+"""
 
 RawSQL = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -54,7 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-backends",
         action="store_true",
-        help="run those too on every backend that need two: " + ", ".join(TWO_BACKENDS),
+        help="run those too on every backend for which few are enough: " + ", ".join(ENOUGH),
     )
 
 
@@ -93,16 +110,22 @@ def _backends(text: str) -> tuple[str, ...]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backends")
-    few = [name for name in chosen if name in TWO_BACKENDS] or chosen
+    every = config.getoption("--all-backends")
 
     def is_chosen(item: pytest.Item) -> bool:
-        call = getattr(item, "callspec", None)
-        if call and call.params.get("backend") in SYNC:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        backend = params.get("backend")
+        if backend in SYNC:
             function = getattr(item, "originalname", item.name)
             if not runs_by_sync(item.path.stem, function):
                 return False
-        every = config.getoption("--all-backends") or not item.get_closest_marker("two_backends")
-        return call is None or call.params.get("backend", few[0]) in (chosen if every else few)
+        marker = next((name for name in ENOUGH if item.get_closest_marker(name)), None)
+        if every or marker is None:
+            return backend is None or backend in chosen
+        enough = ENOUGH[marker]
+        if backend is None:
+            return params.get("kind", "asyncpg") in enough
+        return backend in ([name for name in chosen if name in enough] or chosen)
 
     config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
     items[:] = filter(is_chosen, items)
@@ -151,8 +174,10 @@ def _no_thread_left() -> Iterator[None]:
         ]
 
     yield
+    # A thread that is about to end needs no collection, which takes longer than most tests.
+    for thread in left():
+        thread.join(0.1)
     if left():
-        # Collecting takes longer than most tests, so only where it may help.
         gc.collect()
     for thread in left():
         # SQLAlchemy's own aiosqlite engine does not wait for its threads.
@@ -209,7 +234,33 @@ def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str |
         return (
             url.replace("://", "+psycopg://", 1) if backend in ("psycopg", "sync server") else url
         )
-    return ":memory:" if backend == "memory" else tmp_path / "ledger.db"
+    if backend == "memory":
+        return ":memory:"
+    made = request.getfixturevalue("made_by_engine" if backend == "engine" else "made_by_path")
+    return shutil.copyfile(made, tmp_path / "ledger.db")
+
+
+@pytest.fixture(scope="session")
+def made_by_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty ledger, as opening makes one: copied for each test, because making it takes longer than most tests."""
+    path = tmp_path_factory.mktemp("made") / "ledger.db"
+    with SyncActionDB(path):
+        return path
+
+
+@pytest.fixture(scope="session")
+def made_by_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on a service's engine, which leaves the file's settings as they are."""
+    path = tmp_path_factory.mktemp("made") / "ledger.db"
+
+    async def make() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        async with ActionDB(engine):
+            pass
+        await engine.dispose()
+
+    asyncio.run(make())
+    return path
 
 
 @pytest.fixture

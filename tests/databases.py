@@ -18,6 +18,9 @@ URL_VARIABLE: Final = "OPERATOR_TEST_POSTGRES_URL"
 
 NEEDS_SERVER: Final = "needs PostgreSQL's server programs, or a server's URL in " + URL_VARIABLE
 
+EMPTYING: Final = "empties the ledger"
+"""The name of the session that stays in the database of `Databases.ledger`."""
+
 # In one round trip. Triggers and foreign keys are asleep for this transaction only; it takes a superuser.
 _EMPTY: Final = cast(
     LiteralString,
@@ -36,6 +39,13 @@ _EMPTY: Final = cast(
     ),
 )
 
+_VACUUM: Final = cast(LiteralString, f"VACUUM {', '.join(TABLES)}")
+
+_VACUUM_EVERY: Final = 50
+
+# It would look at hundreds of databases that nobody uses again, and not often enough at the one of the ledger.
+_WITHOUT_AUTOVACUUM: Final = {"autovacuum": "off"}
+
 
 class Databases:
     """Makes databases on one server."""
@@ -46,6 +56,8 @@ class Databases:
         self._made: list[str] = []
         self._admin = psycopg.connect(_conninfo(url), autocommit=True)
         self._ledger: str | None = None
+        self._emptied = 0
+        self._emptying: psycopg.Connection[Any] | None = None
 
     def url(self, name: str) -> str:
         return self._url.set(database=name).render_as_string(hide_password=False)
@@ -54,8 +66,14 @@ class Databases:
         """The URL of a database of the test's own: empty, or a copy of `template`."""
         name = f"operator_core_test_{os.getpid()}_{len(self._made)}"
         self._made.append(name)
-        like = f" TEMPLATE {template}" if template else ""
-        self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8'{like}")
+        if template:
+            # PostgreSQL copies no database that has sessions.
+            self._end_emptying()
+        options = f" TEMPLATE {template}" if template else ""
+        if self._admin.info.server_version >= 150000:
+            # The default would write each of its pages to the log too.
+            options += " STRATEGY file_copy"
+        self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8'{options}")
         return self.url(name)
 
     def ledger(self) -> str:
@@ -63,9 +81,21 @@ class Databases:
         if self._ledger is None:
             self._ledger = self.new()
             migrate.upgrade(self._ledger)
-        with connected(self._ledger) as conn:
-            conn.execute(_EMPTY)
+        if self._emptying is None:
+            # Kept, because the first statements of a session cost the server most.
+            self._emptying = psycopg.connect(
+                _conninfo(parse_url(self._ledger)), autocommit=True, application_name=EMPTYING
+            )
+        self._emptying.execute(_EMPTY)
+        self._emptied += 1
+        if self._emptied % _VACUUM_EVERY == 0:
+            self._emptying.execute(_VACUUM)
         return self._ledger
+
+    def _end_emptying(self) -> None:
+        if self._emptying is not None:
+            self._emptying.close()
+            self._emptying = None
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         """Runs `sql` as the server's administrator, in no database in particular."""
@@ -73,6 +103,7 @@ class Databases:
         return cursor.fetchall() if cursor.description else []
 
     def close(self) -> None:
+        self._end_emptying()
         for name in self._made if self._clean else ():
             self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         self._admin.close()
@@ -102,8 +133,11 @@ def databases() -> Iterator[Databases]:
     with ExitStack() as stack:
         given = os.environ.get(URL_VARIABLE)
         # Who uses it asks what the ledger answers; what survives is asked on servers of its own.
-        url = given or stack.enter_context(Server.make(durable=False)).url()
+        url = (
+            given
+            or stack.enter_context(Server.make(durable=False, settings=_WITHOUT_AUTOVACUUM)).url()
+        )
         yield stack.enter_context(closing(Databases(parse_url(url), clean=given is not None)))
 
 
-__all__ = ["NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]
+__all__ = ["EMPTYING", "NEEDS_SERVER", "Databases", "NoServer", "connected", "databases", "query"]

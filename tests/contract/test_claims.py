@@ -21,6 +21,8 @@ from operator_core.db import ActionDB
 from tests.clocks import PATIENCE
 from tests.conftest import ON_SERVER, proposal
 
+pytestmark = pytest.mark.each_driver
+
 S = ActionStatus
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)

@@ -11,6 +11,8 @@ from operator_core.actions import ActionError, ActionRecord, ActionStatus, Corru
 from operator_core.db import ActionDB
 from tests.conftest import ON_SERVER, ON_SQLITE, RawSQL, proposal
 
+pytestmark = pytest.mark.each_driver
+
 DAMAGES = [
     ("parameters", "'[1]'", "is not a JSON object"),
     ("parameters", "'{\"a\": 1e400}'", "is not a JSON object"),

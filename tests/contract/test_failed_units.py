@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions import NotFound, WorkflowProposal
 from operator_core.db import ActionDB
+from operator_core.db.ledger import proposals
 from tests.conftest import proposal
 from tests.engines import engine_on
 
@@ -25,7 +26,14 @@ async def a_workflow_with_a_ticket(db: ActionDB) -> None:
 
 async def more_than_one_statement_takes(db: ActionDB) -> None:
     """The last of them is refused, some statements after the first."""
-    await db.create_proposals([*(proposal() for _ in range(10_001)), proposal(ticket_id=99)])
+    count = proposals.MAX_ROWS + 1
+    await db.create_proposals([*(proposal() for _ in range(count)), proposal(ticket_id=99)])
+
+
+@pytest.fixture(autouse=True)
+def _few_rows_in_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SQLite's are fewer anyway.
+    monkeypatch.setattr(proposals, "MAX_ROWS", 200)
 
 
 async def some_with_dependencies(db: ActionDB) -> None:
@@ -46,8 +54,8 @@ Failing = Callable[[ActionDB], Awaitable[None]]
 async def standing(db: ActionDB) -> tuple[Any, ...]:
     """Everything that there is to see."""
     workflows = [await db.get_workflow(id) for id in range(1, 5)]
-    proposals = [(each.id, each.action_name, each.status) for each in await db.list_proposals()]
-    return workflows, proposals, len(await db.history())
+    listed = [(each.id, each.action_name, each.status) for each in await db.list_proposals()]
+    return workflows, listed, len(await db.history())
 
 
 async def check_undone(db: ActionDB, failing: Failing) -> None:
@@ -61,9 +69,9 @@ async def check_undone(db: ActionDB, failing: Failing) -> None:
 
 
 async def check_kept(db: ActionDB) -> None:
-    workflows, proposals, events = await standing(db)
+    workflows, listed, events = await standing(db)
     assert workflows == [None] * 4
-    assert [name for _, name, _ in proposals] == ["after", "before"]
+    assert [name for _, name, _ in listed] == ["after", "before"]
     assert events == 2
 
 

@@ -14,6 +14,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.each_driver
+
 S = ActionStatus
 
 TICKET = (

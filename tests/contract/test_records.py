@@ -17,6 +17,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import ON_SERVER, RawSQL, proposal
 
+pytestmark = pytest.mark.each_driver
+
 S = ActionStatus
 
 

@@ -17,6 +17,8 @@ from operator_core.actions.values import MAX_DELAY, MAX_JSON_BYTES
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.each_driver
+
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 SAID = TEXT.filter(lambda text: bool(text.strip()))
 JSON = st.recursive(

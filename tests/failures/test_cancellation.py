@@ -54,9 +54,10 @@ async def cancel_often(
         # From at once to well after the moment at which it would have ended, and in the very turn of it.
         moments = [1.5 * duration * point / points for point in range(points)]
         for after in (*moments, WITH_THE_ANSWER):
-            await db.cancel_all_pending()
-            await on.prepare()
-            mark = max(event.id for event in await db.history(on.ids[2]))
+            if operation in EVENTS:
+                await db.cancel_all_pending()
+                await on.prepare()
+            mark = await db.newest_event_id()
             cancelled = await cancel_at(OPERATIONS[operation](on), nth, after)
             reached |= cancelled
             await rest()

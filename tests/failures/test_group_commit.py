@@ -10,6 +10,8 @@ from operator_core.actions.types import ActionRecord, ActionStatus, WorkflowProp
 from operator_core.db import ActionDB
 from tests.failures.harness import proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 SIZE = 60

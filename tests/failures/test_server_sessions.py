@@ -16,7 +16,7 @@ from operator_core.actions import (
     StorageUnavailable,
 )
 from operator_core.db import ActionDB
-from tests.databases import connected, query
+from tests.databases import EMPTYING, connected, query
 from tests.failures.harness import PATIENCE, proposal
 from tests.failures.proxy import Proxy, proxied
 from tests.failures.server_harness import check_whole
@@ -27,11 +27,13 @@ KINDS = ("asyncpg", "psycopg", "asyncpg engine", "psycopg engine")
 
 KILL = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND pid != pg_backend_pid()"
+    "WHERE datname = current_database() AND pid != pg_backend_pid() "
+    f"AND application_name != '{EMPTYING}'"
 )
 OTHERS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-    "AND backend_type = 'client backend' AND pid != pg_backend_pid()"
+    "AND backend_type = 'client backend' AND pid != pg_backend_pid() "
+    f"AND application_name != '{EMPTYING}'"
 )
 
 

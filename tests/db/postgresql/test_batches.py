@@ -31,6 +31,9 @@ from tests.databases import connected, query
 from tests.failures.proxy import proxied
 from tests.failures.server_harness import await_waiting
 
+# The driver sees no difference between a statement of one caller and of many.
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 SIZE: Final = 40

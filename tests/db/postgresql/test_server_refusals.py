@@ -24,6 +24,8 @@ from tests.conftest import proposal
 from tests.databases import connected, query
 from tests.failures.server_harness import await_waiting
 
+pytestmark = pytest.mark.each_driver
+
 S = ActionStatus
 
 KINDS = ("asyncpg", "psycopg", "asyncpg engine", "psycopg engine")
@@ -35,9 +37,14 @@ TICKET = (
 
 
 @pytest.fixture(params=KINDS)
-async def target(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[str], Any]]:
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+async def target(kind: str) -> AsyncIterator[Callable[[str], Any]]:
     """Makes a URL or an engine of a URL, by each driver."""
-    driver, _, engine = request.param.partition(" ")
+    driver, _, engine = kind.partition(" ")
     made: list[Any] = []
 
     def make(url: str) -> Any:
@@ -95,11 +102,11 @@ REFUSALS: dict[str, tuple[str, type[ActionError]]] = {
 async def test_what_is_refused_is_tried_once(
     counted: Callable[[str, str], str], target: Callable[[str], Any], state: str
 ) -> None:
-    words, kind = REFUSALS.get(state, ("not now", ConstraintViolation))
+    words, error = REFUSALS.get(state, ("not now", ConstraintViolation))
     url = counted("BEFORE INSERT", f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}';")
     async with ActionDB(target(url)) as db:
         await db.create_proposal(proposal())
-        with pytest.raises(kind, match=words):
+        with pytest.raises(error, match=words):
             await db.create_proposal(proposal("odd"))
         # The one that was refused is undone, but a sequence does not go back.
         assert query(url, "SELECT last_value, is_called FROM tries") == [(1, True)]
@@ -111,11 +118,11 @@ async def test_what_is_refused_is_tried_once(
 async def test_so_is_a_move(
     counted: Callable[[str, str], str], target: Callable[[str], Any], state: str
 ) -> None:
-    words, kind = REFUSALS[state]
+    words, error = REFUSALS[state]
     url = counted("BEFORE UPDATE", f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}';")
     async with ActionDB(target(url)) as db:
         made = await db.create_proposal(proposal("odd"))
-        with pytest.raises(kind, match=words):
+        with pytest.raises(error, match=words):
             await db.update_proposal_status(made.id, S.VALIDATED)
         assert query(url, "SELECT last_value, is_called FROM tries") == [(1, True)]
         # Where the row tells why, it is looked at.

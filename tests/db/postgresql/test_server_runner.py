@@ -22,6 +22,8 @@ from operator_core.actions import (
     WrongLoop,
 )
 from operator_core.db import ActionDB
+from operator_core.db.postgresql import direct
+from operator_core.db.sql.execution import Statements
 from tests.conftest import proposal
 from tests.databases import Databases, connected, query
 
@@ -38,6 +40,28 @@ def asyncpg(url: str) -> str:
 
 
 # ------ the ledger's own pool
+
+
+async def test_what_is_sent_to_the_driver_is_compiled_once_for_all_ledgers(
+    server_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+
+    def count(self: Statements, statement: Any, values: Any) -> Any:
+        compiled.append(statement)
+        return compile_(self, statement, values)
+
+    compile_ = Statements._compile
+    monkeypatch.setattr(Statements, "_compile", count)
+    monkeypatch.setattr(direct, "_STATEMENTS", {})
+    # SQLAlchemy does not forget that somebody once listened to all engines.
+    monkeypatch.setattr(Engine, "_has_events", False)
+    for _ in range(2):
+        async with ActionDB(server_ledger) as db:
+            for _ in range(3):
+                made = await db.create_proposal(proposal())
+                assert await db.get_proposal(made.id) == made
+        assert len(compiled) == len(set(compiled)) == 2
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])

@@ -1,6 +1,7 @@
 """Runs shortcuts directly on asyncpg, without SQLAlchemy's execution and its greenlet."""
 
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Dialect
 
@@ -12,11 +13,22 @@ __all__ = ["Direct"]
 T = TypeVar("T")
 
 
+# For all ledgers of the process: a service that opens one for each operation would otherwise compile each time. The
+# dialects of the ledger's own engines differ only in what they have read from the server, by its version.
+_STATEMENTS: Final[dict[tuple[object, ...], Statements]] = {}
+
+
 class Direct:
-    """Runs shortcuts on asyncpg's connections, compiled for `dialect`."""
+    """Runs shortcuts on asyncpg's connections, compiled for `dialect`, that of an engine of the ledger's own."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self._statements = Statements(dialect)
+        self._dialect = dialect
+
+    @cached_property
+    def _statements(self) -> Statements:
+        # The version is known as soon as there has been a connection.
+        version = self._dialect.server_version_info or ()
+        return _STATEMENTS.setdefault(version, Statements(self._dialect))
 
     async def run(self, connection: Any, shortcut: Shortcut[T]) -> T | Unanswered:
         """Runs `shortcut` in one round trip on `connection`, in autocommit; raises asyncpg's exceptions."""
