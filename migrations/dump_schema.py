@@ -26,7 +26,7 @@ def statements(path: Path) -> dict[bool, list[str]]:
         found = connection.execute(
             "SELECT name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL "
             "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' AND tbl_name != ? ORDER BY "
-            "CASE type WHEN 'table' THEN 1 WHEN 'index' THEN 2 ELSE 3 END, rowid",
+            "CASE type WHEN 'table' THEN 1 WHEN 'index' THEN 2 WHEN 'view' THEN 3 ELSE 4 END, rowid",
             ["operator_core_alembic_version"],
         ).fetchall()
     finally:
@@ -34,7 +34,7 @@ def statements(path: Path) -> dict[bool, list[str]]:
     sorted_: dict[bool, list[str]] = {True: [], False: []}
     for _, table, sql in found:
         about_tickets = table == "tickets" and "action_" not in sql
-        for kind in ("TABLE", "INDEX", "UNIQUE INDEX", "TRIGGER"):
+        for kind in ("TABLE", "INDEX", "UNIQUE INDEX", "VIEW", "TRIGGER"):
             sql = sql.replace(f"CREATE {kind} ", f"CREATE {kind} IF NOT EXISTS ", 1)
         sorted_[about_tickets].append(sql + ";\n")
     return sorted_

@@ -34,6 +34,8 @@ _EMPTY: Final = cast(
                 for table in TABLES
                 if table != "action_dependencies"
             ),
+            # No halt is open.
+            "SELECT setval('action_halts_flag', -('action_halts'::regclass::oid::bigint))",
             "COMMIT",
         )
     ),

@@ -13,8 +13,8 @@ ITERATORS: Final = ("iter_proposals", "events")
 RUN_BY_SYNC: Final = frozenset(
     f"test_{name}"
     for name in (
-        *("attribution", "claims", "corrupt_rows", "damaged_claims", "idempotency", "leases"),
-        *("lifecycle", "order", "proposals", "records", "recovery", "retries"),
+        *("attribution", "claims", "corrupt_rows", "damaged_claims", "halts", "idempotency"),
+        *("leases", "lifecycle", "order", "proposals", "records", "recovery", "retries"),
         *("starting", "sweeps", "values", "versions", "workflows"),
     )
 )
@@ -24,9 +24,11 @@ CANCELS: Final = frozenset(
     {
         "test_what_a_cancelled_claim_has_taken_is_given_back",
         "test_a_claim_that_is_cancelled_twice_gives_back_too",
+        "test_a_held_block_is_cancelled",
+        "test_a_held_block_may_finish",
     }
 )
-"""The tests in these modules that cancel a task in the middle of a call."""
+"""The tests in these modules that cancel a task in the middle of a call, or whose block waits for another task."""
 
 
 def runs_by_sync(module: str, function: str) -> bool:

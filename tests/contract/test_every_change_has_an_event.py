@@ -99,7 +99,9 @@ def _check_proposals(events: list[ActionEvent], before: World, after: World) -> 
     moved = changed("action_proposals", before.proposals, after.proposals)
     told: dict[int, list[ActionEvent]] = {}
     for event in events:
-        if event.record_id is None:
+        if event.proposal_id is None:
+            assert event.event_type in (EventType.HALTED, EventType.RESUMED)
+        elif event.record_id is None:
             told.setdefault(event.proposal_id, []).append(event)
         else:
             assert event.version is None
@@ -234,6 +236,11 @@ async def fill(db: ActionDB, raw: RawSQL) -> Bench:
 Verb = Callable[[ActionDB, Bench], Awaitable[object]]
 
 
+async def halt_and_resume(db: ActionDB, on: Any) -> None:
+    await db.halt(by="oncall", reason="stop", cancel=False)
+    await db.resume(by="oncall", reason="over")
+
+
 async def in_a_transaction(db: ActionDB, on: Bench) -> None:
     async with db.transaction() as tx:
         made = await tx.create_proposal(proposal(depends_on=[on.failed]))
@@ -309,6 +316,9 @@ VERBS: dict[str, Verb] = {
     "recover_expired": lambda db, on: db.recover_expired(),
     "recover_expired older": lambda db, on: db.recover_expired(older_than=timedelta(0)),
     "cancel_all_pending": lambda db, on: db.cancel_all_pending(),
+    "halt": lambda db, on: db.halt(by="oncall", reason="stop"),
+    "halt of one action": lambda db, on: db.halt(by="me", reason="stop", action_name="none such"),
+    "resume": halt_and_resume,
     "cancel_workflow": lambda db, on: db.cancel_workflow(on.workflow),
     "claimed": a_block,
     "holding": a_block_that_fails,
@@ -320,8 +330,8 @@ NONE = {"heartbeat"}
 
 READING = {
     "changes", "count_proposals", "events", "find_call", "get_proposal", "get_record",
-    "get_records_for_proposal", "get_workflow", "history", "iter_proposals", "list_proposals",
-    "list_workflow_actions", "newest_event_id", "wait_for", "wait_until", "workflow_status",
+    "get_records_for_proposal", "get_workflow", "halt_report", "halts", "history", "iter_proposals", "list_proposals",
+    "list_workflow_actions", "mode", "newest_event_id", "wait_for", "wait_until", "workflow_status",
 }  # fmt: skip
 
 

@@ -206,3 +206,20 @@ async def test_what_was_discarded_leaves_a_ledger_that_can_be_read(
     planned = "SELECT DISTINCT priority, max_retries, next_retry_at, version FROM action_proposals"
     assert query(path, planned) == [(0, 0, None, 1)]
     assert is_sound(path)
+
+
+async def test_a_halt_is_history_and_goes_only_if_told(fresh: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(fresh, tmp_path / "halted.db"))
+    async with ActionDB(path) as db:
+        await db.create_proposal(proposal())
+        await db.halt(by="oncall", reason="stop", run_id="run-1")
+    with pytest.raises(WouldLoseData, match="action_halts"):
+        alembic_here(path, "downgrade", "0004")
+    assert version(path) == [migrate.HEAD]
+    alembic_here(path, "downgrade", "0004", "discard-history=yes")
+    assert query(path, "SELECT event_type FROM action_events") == [("proposal_created",)]
+    migrate.upgrade(f"sqlite:///{path}")
+    async with ActionDB(path) as db:
+        assert len(await db.history()) == 1
+        await db.create_proposal(proposal(run_id="run-1"))
+    assert catalogue(path) == catalogue(fresh)

@@ -48,3 +48,19 @@ def test_a_workflow_that_raw_sql_has_made_is_not_lost_either(postgres: Databases
     with pytest.raises(WouldLoseData, match=r"^workflows has rows .*discard-history"):
         alembic_here(url, "downgrade", "0001")
     assert snapshot(url) == before
+
+
+async def test_a_halt_is_history_and_goes_only_if_told(postgres: Databases) -> None:
+    url = ledger_at(postgres, "head")
+    async with ActionDB(url) as db:
+        await db.create_proposal(proposal())
+        await db.halt(by="oncall", reason="stop", run_id="run-1")
+    with pytest.raises(WouldLoseData, match=r"^action_halts has rows .*discard-history"):
+        alembic_here(url, "downgrade", "0004")
+    alembic_here(url, "downgrade", "0004", x={"discard-history": "yes"})
+    assert catalogue(url) == made_by(postgres, "0004")
+    migrate.upgrade(url)
+    assert catalogue(url) == made_by(postgres, "head")
+    async with ActionDB(url) as db:
+        assert len(await db.history()) == 1
+        await db.create_proposal(proposal(run_id="run-1"))

@@ -89,7 +89,14 @@ def test_no_setting_of_a_session_is_read(functions: dict[str, Any]) -> None:
         for setting in re.findall(r"current_setting\('([^']*)'", text)
     }
     # What a transaction is, and can't be any other after its first statement.
-    assert read == {("action_proposals_cancel_dependants", "transaction_isolation")}
+    assert read == {
+        (name, "transaction_isolation")
+        for name in (
+            "action_halts_refusal",
+            "action_halts_settle",
+            "action_proposals_cancel_dependants",
+        )
+    }
     assert not [name for name, (_, _, text, _) in functions.items() if "set_config" in text]
 
 

@@ -34,6 +34,7 @@ ROWS: Final = {
         "occurred_at": TIME,
     },
     "workflows": WORKFLOW,
+    "action_halts": {"mode": "halted", "halted_by": "oncall", "reason": "r"},
 }
 
 
@@ -54,6 +55,9 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
         propose(connection, idempotency_key="two", depends_on="[1]")
         for id in (1, 2):
             insert(connection, "action_records", {"proposal_id": id})
+        # They cover nothing that is here.
+        for _ in range(2):
+            insert(connection, "action_halts", {**ROWS["action_halts"], "run_id": "stopped"})
         yield connection
 
 

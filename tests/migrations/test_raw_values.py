@@ -153,7 +153,7 @@ ACCEPTED: Final[Mapping[str, Mapping[str, list[object]]]] = {
         "updated_at": [],
     },
 }
-UNCHECKED: Final = {"parameters", "result_data"}
+UNCHECKED: Final = {"parameters", "result_data", "halt_seen_at"}
 COLUMNS: Final = [(table, column) for table in ACCEPTED for column in ACCEPTED[table]]
 
 

@@ -1,4 +1,4 @@
-"""Revisions 0003 and 0004 on SQLite: tables or triggers are made again, and nothing else is changed or lost."""
+"""Revisions 0003 to 0005 on SQLite: tables or triggers are made again, and nothing else is changed or lost."""
 
 import re
 import sqlite3
@@ -75,6 +75,9 @@ def old_columns(now: Contents, before: Contents) -> Contents:
     """The rows without the columns that were added, which are the last and empty."""
     found: Contents = {}
     for table, rows in now.items():
+        if table not in before:
+            assert not rows
+            continue
         width = len(before[table][0]) if before[table] else 0
         assert not any(value is not None for row in rows for value in row[width:])
         found[table] = [row[:width] for row in rows]
@@ -113,15 +116,15 @@ async def test_rows_ids_and_what_belongs_to_others_stay(
 
 def test_down_and_up_again_gives_the_same(before: Path) -> None:
     states = [(contents(before), sequences(before), catalogue(before))]
-    for revision in ("0003", "0004"):
+    for revision in ("0003", "0004", "0005"):
         migrate.upgrade(f"sqlite:///{before}", revision)
         states.append((contents(before), sequences(before), catalogue(before)))
         assert states[-1][2] != states[-2][2]
-    for revision, state in zip(("0003", "0002"), states[1::-1], strict=True):
+    for revision, state in zip(("0004", "0003", "0002"), states[2::-1], strict=True):
         alembic_here(before, "downgrade", revision)
         assert (contents(before), sequences(before), catalogue(before)) == state
         assert is_sound(before)
-    migrate.upgrade(f"sqlite:///{before}", "0004")
+    migrate.upgrade(f"sqlite:///{before}", "0005")
     assert (contents(before), sequences(before), catalogue(before)) == states[-1]
 
 
@@ -139,8 +142,8 @@ def test_the_order_of_the_triggers_is_one_in_every_ledger(fresh: Path, tmp_path:
     path = tmp_path / "ledger.db"
     orders: list[dict[str, list[str]]] = []
     for how, revision in (
-        *(("upgrade", each) for each in ("0002", "0003", "0004")),
-        *(("downgrade", each) for each in ("0003", "0002")),
+        *(("upgrade", each) for each in ("0002", "0003", "0004", "0005")),
+        *(("downgrade", each) for each in ("0004", "0003", "0002")),
         ("upgrade", "head"),
     ):
         alembic_here(path, how, revision)
@@ -153,7 +156,10 @@ def test_the_order_of_the_triggers_is_one_in_every_ledger(fresh: Path, tmp_path:
         head = order(db)
     for found in orders:
         # A revision adds triggers behind the others.
-        assert found == {table: names[: len(found[table])] for table, names in head.items()}
+        of_old = {
+            table: names for table, names in head.items() if "halts" not in table or table in found
+        }
+        assert found == {table: names[: len(found[table])] for table, names in of_old.items()}
     assert orders[-2:] == [head] * 2
 
 

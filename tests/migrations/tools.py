@@ -24,6 +24,7 @@ TABLES = (
     "action_records",
     "action_events",
     "workflows",
+    "action_halts",
     "action_dependencies",
 )
 
@@ -132,8 +133,9 @@ def rows_of(path: Path, table: str, columns: str = "*") -> Rows:
 
 
 def contents(path: Path, tables: Sequence[str] = TABLES) -> dict[str, Rows]:
-    """Every row of every table."""
-    return {table: rows_of(path, table) for table in tables}
+    """Every row of every table that is there."""
+    there = {name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return {table: rows_of(path, table) for table in tables if table in there}
 
 
 def sequences(path: Path) -> dict[str, int]:

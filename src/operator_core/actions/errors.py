@@ -8,10 +8,13 @@
     │   ├── NotDue                    it is scheduled for a later time
     │   ├── Expired                   it did not start before it expired
     │   ├── DependencyPending         a proposal that it depends on is not completed
+    │   ├── TransitionHalted          a halt is open (it is a Halted too)
     │   └── AlreadyClaimed            it is executing already
     ├── InvalidValue (ValueError)     a value that the ledger can't store
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
+    ├── Halted                        a halt is open; nothing was changed
+    ├── HaltRequested                 a halt covers the execution: its worker should stop
     ├── LeaseLost                     the execution no longer belongs to the caller; the error says why
     ├── ConstraintViolation           the database refused a change that violates a constraint or a trigger
     ├── Busy                          a lock or a connection was not available; nothing was changed
@@ -37,7 +40,7 @@ Each error has its facts as attributes. A message contains names, ids and paths,
 parameters. It has at most `MAX_MESSAGE` characters. Every error can be pickled and copied, with its attributes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -53,6 +56,8 @@ __all__ = [
     "DependencyPending",
     "Expired",
     "ForeignTransactions",
+    "HaltRequested",
+    "Halted",
     "InvalidTransition",
     "InvalidValue",
     "LeaseLost",
@@ -68,6 +73,7 @@ __all__ = [
     "StorageFull",
     "StorageReadOnly",
     "StorageUnavailable",
+    "TransitionHalted",
     "UnmanagedSchema",
     "VersionConflict",
     "WouldLoseData",
@@ -161,6 +167,84 @@ class DependencyPending(InvalidTransition):
         super().__init__(
             id, from_status, "executing", allowed, problem=f"it waits for proposal {some}"
         )
+
+
+class Halted(ActionError):
+    """A halt is open, and nothing that it covers can be proposed, validated or started; nothing was changed.
+
+    `halt_ids` holds the open halts that are in the way, oldest first. `mode` is the strictest of their modes, and `scope`
+    what limits the oldest, by the names of the columns: it is empty for a halt of the whole ledger. If they could not be
+    read, for example in a transaction of a service, `halt_ids` is empty.
+    """
+
+    def __init__(
+        self,
+        halt_ids: Sequence[int] = (),
+        mode: str = "halted",
+        scope: Mapping[str, str] | None = None,
+        *,
+        what: str = "no proposal was created",
+    ) -> None:
+        self.halt_ids = tuple(halt_ids)
+        self.mode = mode
+        self.scope = dict(scope or {})
+        super().__init__(f"{_halts(self.halt_ids, mode, self.scope)}: {what}")
+
+
+class TransitionHalted(Halted, InvalidTransition):
+    """A proposal can't move to `validated` or `executing` while a halt covers it."""
+
+    def __init__(
+        self,
+        id: int,
+        from_status: str,
+        to_status: str,
+        allowed: Iterable[str],
+        *,
+        halt_ids: Sequence[int] = (),
+        mode: str = "halted",
+        scope: Mapping[str, str] | None = None,
+    ) -> None:
+        self.halt_ids = tuple(halt_ids)
+        self.mode = mode
+        self.scope = dict(scope or {})
+        problem = _halts(self.halt_ids, mode, self.scope)
+        InvalidTransition.__init__(self, id, from_status, to_status, allowed, problem=problem)
+
+
+class HaltRequested(ActionError):
+    """A halt covers the execution of record `record_id`: its worker should stop and end it.
+
+    The execution still belongs to the worker: its lease is extended to `lease_expires_at`, and it can be completed or failed.
+    `halt_ids`, `by` and `reason` are those of the open halts, and of the oldest of them.
+    """
+
+    def __init__(
+        self,
+        record_id: int,
+        *,
+        halt_ids: Sequence[int] = (),
+        by: str | None = None,
+        reason: str | None = None,
+        lease_expires_at: datetime | None = None,
+    ) -> None:
+        self.record_id = record_id
+        self.halt_ids = tuple(halt_ids)
+        self.by = by
+        self.reason = reason
+        self.lease_expires_at = lease_expires_at
+        who = f", by {by}" if by else ""
+        why = f": {reason}" if reason else ""
+        super().__init__(
+            f"record {record_id} should stop ({_halts(self.halt_ids, 'halted', {})}{who}{why})"
+        )
+
+
+def _halts(ids: Sequence[int], mode: str, scope: Mapping[str, str]) -> str:
+    some = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    limits = ", ".join(f"{name} {value}" for name, value in scope.items())
+    named = f"halt {some}" if ids else "a halt"
+    return f"{named} is open" + (f" for {limits}" if limits else "") + f", mode {mode}"
 
 
 class AlreadyClaimed(InvalidTransition):

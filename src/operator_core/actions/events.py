@@ -4,7 +4,7 @@ from pydantic import Field
 
 from operator_core.actions.model import Model
 from operator_core.actions.statuses import ActionStatus, EventType
-from operator_core.actions.values import Identifier, UtcDatetime, Version
+from operator_core.actions.values import Identifier, JsonObject, UtcDatetime, Version
 
 __all__ = ["ActionEvent"]
 
@@ -15,7 +15,10 @@ class ActionEvent(Model):
     id: Identifier = Field(
         description="Grows with each event. Gaps are normal and no sign of tampering."
     )
-    proposal_id: Identifier = Field(description="The proposal that the event belongs to.")
+    proposal_id: Identifier | None = Field(
+        default=None,
+        description="The proposal that the event belongs to; None for events of a halt.",
+    )
     record_id: Identifier | None = Field(
         default=None, description="The record, if the event belongs to an execution."
     )
@@ -39,4 +42,7 @@ class ActionEvent(Model):
         default=None, description="The worker, if the event belongs to a claimed execution."
     )
     reason: str | None = Field(default=None, description="The reason, as the actor stated it.")
+    details: JsonObject | None = Field(
+        default=None, description="What else the event names, such as the halt and its scope."
+    )
     occurred_at: UtcDatetime = Field(description="The time of the event, by the database's clock.")

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-__all__ = ["ActionStatus", "ActionType", "EventType", "RequesterType", "WorkflowStatus"]
+__all__ = ["ActionStatus", "ActionType", "EventType", "HaltMode", "RequesterType", "WorkflowStatus"]
 
 
 class ActionStatus(StrEnum):
@@ -46,6 +46,21 @@ class EventType(StrEnum):
     """The scheduled retry of a failed proposal was cancelled."""
     RECORD_STARTED = "record_started"
     RECORD_FINISHED = "record_finished"
+    HALTED = "halted"
+    """A halt began; it is about no proposal."""
+    RESUMED = "resumed"
+    """A halt ended; it is about no proposal."""
+
+
+class HaltMode(StrEnum):
+    """What is allowed: everything, or what a halt leaves."""
+
+    EXECUTE = "execute"
+    """No halt is open."""
+    OBSERVE = "observe"
+    """Actions can be proposed. Nothing is validated, and nothing starts."""
+    HALTED = "halted"
+    """Nothing is proposed, validated or started."""
 
 
 class WorkflowStatus(StrEnum):

@@ -1,12 +1,14 @@
 """The models of the ledger: frozen, strict, and the same for input and for stored rows."""
 
 from operator_core.actions.events import ActionEvent
+from operator_core.actions.halts import Blocker, Halt, HaltReport, RunningExecution
 from operator_core.actions.proposals import ActionProposal, ProposalRequest, StoredProposal
 from operator_core.actions.records import ActionRecord, Claim, StoredRecord
 from operator_core.actions.statuses import (
     ActionStatus,
     ActionType,
     EventType,
+    HaltMode,
     RequesterType,
     WorkflowStatus,
 )
@@ -18,10 +20,15 @@ __all__ = [
     "ActionRecord",
     "ActionStatus",
     "ActionType",
+    "Blocker",
     "Claim",
     "EventType",
+    "Halt",
+    "HaltMode",
+    "HaltReport",
     "ProposalRequest",
     "RequesterType",
+    "RunningExecution",
     "StoredProposal",
     "StoredRecord",
     "Workflow",

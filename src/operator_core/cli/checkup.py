@@ -23,7 +23,7 @@ from operator_core.cli.row_checks import LAST_ID, ROW_CHECKS
 from operator_core.db import migrate
 from operator_core.db.schema import ACTIONS_SCHEMA_SQL, SCHEMA_SQL
 from operator_core.db.sql.sqlite_library import dbapi, describe
-from operator_core.db.sql.tables import NUMBERED, TABLES
+from operator_core.db.sql.tables import NUMBERED, TABLES, VIEWS
 from operator_core.db.sqlite.files import open_read_only
 from operator_core.db.sqlite.handle import MEMORY, connect, over
 
@@ -171,7 +171,7 @@ def _schema(connection: dbapi.Connection) -> Iterator[Finding]:
 
 def _objects(connection: dbapi.Connection) -> dict[str, tuple[str, str]]:
     """The objects of the ledger's tables, by kind and name, with their table and SQL text."""
-    ours = {*TABLES, migrate.VERSION_TABLE}
+    ours = {*TABLES, *VIEWS, migrate.VERSION_TABLE}
     return {
         f"{kind} {name}": (table, sql)
         # SQLite stores the table name of a trigger in the letter case of its CREATE statement.

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, func
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CorruptRow
-from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, Workflow
+from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, Halt, Workflow
 from operator_core.db import migrate
 from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sql.rows import to_event, to_proposal, to_record, to_workflow
+from operator_core.db.sql.rows import to_event, to_halt, to_proposal, to_record, to_workflow
 from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = [
@@ -38,6 +38,7 @@ _ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
     ("action_proposals", ActionProposal, to_proposal),
     ("action_records", ActionRecord, to_record),
     ("action_events", ActionEvent, to_event),
+    ("action_halts", Halt, to_halt),
 )
 
 

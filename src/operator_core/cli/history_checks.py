@@ -22,20 +22,21 @@ from sqlalchemy import (
 from operator_core.actions.lifecycle import TRANSITIONS
 from operator_core.actions.types import EventType
 from operator_core.cli.findings import Check, Verdict
-from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
+from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS
 
 __all__ = ["HISTORY_CHECKS"]
 
 _STEPS: Final = [f"{source}>{to}" for source, after in TRANSITIONS.items() for to in sorted(after)]
 
 _OF_RECORDS: Final = (EventType.RECORD_STARTED.value, EventType.RECORD_FINISHED.value)
+_OF_HALTS: Final = (EventType.HALTED.value, EventType.RESUMED.value)
 _OF_RETRIES: Final = (EventType.RETRY_SCHEDULED.value, EventType.RETRY_CANCELLED.value)
 
 
 def _bad_statuses(_: Connection) -> Any:
     last = (
         select(EVENTS.c.proposal_id, func.max(EVENTS.c.id).label("id"))
-        .where(EVENTS.c.event_type.not_in(_OF_RECORDS))
+        .where(EVENTS.c.event_type.not_in((*_OF_RECORDS, *_OF_HALTS)))
         .group_by(EVENTS.c.proposal_id)
         .subquery()
     )
@@ -75,7 +76,7 @@ def _impossible_events(_: Connection) -> Any:
             func.lag(event.to_status).over(**window).label("status"),
             func.max(event.version).over(**window, rows=(None, -1)).label("last_version"),
         )
-        .where(event.event_type.not_in(_OF_RECORDS))
+        .where(event.event_type.not_in((*_OF_RECORDS, *_OF_HALTS)))
         .subquery()
         .c
     )
@@ -140,8 +141,13 @@ def _impossible_events(_: Connection) -> Any:
         .join(PROPOSALS, PROPOSALS.c.id == event.proposal_id)
         .where(event.version > PROPOSALS.c.version)
     )
+    of_halts = select(
+        event.id,
+        event.proposal_id,
+        literal("is about a halt and a proposal, or about neither").label("problem"),
+    ).where(event.event_type.in_(_OF_HALTS) != event.proposal_id.is_(None))
     chain = select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
-    wrong = union_all(chain, of_records, too_new).subquery()
+    wrong = union_all(chain, of_records, of_halts, too_new).subquery()
     return select(*wrong.c)
 
 
@@ -229,6 +235,31 @@ def _missing_events(_: Connection) -> Any:
     )
 
 
+def _bad_halts(_: Connection) -> Any:
+    """Compares the numbers: each halt has an event of its beginning, and of its end if it was resumed."""
+    event, halt = EVENTS.c, HALTS.c
+
+    def counted(kind: EventType) -> Any:
+        return (
+            select(func.count())
+            .select_from(EVENTS)
+            .where(event.proposal_id.is_(None), event.event_type == kind.value)
+            .scalar_subquery()
+        )
+
+    halts = select(func.count()).select_from(HALTS).scalar_subquery()
+    resumed = select(func.count(halt.resumed_at)).scalar_subquery()
+    both = union_all(
+        select(
+            literal("halted").label("kind"),
+            counted(EventType.HALTED).label("events"),
+            halts.label("rows"),
+        ),
+        select(literal("resumed"), counted(EventType.RESUMED), resumed),
+    ).subquery()
+    return select(both.c.kind, both.c.events, both.c.rows).where(both.c.events != both.c.rows)
+
+
 HISTORY_CHECKS: Final = (
     Check(
         "statuses",
@@ -247,6 +278,12 @@ HISTORY_CHECKS: Final = (
         "record {0} of proposal {1} {2}",
         _bad_executions,
         "all have the events of their start and end",
+    ),
+    Check(
+        "halts",
+        "{1} events say {0}, and {2} halts are",
+        _bad_halts,
+        "all have the events of their beginning and end",
     ),
     Check(
         "versions",

@@ -122,9 +122,14 @@ def _execution(each: Execution, now: datetime) -> Sequence[Line]:
 
 def event_line(event: ActionEvent, names: Mapping[int, str], time: str) -> Line:
     """Formats an event as one line."""
-    name = one_line(names.get(event.proposal_id, "?"))
-    line = [(time, "dim"), (f"  {event.proposal_id} ", ""), *what_happened(event)]
-    line += [("  ", ""), (name, "bold"), (f" by {who(event)}", "dim")]
+    line: Line = [(time, "dim")]
+    if event.proposal_id is None:
+        line += [("  ", ""), *what_happened(event)]
+    else:
+        name = one_line(names.get(event.proposal_id, "?"))
+        line += [(f"  {event.proposal_id} ", ""), *what_happened(event)]
+        line += [("  ", ""), (name, "bold")]
+    line.append((f" by {who(event)}", "dim"))
     # The line of the proposal's event shows an execution's error too.
     if event.reason and event.record_id is None:
         line.append((f": {one_line(event.reason)}", "dim"))

@@ -33,7 +33,7 @@ sequences AS MATERIALIZED (
 functions AS MATERIALIZED (
     SELECT * FROM pg_proc
     WHERE pronamespace = quote_ident(current_schema())::regnamespace
-        AND (proname ~ '^action_(ledger|proposals|records|events|dependencies)_'
+        AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts)_'
             OR proname IN ('tickets_touch', 'workflows_touch')
             OR oid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid)))
 """  # noqa: S608
@@ -78,7 +78,7 @@ FROM sequences JOIN pg_sequence ON seqrelid = sequences.oid
 # The privileges of `db grants`, and those that the owner of tickets may grant to their writers.
 _ALLOWED: Final = """(
     privilege_type = 'SELECT'
-    OR relname IN ('action_proposals', 'action_records', 'workflows') AND privilege_type IN ('INSERT', 'UPDATE')
+    OR relname IN ('action_proposals', 'action_records', 'workflows', 'action_halts') AND privilege_type IN ('INSERT', 'UPDATE')
     OR relname = 'tickets' AND privilege_type NOT IN ('TRIGGER', 'TRUNCATE'))"""
 
 _TABLES: Final = """
@@ -181,12 +181,22 @@ _NEXT_IDS: Final = f"""
 , newest (name, id) AS (
     {" UNION ALL ".join(f"SELECT '{name}', max(id) FROM {name}" for name in NUMBERED)})
 SELECT 'the next id of ' || name || ' was already used, or is out of range'
-FROM newest JOIN sequences ON of_table = name
+FROM newest JOIN sequences ON of_table = name AND attname = 'id'
     JOIN pg_sequences ON schemaname = current_schema() AND sequencename = relname
 WHERE has_sequence_privilege(sequences.oid, 'SELECT')
     AND coalesce(last_value, 0) NOT BETWEEN coalesce(id, 0) AND {LAST_ID - 1}
 ORDER BY 1
 """  # noqa: S608
+
+_FLAG: Final = """
+, flag AS (SELECT sequences.oid FROM sequences WHERE relname = 'action_halts_flag')
+SELECT 'the flag that tells the triggers of open halts is down, and halt ' || id || ' is open'
+FROM flag CROSS JOIN action_halts
+WHERE has_sequence_privilege(flag.oid, 'SELECT')
+    AND pg_sequence_last_value(flag.oid::regclass) = -('action_halts'::regclass::oid::bigint)
+    AND resumed_at IS NULL AND (valid_until IS NULL OR valid_until > clock_timestamp())
+ORDER BY 1
+"""
 
 _CHECKS: Final = (
     _Check(
@@ -200,5 +210,6 @@ _CHECKS: Final = (
     _Check("CREATE", Verdict.WARNING, "granted only to the owner", _CREATE),
     _Check("triggers", Verdict.BROKEN, "they work for every role of the database", _REPLICA),
     _Check("next ids", Verdict.BROKEN, "all are unused", _NEXT_IDS),
+    _Check("halt flag", Verdict.BROKEN, "the triggers know whether a halt is open", _FLAG),
     _Check("subscriptions", Verdict.WARNING, "none writes without the triggers", _SUBSCRIPTIONS),
 )

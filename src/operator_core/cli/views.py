@@ -15,6 +15,7 @@ from operator_core.actions.types import (
     ActionEvent,
     ActionStatus,
     EventType,
+    HaltMode,
     StoredProposal,
     StoredRecord,
 )
@@ -284,6 +285,18 @@ def what_happened(event: ActionEvent) -> Line:
         and event.to_status
     ):
         return status_line(event.to_status)
+    if event.proposal_id is None:
+        details = event.details or {}
+        limits = [
+            f"{name} {one_line(str(details[name]))}"
+            for name in ("action_name", "agent_id", "run_id")
+            if name in details
+        ]
+        what = event.event_type.value
+        if event.event_type is EventType.HALTED and details.get("mode") == HaltMode.OBSERVE:
+            what += ", observe only"
+        of = ", ".join(limits) or "the whole ledger"
+        return [(f"{what} (halt {details.get('halt')}): {of}", "bold red")]
     return [(event.event_type.value.replace("_", " "), "")]
 
 

@@ -94,7 +94,11 @@ async def _latest_events(db: OverviewDB) -> tuple[list[ActionEvent], int]:
 
 async def _named(db: OverviewDB, events: Iterable[ActionEvent]) -> Events:
     events = list(events)
-    return Events(events, await db.action_names({event.proposal_id for event in events}))
+    return Events(events, await db.action_names(_proposals(events)))
+
+
+def _proposals(events: Iterable[ActionEvent]) -> set[int]:
+    return {event.proposal_id for event in events if event.proposal_id is not None}
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
@@ -178,7 +182,7 @@ async def _print_events(db: OverviewDB) -> None:
 
 
 async def _print_event(db: OverviewDB, event: ActionEvent, lost: Lost) -> None:
-    names = await _patiently(lambda: db.action_names([event.proposal_id]), lost)
+    names = await _patiently(lambda: db.action_names(_proposals([event])), lost)
     print_lines([event_line(event, names, when(event.occurred_at, exact=True))])
 
 

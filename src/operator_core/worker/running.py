@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from operator_core.actions.errors import InvalidValue, LeaseLost
+from operator_core.actions.errors import HaltRequested, InvalidValue, LeaseLost
 from operator_core.actions.types import ActionProposal, Claim
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
@@ -70,6 +70,8 @@ def reported(worker: str, claim: Claim) -> Generator[threading.Event]:
         yield handled
     except LeaseLost:
         logger.warning("%s lost %s", worker, what)
+    except HaltRequested as error:
+        logger.warning("%s stopped %s: %s", worker, what, error)
     except Exception as error:
         if handled.is_set():
             logger.error("%s could not complete %s: %s", worker, what, error)

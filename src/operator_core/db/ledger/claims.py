@@ -36,6 +36,7 @@ from operator_core.actions.types import (
     StoredRecord,
 )
 from operator_core.actions.values import MAX_ID
+from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
 from operator_core.db.ledger.partial import in_parts, is_of_rows
 from operator_core.db.ledger.recovery import overdue, sweep
 from operator_core.db.ledger.status import any_of, may_start, moved
@@ -141,7 +142,8 @@ def _due(filters: frozenset[str]) -> CTE:
             _VALIDATED,
             # The predicate of the index.
             few_in(_P.status, ActionStatus.VALIDATED.value),
-            nearly_all(*_claimable(*_filters(filters))),
+            nearly_all(*_claimable(*_filters(filters)), unhalted()),
+            not_all_halted(),
             *_one(filters),
         )
         .order_by(*_ORDER)
@@ -256,10 +258,11 @@ def _record(ids: Select[Any], actor: Any = _ACTOR, who: Any = _WHO) -> Any:
 
 
 @cache
-def _candidates(filters: frozenset[str]) -> Select[Any]:
+def _candidates(filters: frozenset[str], halts: bool) -> Select[Any]:
+    held = [not_all_halted(), unhalted()] if halts else []
     return (
         select(*PROPOSAL_COLUMNS)
-        .where(_VALIDATED, *_claimable(*_filters(filters)), *_one(filters))
+        .where(_VALIDATED, *_claimable(*_filters(filters)), *held, *_one(filters))
         .order_by(*_ORDER)
         .limit(unseen(bindparam("limit", type_=BigInteger())))
         .offset(bindparam("offset", type_=BigInteger()))
@@ -415,7 +418,7 @@ def _start_unrefused(
 def _first_due(conn: Connection, request: ClaimRequest, offset: int) -> list[StoredProposal]:
     found: list[StoredProposal] = []
     filters = request.filters
-    candidates = _candidates(frozenset(filters))
+    candidates = _candidates(frozenset(filters), is_any_open(conn))
     parameters: dict[str, Any] = {"offset": offset, **filters}
     while len(found) < request.limit:
         parameters["limit"] = request.limit - len(found)

@@ -32,8 +32,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from operator_core.actions.errors import ActionError, Conflict, LeaseLost, NotFound
-from operator_core.actions.types import ActionStatus
+from operator_core.actions.errors import (
+    ActionError,
+    Conflict,
+    HaltRequested,
+    LeaseLost,
+    NotFound,
+)
+from operator_core.actions.types import ActionStatus, HaltMode
+from operator_core.db.ledger.halted import covering_execution, is_any_open, unhalted
 from operator_core.db.ledger.partial import in_parts
 from operator_core.db.ledger.status import moved
 from operator_core.db.sql.dialect import is_sqlite
@@ -91,15 +98,20 @@ def newest_record(proposal_id: Any) -> Any:
 _NEW_EXPIRY = from_now(bindparam("lease", type_=Double()))
 
 
-def _hold(until: Any) -> ReturningUpdate[Any]:
+_UNHALTED = unhalted(only=HaltMode.HALTED)
+
+
+def _hold(until: Any, *conditions: Any, **more: Any) -> ReturningUpdate[Any]:
     return (
         update(RECORDS)
         .where(
             _R.id == bindparam("record"),
             _R.completed_at.is_(None),
-            select(_P.id).where(_P.id == _R.proposal_id, *_executed_by(_R.id)).exists(),
+            select(_P.id)
+            .where(_P.id == _R.proposal_id, *_executed_by(_R.id), *conditions)
+            .exists(),
         )
-        .values(lease_expires_at=until)
+        .values(lease_expires_at=until, **more)
         .returning(_R.lease_expires_at)
     )
 
@@ -108,25 +120,49 @@ def _later(expiry: Any) -> Any:
     return case((_R.lease_expires_at > expiry, _R.lease_expires_at), else_=expiry)
 
 
-_HOLD = _hold(_NEW_EXPIRY)
-_HOLD_LONGER = _hold(_later(_NEW_EXPIRY))
+_HOLD = _hold(_NEW_EXPIRY, _UNHALTED)
+_HOLD_LONGER = _hold(_later(_NEW_EXPIRY), _UNHALTED)
+_HOLD_ANY = _hold(_NEW_EXPIRY)
+_HOLD_ANY_LONGER = _hold(_later(_NEW_EXPIRY))
+_HOLD_HALTED = _hold(_NEW_EXPIRY, halt_seen_at=utcnow())
+_HOLD_HALTED_LONGER = _hold(_later(_NEW_EXPIRY), halt_seen_at=utcnow())
 
 
 def heartbeat(
     record_id: int, lease: float, *, may_shorten: bool = True
-) -> SingleStatement[datetime]:
-    """Extends a lease to `lease` seconds from now; raises `NotFound` or `LeaseLost`."""
+) -> SingleStatement[datetime | HaltRequested]:
+    """Extends a lease to `lease` seconds from now; raises `NotFound` or `LeaseLost`.
+
+    If a halt covers the execution, that its worker has learned of it is kept, and the error that says so is returned.
+    """
     parameters = {"record": record_id, "lease": lease}
     hold = _HOLD if may_shorten else _HOLD_LONGER
+    hold_any = _HOLD_ANY if may_shorten else _HOLD_ANY_LONGER
+    hold_halted = _HOLD_HALTED if may_shorten else _HOLD_HALTED_LONGER
 
-    def unit(conn: Connection) -> datetime:
-        until = _until(fetch(conn, hold, parameters))
+    def unit(conn: Connection) -> datetime | HaltRequested:
+        ask = not is_sqlite(conn) or is_any_open(conn)
+        until = _until(fetch(conn, hold if ask else hold_any, parameters))
         if until is UNANSWERED:
-            raise lost(conn, record_id)
+            until = _until(fetch(conn, hold_halted, parameters))
+            if until is UNANSWERED:
+                raise lost(conn, record_id)
+            halts = covering_execution(conn, record_id)
+            if halts:
+                first = halts[0]
+                return HaltRequested(
+                    record_id,
+                    halt_ids=[halt.id for halt in halts],
+                    by=first.halted_by,
+                    reason=first.reason,
+                    lease_expires_at=until,
+                )
         return until
 
     beats = _BEATS if may_shorten else _LONGER_BEATS
-    shared = Shared(("heartbeat", may_shorten), beats, {"id": record_id, "lease": lease})
+    shared: Shared[Any, datetime | HaltRequested] = Shared(
+        ("heartbeat", may_shorten), beats, {"id": record_id, "lease": lease}
+    )
     return SingleStatement(unit, Shortcut(hold, parameters, _until), shared=shared)
 
 
@@ -137,7 +173,7 @@ def _until(rows: Sequence[Any]) -> datetime | Unanswered:
 def _hold_many(until: Callable[[Any], Any]) -> ReturningUpdate[Any, Any]:
     """Extends the leases of executions, except those that other transactions have locked."""
     calls = calls_of({"id": BigInteger(), "lease": Double()})
-    held = nearly_all(_R.completed_at.is_(None), *_executed_by(_R.id))
+    held = nearly_all(_R.completed_at.is_(None), *_executed_by(_R.id), _UNHALTED)
     free = free_rows(calls, RECORDS, _P.id == _R.proposal_id, held, lock=[RECORDS])
     return (
         update(RECORDS)
@@ -147,7 +183,7 @@ def _hold_many(until: Callable[[Any], Any]) -> ReturningUpdate[Any, Any]:
     )
 
 
-def _beats(until: Callable[[Any], Any]) -> Callable[..., Shortcut[list[datetime | Unanswered]]]:
+def _beats(until: Callable[[Any], Any]) -> Callable[..., Any]:
     return partial(together, statement=_hold_many(until), result=lambda row: decode_time(row[1]))
 
 

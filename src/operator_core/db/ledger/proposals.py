@@ -54,6 +54,7 @@ __all__ = [
     "creation",
     "creation_once",
     "is_same_call",
+    "replayed",
     "require",
 ]
 
@@ -309,9 +310,17 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
         created = _insert_once(conn, {**values, "idempotency_key": key})
     if created is not None:
         return _stored(conn, proposal, None, created)
+    found = replayed(conn, proposal, key)
+    if found is None:
+        raise ConstraintViolation(IGNORED)
+    return found
+
+
+def replayed(conn: Connection, proposal: ActionProposal, key: str) -> StoredProposal | None:
+    """Returns the proposal with `key`, or None; raises `Conflict` if it has other content than `proposal`."""
     rows = fetch(conn, _BY_KEY, {"key": key})
     if not rows:
-        raise ConstraintViolation(IGNORED)
+        return None
     found = to_proposal(rows[0])
     if _content(found) != _content(proposal):
         state = "stored with this idempotency key and other content"

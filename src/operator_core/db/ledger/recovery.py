@@ -28,10 +28,12 @@ from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionStatus, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
+from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
 from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.ledger.sweep import MOST_ROWS, Sweep
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import DOUBLE
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import from_now, utcnow, written_now
 from operator_core.db.sql.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
@@ -81,8 +83,12 @@ def _past_expiry() -> Select[Any]:
     return select(_P.id).where(any_of(PENDING_STATUSES), _P.expires_at <= written_now())
 
 
-def _to_retry() -> Select[Any]:
-    return select(_P.id).where(any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now())
+def _to_retry(*, halts: bool = True) -> Select[Any]:
+    """With `halts`, without those that an open one covers: they stay due."""
+    held = [not_all_halted(), unhalted()] if halts else []
+    return select(_P.id).where(
+        any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now(), *held
+    )
 
 
 def _taken(which: Select[Any], order: Any) -> Select[Any]:
@@ -103,6 +109,7 @@ _UNLEASED = _taken(_unleased(), _R.id)
 _UNRECORDED = _taken(_unrecorded(), _P.id)
 _PAST_EXPIRY = _taken(_past_expiry(), _P.expires_at)
 _TO_RETRY = _taken(_to_retry(), _P.next_retry_at)
+_TO_RETRY_ANY = _taken(_to_retry(halts=False), _P.next_retry_at)
 
 _END_RECORDS = (
     update(RECORDS)
@@ -238,7 +245,8 @@ def sweep(conn: Connection) -> None:
     each = Sweep(conn)
     each.end(_EXPIRED_LEASES, partial(_end_records, by=LEDGER, why=SILENCE), "end record")
     each.end(_PAST_EXPIRY, _cancel_expired, "cancel proposal")
-    each.end(_TO_RETRY, _put_back, "retry proposal")
+    halts = not is_sqlite(conn) or is_any_open(conn)
+    each.end(_TO_RETRY if halts else _TO_RETRY_ANY, _put_back, "retry proposal")
 
 
 def _end_records(

@@ -27,11 +27,14 @@ from operator_core.actions.errors import (
     InvalidTransition,
     NotDue,
     NotFound,
+    TransitionHalted,
     VersionConflict,
 )
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
 from operator_core.actions.types import ActionStatus
+from operator_core.db.ledger.halted import covering_proposal, is_any_open, mode_of, unhalted
 from operator_core.db.ledger.queries import get_proposal
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
 from operator_core.db.sql.planner_hints import few, nearly_all
@@ -41,6 +44,7 @@ from operator_core.db.sql.tables import DEPENDENCIES, PROPOSALS, RECORDS
 from operator_core.db.sql.unit import UNANSWERED, Shared, Shortcut, SingleStatement
 
 __all__ = [
+    "HELD",
     "Move",
     "any_of",
     "check_start",
@@ -51,6 +55,9 @@ __all__ = [
 ]
 
 _ROW = PROPOSALS.c
+
+HELD: Final = frozenset({ActionStatus.VALIDATED, ActionStatus.EXECUTING})
+"""The statuses to which no proposal moves while a halt covers it."""
 
 _MOVES: Final = 10
 """The number of attempts of a move that fails although the status, when read afterwards, allows it."""
@@ -131,7 +138,12 @@ class Move(NamedTuple):
     @property
     def statement(self) -> ReturningUpdate[tuple[int]]:
         """The UPDATE that makes the move if the proposal's status allows it; its parameters are `parameters`."""
-        return _move_one(self.status, self.sources, self.expected_version is not None)
+        return _move_one(self.status, self.sources, self.expected_version is not None, halts=True)
+
+    @property
+    def statement_without_halts(self) -> ReturningUpdate[tuple[int]]:
+        """The same if no halt is open."""
+        return _move_one(self.status, self.sources, self.expected_version is not None, halts=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -150,11 +162,14 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
     """Moves a proposal along its lifecycle.
 
     Raises `NotFound`, `VersionConflict`, or `InvalidTransition`; its subclasses `NotDue`, `Expired` and
-    `DependencyPending` are for a proposal that can't start yet or any longer. Raises `Busy` if other writers move the
+    `DependencyPending` are for a proposal that can't start yet or any longer, and `TransitionHalted` is for one that a halt
+    covers. Raises `Busy` if other writers move the
     proposal so often that every attempt fails.
     """
+    ask = move.status in HELD and (not is_sqlite(conn) or is_any_open(conn))
+    statement = move.statement if ask else move.statement_without_halts
     for _ in range(_MOVES):
-        if fetch(conn, move.statement, move.parameters):
+        if fetch(conn, statement, move.parameters):
             return
         found = conn.execute(_CURRENT, {"proposal": move.id}).one_or_none()
         if found is None:
@@ -164,9 +179,25 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
         # On a server, another writer may have moved it to an allowed status after the UPDATE. Then the loop retries.
         if found.status not in move.sources:
             raise InvalidTransition(move.id, found.status, move.status, _allowed(found.status))
+        if move.status in HELD:
+            _check_halts(conn, move.id, found.status, move.status)
         if move.status is ActionStatus.EXECUTING:
             _check_start(conn, move.id, found)
     raise Busy(None, "other writers keep moving the proposal, or this role may not change it")
+
+
+def _check_halts(conn: Connection, id: int, status: str, to: ActionStatus) -> None:
+    halts = covering_proposal(conn, id)
+    if halts:
+        raise TransitionHalted(
+            id,
+            status,
+            to,
+            _allowed(status),
+            halt_ids=[halt.id for halt in halts],
+            mode=mode_of(halts),
+            scope=halts[0].scope,
+        )
 
 
 def _check_start(conn: Connection, id: int, found: Any) -> None:
@@ -196,9 +227,11 @@ def check_start(conn: Connection, id: int) -> None:
     if found.status == ActionStatus.FAILED and found.next_retry_at is not None:
         if found.paused:
             raise NotDue(id, found.status, allowed, decode_time(found.next_retry_at))
+        _check_halts(conn, id, found.status, ActionStatus.VALIDATED)
         return
     if found.status != ActionStatus.VALIDATED:
         raise InvalidTransition(id, found.status, ActionStatus.EXECUTING, allowed)
+    _check_halts(conn, id, found.status, ActionStatus.EXECUTING)
     _check_start(conn, id, found)
 
 
@@ -266,9 +299,9 @@ _PENDING_NEEDS = (
 
 @cache
 def _move_one(
-    status: ActionStatus, sources: frozenset[ActionStatus], versioned: bool
+    status: ActionStatus, sources: frozenset[ActionStatus], versioned: bool, *, halts: bool
 ) -> ReturningUpdate[tuple[int]]:
-    conditions = [*_may_move(status, sources), _ROW.id == _PROPOSAL_ID]
+    conditions = [*_may_move(status, sources, halts), _ROW.id == _PROPOSAL_ID]
     if versioned:
         conditions.append(_ROW.version == bindparam("expected"))
     values = moved(status, **_stamps(status))
@@ -294,9 +327,12 @@ def _move_many(
     )
 
 
-def _may_move(status: ActionStatus, sources: frozenset[ActionStatus]) -> list[ColumnElement[bool]]:
+def _may_move(
+    status: ActionStatus, sources: frozenset[ActionStatus], halts: bool = True
+) -> list[ColumnElement[bool]]:
     start = may_start() if status is ActionStatus.EXECUTING else []
-    return [any_of(sources), *start]
+    held = [unhalted()] if halts and status in HELD else []
+    return [any_of(sources), *start, *held]
 
 
 def _stamps(status: ActionStatus) -> dict[str, Any]:

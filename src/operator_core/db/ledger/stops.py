@@ -14,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    true,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -25,29 +26,72 @@ from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
-from operator_core.db.sql.tables import PROPOSALS
+from operator_core.db.sql.tables import HALTS, PROPOSALS
 from operator_core.db.sql.unit import SingleStatement
 
-__all__ = ["Stop", "cancel_pending", "cancel_pending_in_parts", "cancellation"]
+__all__ = [
+    "Stop",
+    "cancel_free",
+    "cancel_free_in_parts",
+    "cancel_pending",
+    "cancel_pending_in_parts",
+    "cancellation",
+]
 
 _ROW = PROPOSALS.c
 
 _PENDING = any_of(PENDING_STATUSES)
 _RETRIED = [any_of([ActionStatus.FAILED]), _ROW.next_retry_at.is_not(None)]
+_HALT_OPEN = (
+    select(HALTS.c.id)
+    .where(HALTS.c.id == bindparam("halt", type_=BigInteger()), HALTS.c.resumed_at.is_(None))
+    .exists()
+)
 _OF_WORKFLOW = _ROW.workflow_id == bindparam("workflow", type_=BigInteger())
 
 
 class Stop:
-    """The parameters of a cancellation: the actor, the reason, and the workflow if it is limited to one."""
+    """The parameters of a cancellation: the actor, the reason, and what it is limited to.
 
-    def __init__(self, *, actor: str, reason: str | None, workflow_id: int | None = None) -> None:
+    That is a workflow, or these `ids` while the halt `halt_id` is open.
+    """
+
+    def __init__(
+        self,
+        *,
+        actor: str,
+        reason: str | None,
+        workflow_id: int | None = None,
+        ids: Sequence[int] | None = None,
+        halt_id: int | None = None,
+    ) -> None:
         self.parameters: dict[str, Any] = {"by": actor, "why": reason}
         self.which: list[ColumnElement[bool]] = []
         if workflow_id is not None:
             self.parameters["workflow"] = workflow_id
             self.which = [_OF_WORKFLOW]
+        if ids is not None:
+            self.parameters |= {"ids": ids, "halt": halt_id}
+            self.which = [listed(_ROW.id, "ids"), _HALT_OPEN]
+
+    def free(self, conn: Connection) -> "Stop":
+        """The same without the rows that other transactions have locked, and with little patience for dependent ones.
+
+        Only for one with `ids`, in a transaction.
+        """
+        if is_sqlite(conn):
+            return self
+        conn.execute(_SHORT_WAIT)
+        ids = conn.scalars(_FREE, {"ids": self.parameters["ids"]}).all()
+        stop = Stop(actor=self.parameters["by"], reason=self.parameters["why"])
+        stop.parameters, stop.which = {**self.parameters, "ids": ids}, self.which
+        return stop
 
 
+_SHORT_WAIT = select(func.set_config("lock_timeout", "1s", true()))
+_FREE = (
+    select(_ROW.id).where(listed(_ROW.id, "ids")).with_for_update(skip_locked=True, key_share=True)
+)
 _CANCEL = update(PROPOSALS).values(
     moved(
         ActionStatus.CANCELLED,
@@ -98,6 +142,16 @@ def _cancel_on_sqlite(conn: Connection, stop: Stop) -> int:
     count += conn.execute(_CANCEL_PENDING.where(*stop.which), stop.parameters).rowcount
     conn.execute(_CALL_OFF.where(*stop.which), stop.parameters)
     return count
+
+
+def cancel_free(conn: Connection, stop: Stop) -> int:
+    """As `cancel_pending`, without rows that other transactions have locked."""
+    return cancel_pending(conn, stop.free(conn))
+
+
+def cancel_free_in_parts(conn: Connection, stop: Stop) -> int:
+    """As `cancel_pending_in_parts`, without rows that other transactions have locked."""
+    return cancel_pending_in_parts(conn, stop.free(conn))
 
 
 def cancel_pending_in_parts(conn: Connection, stop: Stop) -> int:

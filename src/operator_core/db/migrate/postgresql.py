@@ -126,7 +126,7 @@ SELECT 'function ' || proname || '(' || pg_get_function_identity_arguments(oid) 
         CASE WHEN prosecdef THEN 'SECURITY DEFINER' END, 'SET ' || array_to_string(proconfig, ' SET '))
 FROM pg_proc
 WHERE pronamespace = quote_ident(current_schema())::regnamespace
-    AND (proname ~ '^action_(ledger|proposals|records|events|dependencies)_|^workflows_(touch|guard)$'
+    AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts)_|^workflows_(touch|guard)$'
         OR oid IN (SELECT tgfoid FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal))
 """
 
@@ -155,7 +155,9 @@ def grants(schema: str, role: str, version_table: str) -> str:
             f"GRANT SELECT ON {into}.{_quoted(version_table)}, {into}.action_events, "
             f"{into}.action_dependencies TO {to}",
             f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records, "
-            f"{into}.workflows TO {to}",
+            f"{into}.workflows, {into}.action_halts TO {to}",
+            # The triggers ask it whether a halt is open.
+            f"GRANT SELECT ON SEQUENCE {into}.action_halts_flag TO {to}",
             # A reference to a ticket reads it; another service writes tickets.
             f"GRANT SELECT ON {into}.tickets TO {to}",
             # PUBLIC has this right, unless the database's owner has revoked it.
@@ -169,6 +171,8 @@ def grants(schema: str, role: str, version_table: str) -> str:
 
 
 _CALLED: Final = (
+    "action_halts_covers",
+    "action_halts_refusal",
     "action_ledger_is_action_type",
     "action_ledger_is_list_of_ids",
     "action_ledger_is_status",

@@ -46,6 +46,8 @@ class SyncServerRunner:
     A thread takes a connection of the pool for each call. `timeout` is the number of seconds that a call may wait.
     """
 
+    commits = True
+
     def __init__(
         self, engine: Engine, check_schema: Callable[[Connection], None], *, timeout: float
     ) -> None:

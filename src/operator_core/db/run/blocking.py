@@ -42,6 +42,11 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
 class BlockingUnits(Protocol):
     """As `UnitRunner`, without an event loop."""
 
+    @property
+    def commits(self) -> bool:
+        """Whether each unit is a transaction of its own, and is durable when the call returns."""
+        ...
+
     def read(self, unit: Unit[T]) -> T:
         """Runs a unit that changes nothing."""
         ...
@@ -69,6 +74,8 @@ class BlockingUnits(Protocol):
 
 class BlockingBlock:
     """What the `BlockingUnits` of a transaction() are on every database: its threads take turns."""
+
+    commits = False
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -114,6 +121,11 @@ class NeverSuspending:
 
     def __init__(self, units: BlockingUnits) -> None:
         self._units = units
+
+    @property
+    def commits(self) -> bool:
+        """As `BlockingUnits.commits`."""
+        return self._units.commits
 
     @property
     def can_write(self) -> bool:

@@ -62,6 +62,8 @@ class Changes(Protocol):
 class EngineRunner(ABC):
     """Runs units of work on connections of an engine; `timeout` is the number of seconds that a call may wait."""
 
+    commits = True
+
     def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
         self._engine = engine
         self._timeout = timeout
@@ -244,6 +246,8 @@ class _Call:
 
 class _ConnectionRunner:
     """A `UnitRunner` inside one transaction of an engine's connection."""
+
+    commits = False
 
     def __init__(self, conn: AsyncConnection, runner: EngineRunner) -> None:
         self._conn = conn

@@ -31,6 +31,8 @@ class SessionRunner:
     `check_still_ready` does the same before each unit, because the service may have changed settings of the session.
     """
 
+    commits = False
+
     def __init__(
         self,
         session: AsyncSession,
@@ -113,6 +115,8 @@ def _translated(error: BaseException) -> BaseException:
 
 class _SavepointRunner:
     """A `UnitRunner` inside a savepoint of a service's session; it raises `NotOpen` after the block has ended."""
+
+    commits = False
 
     def __init__(self, session: SessionRunner) -> None:
         self._session = session

@@ -26,6 +26,11 @@ T = TypeVar("T")
 class UnitRunner(Protocol):
     """Runs units of work."""
 
+    @property
+    def commits(self) -> bool:
+        """Whether each unit is a transaction of its own, and is durable when the call returns."""
+        ...
+
     async def read(self, unit: Unit[T]) -> T:
         """Runs a unit that changes nothing."""
         ...

@@ -7,12 +7,14 @@ from sqlalchemy import BigInteger, Boolean, Float, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType
 
 from operator_core.actions.values import MAX_DELAY
 from operator_core.db.sql.base import SQLITE_NOW, UTCDateTime
 
 __all__ = [
     "after_jitter",
+    "covers",
     "current_transaction",
     "from_now",
     "readable",
@@ -170,6 +172,52 @@ def _after_jitter_sqlite(element: after_jitter, compiler: SQLCompiler, **options
     return (
         f"abs(random() % 1000000) / 1e6 * min({most}, {MAX_DELAY}, "
         f"min({delay}, {MAX_DELAY}) * (1 << min({count}, 60)))"
+    )
+
+
+class covers(FunctionElement[Any]):  # noqa: N801
+    """Whether a halt is about a proposal.
+
+    Its arguments are the halt's `action_name`, `agent_id` and `run_id`, and the proposal's `action_name`, `agent_id`,
+    `run_id` and `parent_id`. The schema's triggers ask the same.
+    """
+
+    # As in `arrays`: SQLAlchemy would compare a Boolean with 1.
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(covers)
+def _covers(element: covers, compiler: SQLCompiler, **options: Any) -> str:
+    return f"action_halts_covers({compiler.process(element.clauses, **options)})"
+
+
+@compiles(covers, "sqlite")
+def _covers_sqlite(element: covers, compiler: SQLCompiler, **options: Any) -> str:
+    # A value may appear twice, and then needs a parameter for each place.
+    def term(place: int) -> str:
+        return compiler.process(list(element.clauses)[place], **options)
+
+    of_action, of_agent, of_run, action, agent, run, parent = range(7)
+    in_run = f"other.run_id = {term(run)} AND other.agent_id = {term(of_agent)}"
+    # The aliases: the columns of the proposal may be named by the table.
+    above = (
+        "SELECT parent.parent_id, parent.agent_id FROM action_proposals AS parent "  # noqa: S608
+        f"WHERE parent.id = {term(parent)} UNION ALL "
+        "SELECT next.parent_id, next.agent_id FROM above "
+        "JOIN action_proposals AS next ON next.id = above.parent_id"
+    )
+    by_agent = (
+        f"{term(of_agent)} IS NULL OR {term(of_agent)} = {term(agent)} OR {term(run)} IS NOT NULL "  # noqa: S608
+        f"AND EXISTS (SELECT 1 FROM action_proposals AS other WHERE {in_run}) "
+        f"OR {term(run)} IS NULL AND {term(parent)} IS NOT NULL AND EXISTS ("
+        f"WITH RECURSIVE above (parent_id, agent_id) AS ({above}) "
+        f"SELECT 1 FROM above WHERE above.agent_id = {term(of_agent)})"
+    )
+    return (
+        f"(({term(of_run)} IS NULL OR {term(of_run)} = {term(run)}) "
+        f"AND ({term(of_action)} IS NULL OR {term(action)} GLOB replace({term(of_action)}, '[', '[[]')) "
+        f"AND ({by_agent}))"
     )
 
 

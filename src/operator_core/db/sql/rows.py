@@ -17,22 +17,26 @@ from operator_core.actions.types import (
     ActionStatus,
     ActionType,
     EventType,
+    Halt,
+    HaltMode,
     RequesterType,
     StoredProposal,
     StoredRecord,
     Workflow,
 )
 from operator_core.db.sql.conversion import Reader, converter, decode_time, to_ids
-from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS, WORKFLOWS
+from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS, WORKFLOWS
 
 __all__ = [
     "EVENT_COLUMNS",
+    "HALT_COLUMNS",
     "PROPOSAL_COLUMNS",
     "RECORD_COLUMNS",
     "WORKFLOW_COLUMNS",
     "Listing",
     "decode_time",
     "to_event",
+    "to_halt",
     "to_listing",
     "to_proposal",
     "to_record",
@@ -51,6 +55,7 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[Column[Any], ...]:
 PROPOSAL_COLUMNS: Final = _columns(PROPOSALS, StoredProposal.model_fields)
 RECORD_COLUMNS: Final = _columns(RECORDS, StoredRecord.model_fields)
 EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
+HALT_COLUMNS: Final = _columns(HALTS, Halt.model_fields)
 WORKFLOW_COLUMNS: Final = _columns(WORKFLOWS, Workflow.model_fields)
 
 
@@ -80,6 +85,11 @@ to_record: Final = converter(RECORD_COLUMNS, StoredRecord.from_stored, {})
 
 to_event: Final = converter(EVENT_COLUMNS, ActionEvent.from_stored, _EVENT)
 """A row of `EVENT_COLUMNS` as a model; raises `CorruptRow`."""
+
+to_halt: Final = converter(
+    HALT_COLUMNS, Halt.from_stored, {"mode": _one_of(HaltMode, "is not a mode")}
+)
+"""A row of `HALT_COLUMNS` as a model; raises `CorruptRow`."""
 
 to_workflow: Final = converter(WORKFLOW_COLUMNS, Workflow.from_stored, {})
 """A row of `WORKFLOW_COLUMNS` as a model; raises `CorruptRow`."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    Sequence,
     Table,
     Text,
     false,
@@ -28,14 +29,17 @@ from operator_core.db.sql.functions import current_transaction, ticket_now, writ
 __all__ = [
     "DEPENDENCIES",
     "EVENTS",
+    "HALTS",
     "NUMBERED",
     "PROPOSALS",
     "RECORDS",
     "TABLES",
     "TICKETS",
+    "VIEWS",
     "WORKFLOWS",
     "ActionDependencyRow",
     "ActionEventRow",
+    "ActionHaltRow",
     "ActionProposalRow",
     "ActionRecordRow",
     "TicketRow",
@@ -185,6 +189,12 @@ class ActionProposalRow(Base):
         _partial("idx_action_proposals_parent", "parent_id", "id", where="parent_id IS NOT NULL"),
         _partial("idx_action_proposals_agent", "agent_id", "id", where="agent_id IS NOT NULL"),
         _partial(
+            "idx_action_proposals_run_agent",
+            "run_id",
+            "agent_id",
+            where="run_id IS NOT NULL AND agent_id IS NOT NULL",
+        ),
+        _partial(
             "idx_action_proposals_requester",
             "requester_id",
             "id",
@@ -307,6 +317,37 @@ class ActionRecordRow(Base):
     worker: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[str | None] = mapped_column(UTCDateTime)
     outcome_unknown: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    # When a heartbeat last told its worker of a halt.
+    halt_seen_at: Mapped[str | None] = mapped_column(UTCDateTime)
+
+
+# What the triggers on PostgreSQL read before they look for a halt: see revision 0005.
+Sequence("action_halts_flag", minvalue=-(2**63), data_type=BIGINT, metadata=Base.metadata)
+
+
+class ActionHaltRow(Base):
+    """A halt or a freeze. It is resumed once and never edited."""
+
+    __tablename__ = "action_halts"
+    __table_args__ = (
+        _partial("idx_action_halts_open", "id", where="resumed_at IS NULL"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    mode: Mapped[str] = mapped_column(Text)
+    action_name: Mapped[str | None] = mapped_column(Text)
+    agent_id: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Text)
+    halted_by: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    valid_from: Mapped[str | None] = mapped_column(UTCDateTime)
+    valid_until: Mapped[str | None] = mapped_column(UTCDateTime)
+    cancels: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    resumed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    resumed_by: Mapped[str | None] = mapped_column(Text)
+    resume_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionEventRow(Base):
@@ -343,7 +384,8 @@ class ActionEventRow(Base):
     )
 
     id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
-    proposal_id: Mapped[int] = mapped_column(BIGINT)
+    # None for events of halts.
+    proposal_id: Mapped[int | None] = mapped_column(BIGINT)
     record_id: Mapped[int | None] = mapped_column(BIGINT)
     event_type: Mapped[str] = mapped_column(Text)
     from_status: Mapped[str | None] = mapped_column(Text)
@@ -356,6 +398,7 @@ class ActionEventRow(Base):
     transaction_id: Mapped[int] = mapped_column(BIGINT, server_default=current_transaction())
     version: Mapped[int | None] = mapped_column(BIGINT)
     worker: Mapped[str | None] = mapped_column(Text)
+    details: Mapped[str | None] = mapped_column(JSONText)
 
 
 # Statements use these tables. With the attributes of the classes, each execution would go through the ORM's planning,
@@ -364,11 +407,15 @@ TICKETS: Final = cast(Table, TicketRow.__table__)
 PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
 RECORDS: Final = cast(Table, ActionRecordRow.__table__)
 EVENTS: Final = cast(Table, ActionEventRow.__table__)
+HALTS: Final = cast(Table, ActionHaltRow.__table__)
 WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
 DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
 
 TABLES: Final = tuple(Base.metadata.tables)
 """The names of all tables."""
+
+VIEWS: Final = ("action_halts_asked", "action_halts_told")
+"""The names of the views, which SQLite's triggers use."""
 
 NUMBERED: Final = tuple(
     name for name in TABLES if "id" in Base.metadata.tables[name].c and name != "tickets"

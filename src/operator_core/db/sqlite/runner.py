@@ -43,6 +43,8 @@ _PATIENCE: Final = 1.0
 class SqliteRunner:
     """Runs units of work on the SQLite database of `opening`. Any number of runners may be open on one file."""
 
+    commits = True
+
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
         self._pid: int | None = None

@@ -50,6 +50,8 @@ class SyncSqliteRunner:
     Several threads may use it, so the connections of `opening` are for any thread.
     """
 
+    commits = True
+
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
         self._check_files = self._opening.check_files

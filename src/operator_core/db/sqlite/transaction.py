@@ -85,6 +85,8 @@ class SqliteTransaction(_OnHandle):
     `release` lets other callers write.
     """
 
+    commits = False
+
     def __init__(
         self,
         connection: SqliteConnection,

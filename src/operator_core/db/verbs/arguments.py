@@ -22,6 +22,7 @@ from operator_core.actions.types import (
     ActionStatus,
     ActionType,
     Claim,
+    HaltMode,
     ProposalRequest,
     RequesterType,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "JSON",
     "LEASE",
     "MAPPING",
+    "MODE",
     "NAME",
     "NAMES",
     "OPTIONAL_ERROR_MESSAGE",
@@ -179,6 +181,8 @@ FLAG: Final[Argument[bool]] = Argument(Annotated[bool, Field(strict=True)], "mus
 STATUS: Final[Argument[ActionStatus]] = Argument(
     ActionStatus, f"must be one of {', '.join(ActionStatus)}"
 )
+
+MODE: Final[Argument[HaltMode]] = Argument(HaltMode, f"must be one of {', '.join(HaltMode)}")
 
 NAME: Final[Argument[str | None]] = Argument(Name | None)
 """Text as in `action_name`, `proposed_by` and idempotency keys."""

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Final, TypeVar
 
-from operator_core.actions.errors import ActionError, Conflict, ConstraintViolation, NotOpen
+from operator_core.actions.errors import ActionError, Conflict, ConstraintViolation, Halted, NotOpen
 from operator_core.actions.types import ProposalRequest, StoredProposal
+from operator_core.db.ledger.halted import HALTED, Subject, covering, mode_of
 from operator_core.db.ledger.partial import is_refused
 from operator_core.db.ledger.proposals import is_same_call
 from operator_core.db.ledger.queries import find_call
@@ -49,10 +51,15 @@ class Verbs:
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
 
     async def _propose(self, unit: Unit[T], proposed: Iterable[ProposalRequest]) -> T:
-        """Runs a `unit` that creates proposals; raises `Conflict` if one of them is for a call that has one already."""
+        """Runs a `unit` that creates proposals.
+
+        Raises `Conflict` if one of them is for a call that has one already, and `Halted` if a halt covers one.
+        """
         try:
             return await self._units.write(unit)
         except ConstraintViolation as error:
+            if HALTED in str(error):
+                raise await self._halted(proposed) from error
             if is_same_call(error):
                 for each in proposed:
                     if each.run_id is None or each.call_id is None:
@@ -62,6 +69,20 @@ class Verbs:
                         state = "the one of this call in its run"
                         raise Conflict("proposal", found.id, state) from error
             raise
+
+    async def _halted(self, proposed: Iterable[ProposalRequest]) -> Halted:
+        """The error for proposals that a halt has refused."""
+        for each in proposed:
+            subject = Subject(each.action_name, each.agent_id, each.run_id, each.parent_id)
+            try:
+                halts = await self._units.read(partial(covering, subject=subject))
+            except ActionError:
+                # In a transaction of a service on a server, nothing can be read after an error.
+                break
+            if halts:
+                ids = [halt.id for halt in halts]
+                return Halted(ids, mode_of(halts), halts[0].scope)
+        return Halted()
 
     async def _proposal_of(self, run_id: str, call_id: str) -> StoredProposal | None:
         try:
@@ -79,6 +100,9 @@ class Verbs:
     async def _pause(self, failures: int) -> None:
         """Waits after a number of failures to reach the ledger."""
         await pause(failures, first=0.05)
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     async def _woken(self, changed: asyncio.Event, seconds: float) -> None:
         """Waits until `changed` is set, for at most `seconds`."""

@@ -13,7 +13,7 @@ from functools import partial
 from math import inf
 from typing import Any, cast
 
-from operator_core.actions.errors import ActionError, LeaseLost, NotFound
+from operator_core.actions.errors import ActionError, HaltRequested, LeaseLost, NotFound
 from operator_core.actions.types import Claim, StoredProposal
 from operator_core.db.run.backoff import delay
 from operator_core.db.run.blocking import NeverSuspending, finished
@@ -82,6 +82,9 @@ class BlockingVerbs(ActionLedger):
     async def _pause(self, failures: int) -> None:
         time.sleep(delay(failures, first=0.05))  # noqa: ASYNC251 - no event loop
 
+    async def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - no event loop
+
     async def _woken(self, changed: Any, seconds: float) -> None:
         changed.wait(seconds)
 
@@ -114,7 +117,9 @@ class BlockingVerbs(ActionLedger):
             raise
 
     @contextmanager
-    def hold(self, claim: Claim, seconds: float, since: float | None) -> Generator[SyncExecution]:
+    def hold(
+        self, claim: Claim, seconds: float, since: float | None, *, finishes: bool = False
+    ) -> Generator[SyncExecution]:
         """As `HoldingVerbs.holding`; `since` is the time of the claim by `_clock`, which saves the first heartbeat."""
         record_id, stop = claim.record.id, threading.Event()
         begun = False
@@ -124,11 +129,11 @@ class BlockingVerbs(ActionLedger):
 
         try:
             if since is None or self._clock() - since > seconds / BEATS:
-                since = finished(self._first_heartbeat(record_id, seconds))
+                since = finished(self._first_heartbeat(record_id, seconds, finishes=finishes))
             lease = Lease(seconds, since)
             lost = Lost(record_id, lease)
             execution = SyncExecution(claim, lost)
-            with self._beside(partial(self._beat, record_id, lease, lost, stop), stop):
+            with self._beside(partial(self._beat, execution, lease, lost, stop), stop):
                 begun = True
                 try:
                     yield execution
@@ -143,7 +148,9 @@ class BlockingVerbs(ActionLedger):
                 if lost.error is not None:
                     raise lost.error
                 end(partial(self._complete_held, execution))
-        except ActionError:
+        except ActionError as error:
+            if not begun and isinstance(error, HaltRequested):
+                finished(self._give_back([claim]))
             raise
         except BaseException:
             # Interrupted, or there is no thread for the heartbeats.
@@ -151,8 +158,11 @@ class BlockingVerbs(ActionLedger):
                 finished(self._give_back([claim]))
             raise
 
-    def _beat(self, record_id: int, lease: Lease, lost: Lost, stop: threading.Event) -> None:
+    def _beat(
+        self, execution: SyncExecution, lease: Lease, lost: Lost, stop: threading.Event
+    ) -> None:
         """Sends heartbeats until `stop` is set or the lease is lost."""
+        record_id = execution.record.id
         length = timedelta(seconds=lease.seconds)
         while (rest := lease.rest(self._clock())) > 0 and not stop.wait(rest):
             sent = self._clock()
@@ -161,6 +171,10 @@ class BlockingVerbs(ActionLedger):
             except (LeaseLost, NotFound) as error:
                 lost.set(error)
                 return
+            except HaltRequested as error:
+                execution.halt = error
+                if not lost.is_set():
+                    lease.arrived(sent)
             except ActionError as error:
                 logger.warning("no heartbeat for record %s: %s", record_id, error)
                 lease.failed()

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from operator_core.actions.actors import LEDGER
-from operator_core.actions.errors import ActionError, Busy, InvalidValue
+from operator_core.actions.errors import ActionError, Busy, HaltRequested, InvalidValue
 from operator_core.actions.types import ActionType, Claim, StoredRecord
 from operator_core.actions.values import MAX_DELAY
 from operator_core.db.ledger import claims, executions, recovery
@@ -99,7 +99,7 @@ class WorkVerbs(Verbs):
         """Claims this very proposal for one worker, as `claim` does; its priority and its place in the order don't count.
 
         Raises the error that says why it can't be claimed now: `NotFound`, `AlreadyClaimed`, `NotDue` (also for a failed
-        proposal whose retry is due later), `Expired`, `DependencyPending`, `CorruptRow`, or `InvalidTransition` for any
+        proposal whose retry is due later), `TransitionHalted`, `Expired`, `DependencyPending`, `CorruptRow`, or `InvalidTransition` for any
         other status than `validated`. Raises `Busy` if other writers hold the proposal.
         """
         check(arguments.ACTOR, worker, "worker")
@@ -181,6 +181,7 @@ class WorkVerbs(Verbs):
         lease. For a record's id, the ledger does not know that length: the lease then lasts for at least five more
         minutes and is never shortened.
 
+        Raises `HaltRequested` if a halt covers the execution: the lease is extended, and the worker should stop and end it.
         Raises `LeaseLost` if the execution has ended or its proposal is no longer executing, for example because
         somebody cancelled it; the worker must then stop. Raises `NotFound` for an unknown record.
         """
@@ -190,7 +191,10 @@ class WorkVerbs(Verbs):
             seconds = check(arguments.LEASE, LEASE if lease is None else lease, "lease")
             known = check(arguments.ID, claim, "record_id")
             unit = executions.heartbeat(known, seconds, may_shorten=lease is not None)
-        return await self._units.write(unit)
+        until = await self._units.write(unit)
+        if isinstance(until, HaltRequested):
+            raise until
+        return until
 
     async def complete(
         self,

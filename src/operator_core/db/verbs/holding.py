@@ -13,6 +13,7 @@ from operator_core.actions.errors import (
     ActionError,
     Busy,
     CommitOutcomeUnknown,
+    HaltRequested,
     InvalidValue,
     LeaseLost,
     NotFound,
@@ -55,6 +56,8 @@ class Execution:
         self.record = claim.record
         self.result_data: object = None
         """The result of the block, of any type; `operator_core.actions.results.keep` describes how it is stored."""
+        self.halt: HaltRequested | None = None
+        """Set when a heartbeat has told of a halt. A block that finishes in spite of it may look at it and end early."""
 
 
 class Lease:
@@ -96,8 +99,10 @@ class HoldingVerbs(WorkVerbs):
         action_types: Types = None,
         actor: str | None = None,
         reason: str | None = None,
+        finish: bool = False,
     ) -> AsyncGenerator[Execution | None]:
         """Claims one proposal for a block and holds it as `holding` does; yields None if no proposal is due."""
+        finishes = check(arguments.FLAG, finish, "finish")
         requested_at = self._clock()
         taken = await self.claim(
             worker,
@@ -110,14 +115,13 @@ class HoldingVerbs(WorkVerbs):
         if not taken:
             yield None
             return
-        async with self._hold(
-            taken[0], check(arguments.LEASE, lease, "lease"), requested_at
-        ) as execution:
+        seconds = check(arguments.LEASE, lease, "lease")
+        async with self._hold(taken[0], seconds, requested_at, finishes=finishes) as execution:
             yield execution
 
     @asynccontextmanager
     async def holding(
-        self, claim: Claim, *, lease: timedelta | None = None
+        self, claim: Claim, *, lease: timedelta | None = None, finish: bool = False
     ) -> AsyncGenerator[Execution]:
         """Sends heartbeats for a claim while the block runs, and ends its execution at the end of the block.
 
@@ -129,37 +133,44 @@ class HoldingVerbs(WorkVerbs):
         If the lease is lost, the block is cancelled and `LeaseLost` is raised. The same happens if no heartbeat has
         reached the ledger for the length of the lease, by the clock of the event loop.
 
+        If a halt covers the execution, the block is cancelled too: it fails with an unknown outcome, and `HaltRequested`
+        is raised. A block that has ended before that is completed. With `finish`, the block goes on, and finds the halt
+        in its `halt`.
+
         The first heartbeat is sent before the block starts. If it fails, the block does not run. It raises
-        `LeaseLost` if the lease is lost already, and the error of the last attempt if the ledger can't be reached for
+        `LeaseLost` if the lease is lost already, `HaltRequested` if a halt covers the execution, and the error of the last attempt if the ledger can't be reached for
         the length of the lease.
         """
         check(arguments.CLAIM, claim, "claim")
-        async with self._hold(claim, lease_of(claim, lease), None) as execution:
+        finishes = check(arguments.FLAG, finish, "finish")
+        async with self._hold(claim, lease_of(claim, lease), None, finishes=finishes) as execution:
             yield execution
 
     @asynccontextmanager
     async def _hold(
-        self, claim: Claim, seconds: float, since: float | None
+        self, claim: Claim, seconds: float, since: float | None, *, finishes: bool = False
     ) -> AsyncGenerator[Execution]:
         """As `holding`; `since` is the time of the claim by the loop's clock, which saves the first heartbeat."""
         if since is None or self._clock() - since > seconds / BEATS:
             try:
-                since = await self._first_heartbeat(claim.record.id, seconds)
-            except asyncio.CancelledError:
+                since = await self._first_heartbeat(claim.record.id, seconds, finishes=finishes)
+            except (asyncio.CancelledError, HaltRequested):
                 await finish(self._give_back([claim]))
                 raise
-        async with self._held(claim, claim.record.id, seconds, since) as execution:
+        async with self._held(claim, seconds, since, finishes=finishes) as execution:
             yield execution
 
     @asynccontextmanager
     async def _held(
-        self, claim: Claim, record_id: int, seconds: float, since: float
+        self, claim: Claim, seconds: float, since: float, *, finishes: bool
     ) -> AsyncGenerator[Execution]:
+        record_id = claim.record.id
         body = asyncio.current_task()
         assert body is not None
         # The task may have cancellations by others, which must not be undone here.
         cancelled_before = body.cancelling()
         lost: list[ActionError] = []
+        halted: list[HaltRequested] = []
         ended = asyncio.Event()
         execution = Execution(claim)
 
@@ -171,25 +182,36 @@ class HoldingVerbs(WorkVerbs):
                 lost.append(error)
                 body.cancel()
 
-        beating = asyncio.create_task(self._keep_alive(record_id, seconds, since, lose))
+        def halt(error: HaltRequested) -> None:
+            execution.halt = error
+            # Once: the block may take some time to end.
+            if not finishes and not ended.is_set() and not halted:
+                halted.append(error)
+                body.cancel()
+
+        beating = asyncio.create_task(self._keep_alive(record_id, seconds, since, lose, halt))
         try:
             try:
                 yield execution
                 ended.set()
             except BaseException as error:
                 ended.set()
-                if lost:
-                    ours = body.uncancel() <= cancelled_before
-                    if ours and isinstance(error, asyncio.CancelledError):
-                        raise lost[0] from None
-                    raise
-                failed = partial(self._fail_held, execution, error)
-                with suppress(LeaseLost):
-                    await end(failed)
+                stopped = [*lost, *halted]
+                for _ in stopped:
+                    body.uncancel()
+                ours = bool(stopped) and body.cancelling() <= cancelled_before
+                by_us = ours and isinstance(error, asyncio.CancelledError)
+                if not lost:
+                    why = halted[0] if by_us else None
+                    with suppress(LeaseLost):
+                        await end(partial(self._fail_held, execution, error, why))
+                if by_us:
+                    raise stopped[0] from None
                 raise
-            if lost:
-                # The block ended before the cancellation was delivered.
+            for _ in (*lost, *halted):
+                # The block ended in spite of the cancellation, or before it was delivered.
                 body.uncancel()
+            if lost:
                 raise lost[0]
             await end(partial(self._complete_held, execution))
         finally:
@@ -203,8 +225,11 @@ class HoldingVerbs(WorkVerbs):
             execution, lambda result: self.complete(record.id, result, actor=record.worker)
         )
 
-    async def _fail_held(self, execution: Execution, error: BaseException) -> None:
-        record, why = execution.record, describe(error)
+    async def _fail_held(
+        self, execution: Execution, error: BaseException, cause: ActionError | None = None
+    ) -> None:
+        """Fails an execution because of `error`, which has the `cause`, if one is known."""
+        record, why = execution.record, describe(cause or error)
         # A block that is cancelled can't tell how far it came.
         unknown = isinstance(error, self._CANCELLATIONS)
         if unknown:
@@ -229,8 +254,13 @@ class HoldingVerbs(WorkVerbs):
             logger.warning("the result of record %s is dropped: %s", execution.record.id, error)
             await end(None)
 
-    async def _first_heartbeat(self, record_id: int, seconds: float) -> float:
-        """Sends a heartbeat and returns when; retries for the length of the lease if the ledger can't be reached."""
+    async def _first_heartbeat(
+        self, record_id: int, seconds: float, *, finishes: bool = False
+    ) -> float:
+        """Sends a heartbeat and returns when; retries for the length of the lease if the ledger can't be reached.
+
+        Raises `HaltRequested` unless the block `finishes` in spite of a halt.
+        """
         deadline = self._clock() + seconds
         lease = timedelta(seconds=seconds)
         attempt = 0
@@ -240,6 +270,10 @@ class HoldingVerbs(WorkVerbs):
             try:
                 await self.heartbeat(record_id, lease)
                 return sent
+            except HaltRequested:
+                if not finishes:
+                    raise
+                return sent
             except _PASSING as error:
                 if self._clock() > deadline:
                     raise
@@ -247,9 +281,17 @@ class HoldingVerbs(WorkVerbs):
             await self._pause(attempt)
 
     async def _keep_alive(
-        self, record_id: int, seconds: float, since: float, lose: Callable[[ActionError], None]
+        self,
+        record_id: int,
+        seconds: float,
+        since: float,
+        lose: Callable[[ActionError], None],
+        halt: Callable[[HaltRequested], None],
     ) -> None:
-        """Sends heartbeats until the lease is lost, or has expired because none arrived; then calls `lose` at once."""
+        """Sends heartbeats until the lease is lost, or has expired because none arrived; then calls `lose` at once.
+
+        Calls `halt` after each heartbeat that tells of one; the lease is extended all the same.
+        """
         clock = self._clock
         lease, length = Lease(seconds, since), timedelta(seconds=seconds)
         beat: asyncio.Task[object] | None = None
@@ -267,6 +309,9 @@ class HoldingVerbs(WorkVerbs):
                 except (LeaseLost, NotFound) as error:
                     lose(error)
                     return
+                except HaltRequested as error:
+                    lease.arrived(sent)
+                    halt(error)
                 except ActionError as error:
                     logger.warning("no heartbeat for record %s: %s", record_id, error)
                     lease.failed()

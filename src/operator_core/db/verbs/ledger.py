@@ -1,5 +1,6 @@
 """All verbs of the ledger in one class."""
 
+from operator_core.db.verbs.halts import HaltVerbs
 from operator_core.db.verbs.history import HistoryVerbs
 from operator_core.db.verbs.holding import HoldingVerbs
 from operator_core.db.verbs.proposals import ProposalVerbs
@@ -11,7 +12,7 @@ __all__ = ["ActionLedger"]
 
 
 class ActionLedger(
-    ProposalVerbs, StatusVerbs, RecordVerbs, HoldingVerbs, HistoryVerbs, WorkflowVerbs
+    ProposalVerbs, StatusVerbs, RecordVerbs, HoldingVerbs, HistoryVerbs, WorkflowVerbs, HaltVerbs
 ):
     """The verbs of the ledger. Each is one unit of work: one transaction, durable when the call returns.
 

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, TypeAlias, TypedDict, Unpack
 
+from operator_core.actions.errors import Halted
 from operator_core.actions.types import (
     ActionStatus,
     ProposalRequest,
@@ -86,7 +88,7 @@ class ProposalVerbs(Verbs):
         state, with `replayed` set. The content is everything that is proposed, and the proposer. The reason, the time
         and the status are not part of it: a model words the reason differently each time.
 
-        Raises `NotFound` for an unknown ticket, dependency or parent. Raises `Conflict` for a key that is in use with
+        Raises `Halted` if a halt covers it. Raises `NotFound` for an unknown ticket, dependency or parent. Raises `Conflict` for a key that is in use with
         other content, and for a tool call that has a proposal in its run already (see `find_call`). Raises
         `InvalidValue` for a proposal that already has an id, and for one of another run than its parent's.
         """
@@ -95,7 +97,15 @@ class ProposalVerbs(Verbs):
         new.add(check_proposal(proposal, "proposal", self._who(actor), proposed_by))
         if key is None:
             return (await self._create(new))[0]
-        return await self._propose(proposals.creation_once(new, key), new.proposals)
+        try:
+            return await self._propose(proposals.creation_once(new, key), new.proposals)
+        except Halted:
+            # The existing one is nothing new. On a server, the schema refuses the row before it finds the key.
+            (given,) = new.proposals
+            known = partial(proposals.replayed, proposal=given, key=key)
+            if (found := await self._units.read(known)) is None:
+                raise
+            return found
 
     async def create_proposals(
         self,

@@ -2,7 +2,9 @@
 
 from functools import partial
 
+from operator_core.actions.errors import ConstraintViolation
 from operator_core.actions.types import ActionStatus
+from operator_core.db.ledger.halted import HALTED
 from operator_core.db.ledger.status import Move, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
@@ -28,7 +30,7 @@ class StatusVerbs(Verbs):
 
         Raises `NotFound` for an unknown proposal, and `InvalidTransition` for a move that the lifecycle does not
         allow; its `allowed` lists the possible ones. Its subclasses `NotDue`, `Expired` and `DependencyPending` mean
-        that the proposal can't start yet, or can't start any longer. Raises `VersionConflict` if the proposal has
+        that the proposal can't start yet, or can't start any longer, and `TransitionHalted` that a halt covers it. Raises `VersionConflict` if the proposal has
         another version than `expected_version`.
         """
         move = Move(
@@ -38,7 +40,7 @@ class StatusVerbs(Verbs):
             check(arguments.REASON, reason, "reason"),
             check(arguments.OPTIONAL_ID, expected_version, "expected_version"),
         )
-        await self._units.write(move_proposal(move))
+        await self._move(move)
 
     async def cancel_proposal(self, proposal_id: int, *, by: str, reason: str) -> None:
         """Cancels a proposal that is proposed, validated or executing, as the decision of `by`.
@@ -74,7 +76,7 @@ class StatusVerbs(Verbs):
         """Moves a failed proposal back to `validated` immediately, without waiting for its `next_retry_at`.
 
         This is possible however often it has run, and does not count as one of its `max_retries`. Raises `NotFound`
-        for an unknown proposal, and `InvalidTransition` for one that has not failed.
+        for an unknown proposal, and `InvalidTransition` for one that has not failed or that a halt covers.
         """
         move = Move(
             check(arguments.ID, proposal_id, "proposal_id"),
@@ -83,4 +85,13 @@ class StatusVerbs(Verbs):
             check(arguments.REASON, reason, "reason"),
             source=ActionStatus.FAILED,
         )
-        await self._units.write(move_proposal(move))
+        await self._move(move)
+
+    async def _move(self, move: Move) -> None:
+        try:
+            await self._units.write(move_proposal(move))
+        except ConstraintViolation as error:
+            # A halt that was committed after the UPDATE had begun. The next one sees it, and raises the error for it.
+            if HALTED not in str(error):
+                raise
+            await self._units.write(move_proposal(move))

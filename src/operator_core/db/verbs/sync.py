@@ -120,6 +120,12 @@ class SyncActionLedger:
     workflow_status = _call(ActionLedger.workflow_status)
     cancel_workflow = _call(ActionLedger.cancel_workflow)
 
+    halt = _call(ActionLedger.halt)
+    resume = _call(ActionLedger.resume)
+    mode = _call(ActionLedger.mode)
+    halts = _call(ActionLedger.halts)
+    halt_report = _call(ActionLedger.halt_report)
+
     @contextmanager
     def claimed(
         self,
@@ -130,8 +136,10 @@ class SyncActionLedger:
         action_types: Types = None,
         actor: str | None = None,
         reason: str | None = None,
+        finish: bool = False,
     ) -> Generator[SyncExecution | None]:
         """Claims one proposal for a block and holds it as `holding` does; yields None if no proposal is due."""
+        finishes = check(arguments.FLAG, finish, "finish")
         requested_at = time.monotonic()
         taken = self.claim(
             worker,
@@ -144,21 +152,28 @@ class SyncActionLedger:
         if not taken:
             yield None
             return
-        with hold(self, taken[0], lease, requested_at) as execution:
+        seconds = check(arguments.LEASE, lease, "lease")
+        with self._verbs.hold(taken[0], seconds, requested_at, finishes=finishes) as execution:
             yield execution
 
     @contextmanager
-    def holding(self, claim: Claim, *, lease: timedelta | None = None) -> Generator[SyncExecution]:
+    def holding(
+        self, claim: Claim, *, lease: timedelta | None = None, finish: bool = False
+    ) -> Generator[SyncExecution]:
         """Sends heartbeats for a claim while the block runs, and ends its execution at the end of the block.
 
-        It is `ActionLedger.holding` but for two things. The heartbeats come from a thread of their own. If the lease
+        It is `ActionLedger.holding` but for three things. The heartbeats come from a thread of their own. If the lease
         is lost, the block continues, because a thread can't be cancelled: `LeaseLost` is raised at the end of the
         block. A long block looks at `execution.lost` and stops, or waits for it instead of sleeping.
+
+        Nor does a halt end the block: `execution.halt` is set, a long block looks at it, and what the block has done by its end is
+        completed. Only a block that has not begun is refused, unless `finish` is True.
 
         An exception fails the execution and propagates. KeyboardInterrupt makes the outcome unknown.
         """
         check(arguments.CLAIM, claim, "claim")
-        with self._verbs.hold(claim, lease_of(claim, lease), None) as execution:
+        finishes = check(arguments.FLAG, finish, "finish")
+        with self._verbs.hold(claim, lease_of(claim, lease), None, finishes=finishes) as execution:
             yield execution
 
     def changes(self) -> AbstractContextManager[threading.Event]:
