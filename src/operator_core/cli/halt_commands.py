@@ -1,0 +1,205 @@
+"""``operator-core actions halt``, ``resume`` and ``mode``, for an engineer on call."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from operator_core.actions.errors import ActionError
+from operator_core.actions.types import Halt, HaltMode, HaltReport
+from operator_core.cli.formatting import one_line, span, when
+from operator_core.cli.options import AsJson, DbPath, Url, choose, complain, reported, who
+from operator_core.cli.output import print_json, print_lines
+from operator_core.cli.table import Line
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+ActionName = Annotated[
+    str | None,
+    typer.Option(
+        "--action",
+        metavar="PATTERN",
+        help="Only actions of this name; * is any text and ? any character.",
+        show_default=False,
+    ),
+]
+Agent = Annotated[
+    str | None,
+    typer.Option(
+        "--agent", metavar="ID", help="Only this agent and its sub-agents.", show_default=False
+    ),
+]
+RunId = Annotated[
+    str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default=False)
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who decides this; the default is your login name.",
+        show_default=False,
+    ),
+]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason in the history.")]
+
+
+@app.command("halt")
+def halt_command(
+    *,
+    db_path: DbPath = None,
+    url: Url = None,
+    reason: Why,
+    by: By = None,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Actions can still be proposed.")
+    ] = False,
+    action: ActionName = None,
+    agent: Agent = None,
+    run_id: RunId = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not cancel what is pending.")] = False,
+    terminate: Annotated[
+        bool, typer.Option("--terminate", help="End the server processes that are in the way.")
+    ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="How long to wait for open transactions."
+        ),
+    ] = 5.0,
+) -> None:
+    """Stop everything, or what the options name, for every program, until it is resumed.
+
+    Nothing is proposed, validated or started, and what is pending is cancelled. What is running is listed: its workers
+    learn of the halt by their next heartbeat. The exit status is 1 if an open transaction is in the way.
+    """
+    place = choose(db_path, url)
+    place.require_existing()
+    decider = who(by)
+    mode = HaltMode.OBSERVE if observe else HaltMode.HALTED
+    with reported(place), place.opened() as (run, db):
+        report = run(
+            db.halt(
+                by=decider,
+                reason=reason,
+                mode=mode,
+                action_name=action,
+                agent_id=agent,
+                run_id=run_id,
+                cancel=not keep,
+                terminate=terminate,
+                timeout=timeout,
+            )
+        )
+        print_lines(_report_lines(report))
+    if not report.complete:
+        complain(f"{place.name}: not complete: an open transaction may still start something")
+        raise typer.Exit(1)
+
+
+@app.command("resume")
+def resume_command(
+    *,
+    halt_id: Annotated[
+        int | None, typer.Argument(metavar="[HALT]", help="The halt's id.", show_default=False)
+    ] = None,
+    db_path: DbPath = None,
+    url: Url = None,
+    reason: Why,
+    by: By = None,
+    action: ActionName = None,
+    agent: Agent = None,
+    run_id: RunId = None,
+) -> None:
+    """End a halt, or all halts of exactly the scope that the options name.
+
+    Without any, these are the halts of the whole ledger. The exit status is 1 if there was none.
+    """
+    place = choose(db_path, url)
+    place.require_existing()
+    with reported(place), place.opened() as (run, db):
+        resumed = run(
+            db.resume(
+                halt_id,
+                by=who(by),
+                reason=reason,
+                action_name=action,
+                agent_id=agent,
+                run_id=run_id,
+            )
+        )
+        print_lines([_halt_line(halt, f"resumed by {one_line(who(by))}") for halt in resumed])
+        try:
+            rest = run(db.halts())
+        except ActionError as error:
+            complain(f"{place.name}: {error}", mark="warning:")
+            return
+        print_lines([_halt_line(halt, "is still open") for halt in rest])
+    if not resumed:
+        complain(f"{place.name}: no open halt of this scope")
+        raise typer.Exit(1)
+
+
+@app.command("mode")
+def mode_command(
+    *,
+    db_path: DbPath = None,
+    url: Url = None,
+    action: ActionName = None,
+    agent: Agent = None,
+    run_id: RunId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what is allowed now (execute, observe or halted), and the open halts."""
+    place = choose(db_path, url)
+    place.require_existing()
+    with reported(place), place.opened() as (run, db):
+        mode = run(db.mode(action_name=action, agent_id=agent, run_id=run_id))
+        halts = run(db.halts())
+    if as_json:
+        print_json({"mode": mode, "halts": [halt.model_dump(mode="json") for halt in halts]})
+        return
+    style = "green" if mode is HaltMode.EXECUTE else "bold red"
+    print_lines([[(" ", ""), (mode.value, style)], *(_halt_line(halt, "") for halt in halts)])
+
+
+def _halt_line(halt: Halt, what: str) -> Line:
+    limits = ", ".join(f"{name} {one_line(value)}" for name, value in halt.scope.items())
+    line: Line = [
+        (f" halt {halt.id}", "bold"),
+        (f" {halt.mode.value}: {limits or 'the whole ledger'}", ""),
+        (f", by {one_line(halt.halted_by)} at {when(halt.created_at)}", "dim"),
+        (f": {one_line(halt.reason)}", "dim"),
+    ]
+    if halt.valid_from is not None:
+        line.append((f", from {when(halt.valid_from)}", ""))
+    if halt.valid_until is not None:
+        line.append((f", until {when(halt.valid_until)}", ""))
+    if what:
+        line.append((f", {what}", ""))
+    return line
+
+
+def _report_lines(report: HaltReport) -> Iterator[Line]:
+    now = datetime.now(UTC)
+    yield _halt_line(report.halt, "")
+    yield [(f" {_counted(report.cancelled, 'proposal')} cancelled", "")]
+    for each in report.unfinished:
+        record = "no record" if each.record_id is None else f"record {each.record_id}"
+        worker = one_line(each.worker or "unknown worker")
+        since = "" if each.since is None else f" for {span(now - each.since)}"
+        line: Line = [(f" running: proposal {each.proposal_id} ", "bold red")]
+        line += [(one_line(each.action_name), ""), (f", {record}, {worker}{since}", "dim")]
+        yield line
+    for blocker in report.blockers:
+        process = "a prepared transaction" if blocker.pid is None else f"process {blocker.pid}"
+        since = "" if blocker.since is None else f", open for {span(now - blocker.since)}"
+        name = one_line(blocker.application or "unknown application")
+        yield [(f" in the way: {process}", "bold red"), (f", {name}{since}", "")]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
