@@ -146,7 +146,7 @@ BEGIN
 END $$$function$, current_schema());
 END $do$;
 
-DROP TRIGGER action_proposals_immutable ON action_proposals;
+DROP TRIGGER IF EXISTS action_proposals_immutable ON action_proposals;
 
 -- As in revision 0002, with the new columns.
 CREATE TRIGGER action_proposals_immutable

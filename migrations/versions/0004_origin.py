@@ -92,7 +92,7 @@ def _downgrade_server() -> None:
     assert guard is not None
     assert immutable is not None
     replace = f"CREATE OR REPLACE {guard[1]}"
-    op.execute("DROP TRIGGER action_proposals_immutable ON action_proposals")
+    op.execute("DROP TRIGGER IF EXISTS action_proposals_immutable ON action_proposals")
     _run(
         [f"DO $do$ BEGIN EXECUTE format($function${replace}$function$, current_schema()); END $do$"]
     )
@@ -140,7 +140,7 @@ def _drop_triggers(objects: dict[str, Object]) -> list[str]:
         }
     for name in (*own, *others):
         quoted = name.replace('"', '""')
-        _run([f'DROP TRIGGER "{quoted}"'])
+        _run([f'DROP TRIGGER IF EXISTS "{quoted}"'])
     return list(others.values())
 
 

@@ -91,8 +91,9 @@ async def test_it_says_why_not(db: ActionDB) -> None:
 
 async def test_what_has_expired_is_cancelled_by_the_attempt(db: ActionDB) -> None:
     late = await db.create_proposal(proposal(status=S.VALIDATED, expires_at=LONG_AGO))
-    with pytest.raises((Expired, InvalidTransition)):
+    with pytest.raises(Expired) as caught:
         await db.claim_proposal(late.id, "w")
+    assert caught.value.expires_at == LONG_AGO
     found = await db.get_proposal(late.id)
     assert found is not None
     assert found.status is S.CANCELLED
@@ -103,6 +104,25 @@ async def test_a_retry_that_is_due_is_claimed(db: ActionDB) -> None:
     await db.fail((await db.claim_proposal(made.id, "w")).record.id, "boom")
     again = await db.claim_proposal(made.id, "w")
     assert (again.proposal.id, again.proposal.retry_count) == (made.id, 1)
+
+
+async def test_a_retry_that_is_due_is_claimed_before_many_others(db: ActionDB) -> None:
+    made = await db.create_proposals(
+        proposal(status=S.VALIDATED, max_retries=1, retry_delay=0.0) for _ in range(301)
+    )
+    claims = await db.claim("w", limit=301)
+    await db.fail_many({claim.record.id: "boom" for claim in claims})
+    assert (await db.claim_proposal(made[-1].id, "w")).proposal.id == made[-1].id
+
+
+async def test_who_started_it_by_hand_is_no_worker(db: ActionDB) -> None:
+    made = await db.create_proposal(proposal(status=S.VALIDATED))
+    await db.fail((await db.claim_proposal(made.id, "w-1")).record.id, "boom")
+    await db.retry(made.id)
+    await db.update_proposal_status(made.id, S.EXECUTING, actor="mia")
+    with pytest.raises(AlreadyClaimed) as caught:
+        await db.claim_proposal(made.id, "w-2")
+    assert caught.value.worker is None
 
 
 async def test_one_of_many_gets_it(db: ActionDB) -> None:

@@ -1,5 +1,6 @@
 """Who asks, which agent acts, and where the call comes from: kept, found again, and the same on every backend."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,6 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     Conflict,
-    ConstraintViolation,
     InvalidValue,
     NotFound,
     ProposalRequest,
@@ -89,13 +89,24 @@ async def test_a_call_has_one_proposal_in_its_run(db: ActionDB) -> None:
         with pytest.raises(Conflict, match=f"proposal {first.id} is already the one") as caught:
             await again
         assert caught.value.id == first.id
-    with pytest.raises(ConstraintViolation):
+    with pytest.raises(InvalidValue) as twice:
         await db.create_proposals([proposal(run_id="r", call_id="c") for _ in range(2)])
+    assert twice.value.path == "call_id"
     # Of calls without a run, and of runs without a call, there may be several.
     for half in ({"run_id": "run"}, {"call_id": "call"}):
         await db.create_proposals([proposal(**half) for _ in range(2)])
     assert await db.create_proposal(proposal(run_id="other", call_id="call"))
     assert sum((await db.count_proposals()).values()) == 6
+
+
+async def test_twins_with_a_key_and_a_call_get_one_proposal(db: ActionDB) -> None:
+    for n in range(20):
+        call = {"run_id": "run", "call_id": f"call-{n}"}
+        made = await asyncio.gather(
+            *(db.create_proposal(proposal(**call), idempotency_key=f"key-{n}") for _ in range(6))
+        )
+        assert len({each.id for each in made}) == 1
+        assert sum(not each.replayed for each in made) == 1
 
 
 async def test_an_attempt_with_another_trace_finds_the_first(db: ActionDB) -> None:

@@ -17,7 +17,7 @@ from operator_core.actions.conditions import (
 )
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.model import Model
-from operator_core.actions.statuses import ActionType
+from operator_core.actions.statuses import ActionType, RequesterType
 from operator_core.actions.values import Name, UtcDatetime
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Condition",
     "Effect",
     "Operator",
-    "RequesterType",
     "Rule",
     "condition_matches",
     "name_matches",
@@ -53,7 +52,6 @@ MAX_PERIOD: Final = 31_622_400
 """Limit of `decide_within` and `valid_for`, in seconds (366 days)."""
 
 Effect: TypeAlias = Literal["require", "deny"]
-RequesterType: TypeAlias = Literal["user", "system", "agent"]
 
 
 def _visible(identity: str) -> str:

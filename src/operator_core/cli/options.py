@@ -44,7 +44,18 @@ __all__ = [
 T = TypeVar("T")
 
 TIME_FORMATS: Final = [
-    f"%Y-%m-%d{time}" for time in ("", "T%H:%M", "T%H:%M:%S", " %H:%M", " %H:%M:%S", "T%H:%M:%S%z")
+    f"%Y-%m-%d{time}"
+    for time in (
+        "",
+        "T%H:%M",
+        "T%H:%M:%S",
+        " %H:%M",
+        " %H:%M:%S",
+        " %H:%M:%S.%f",
+        "T%H:%M:%S.%f",
+        "T%H:%M:%S%z",
+        "T%H:%M:%S.%f%z",
+    )
 ]
 """The forms of a time on the command line. A time without an offset is local time."""
 

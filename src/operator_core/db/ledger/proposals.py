@@ -158,7 +158,7 @@ _OTHER_RUN: Final = "action_proposals_parent_run"
 _SAME_CALL: Final = ("uq_action_proposals_call", "a call has one proposal in its run")
 
 
-def is_same_call(error: ConstraintViolation) -> bool:
+def is_same_call(error: BaseException | None) -> bool:
     """Whether a proposal was refused because its tool call has one already."""
     return any(words in str(error) for words in _SAME_CALL)
 
@@ -173,11 +173,17 @@ class NewProposals:
     def __init__(self, actor: str, max_json_bytes: int) -> None:
         self._actor = actor
         self._max_json_bytes = max_json_bytes
+        self._calls: set[tuple[str, str]] = set()
         self.proposals: list[ActionProposal] = []
         self.values: list[dict[str, Any]] = []
 
     def add(self, proposal: ActionProposal, *, workflow_id: int | None = None) -> None:
-        """Adds a checked `proposal`; raises `InvalidValue` for one that is in a ledger already."""
+        """Adds a checked `proposal`; raises `InvalidValue` for one that is in a ledger, or for a call of another one."""
+        if proposal.run_id is not None and proposal.call_id is not None:
+            call = proposal.run_id, proposal.call_id
+            if call in self._calls:
+                raise InvalidValue("call_id", "is that of another of these proposals")
+            self._calls.add(call)
         self.values.append(_values(proposal, self._actor, self._max_json_bytes, workflow_id))
         self.proposals.append(proposal)
 
@@ -294,7 +300,7 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
         _INSERT_UNLESS_THERE,
         {**values, "idempotency_key": key},
         lambda rows: _with_row(proposal, rows[0]) if rows else UNANSWERED,
-        explains=_OF_A_TRIGGER,
+        explains=("23",),
     )
     return SingleStatement(unit, shortcut)
 
@@ -306,13 +312,32 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
     has other content, and `NotFound` for an unknown ticket or dependency.
     """
     (proposal,), (values,) = new.proposals, new.values
-    with _known(conn, [new]):
-        created = _insert_once(conn, {**values, "idempotency_key": key})
+    try:
+        with _known(conn, [new]):
+            created = _insert_once(conn, {**values, "idempotency_key": key})
+    except DBAPIError as error:
+        if not is_same_call(error.orig):
+            raise
+        return _first_of_call(conn, proposal, key, error)
     if created is not None:
         return _stored(conn, proposal, None, created)
     found = replayed(conn, proposal, key)
     if found is None:
         raise ConstraintViolation(IGNORED)
+    return found
+
+
+def _first_of_call(
+    conn: Connection, proposal: ActionProposal, key: str, error: DBAPIError
+) -> StoredProposal:
+    """The proposal of the same tool call, if a concurrent call with the same key was first; otherwise raises `error`."""
+    try:
+        found = replayed(conn, proposal, key)
+    except DBAPIError:
+        # In a service's transaction on a server, nothing can be read after an error.
+        raise error from None
+    if found is None:
+        raise error
     return found
 
 

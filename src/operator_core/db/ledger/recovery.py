@@ -6,7 +6,7 @@ Every claim runs them, so that no other program is needed.
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,13 +23,14 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionStatus, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
-from operator_core.db.ledger.status import any_of, moved
+from operator_core.db.ledger.status import TOO_LATE, any_of, moved
 from operator_core.db.ledger.sweep import MOST_ROWS, Sweep
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import DOUBLE
@@ -38,15 +39,13 @@ from operator_core.db.sql.functions import from_now, utcnow, written_now
 from operator_core.db.sql.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
 
-__all__ = ["is_overdue", "overdue", "recover", "sweep"]
+__all__ = ["is_overdue", "overdue", "put_back", "recover", "sweep"]
 
 logger = logging.getLogger(__name__)
 
 _P = PROPOSALS.c
 _R = RECORDS.c
 _E = EVENTS.c
-
-_TOO_LATE: Final = "it was not started before it expired"
 
 
 def _expired_leases() -> Select[Any]:
@@ -175,26 +174,38 @@ _CANCEL_EXPIRED = (
             ActionStatus.CANCELLED,
             cancelled_at=utcnow(),
             status_changed_by=LEDGER,
-            status_reason=_TOO_LATE,
+            status_reason=TOO_LATE,
         )
     )
     .returning(_P.id)
 )
-_RETRY = (
-    update(PROPOSALS)
-    .where(listed(_P.id, "ids"))
-    .values(
-        moved(
-            ActionStatus.VALIDATED,
-            validated_at=utcnow(),
-            retry_count=_P.retry_count + 1,
-            status_changed_by=LEDGER,
-            status_reason=literal_column(
-                "'retry ' || (retry_count + 1) || ' of ' || max_retries", Text()
-            ),
+
+
+def _retry(*which: Any) -> ReturningUpdate[int]:
+    """Moves proposals whose retry is due back to `validated`."""
+    return (
+        update(PROPOSALS)
+        .where(*which)
+        .values(
+            moved(
+                ActionStatus.VALIDATED,
+                validated_at=utcnow(),
+                retry_count=_P.retry_count + 1,
+                status_changed_by=LEDGER,
+                status_reason=literal_column(
+                    "'retry ' || (retry_count + 1) || ' of ' || max_retries", Text()
+                ),
+            )
         )
+        .returning(_P.id)
     )
-    .returning(_P.id)
+
+
+_RETRY = _retry(listed(_P.id, "ids"))
+_RETRY_ONE = _retry(
+    _P.id == bindparam("proposal", type_=BigInteger()),
+    any_of([ActionStatus.FAILED]),
+    _P.next_retry_at <= written_now(),
 )
 
 
@@ -289,6 +300,11 @@ def _end_unrecorded(
 
 def _cancel_expired(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
     return conn.execute(_CANCEL_EXPIRED, {"ids": ids}).all()
+
+
+def put_back(conn: Connection, id: int) -> None:
+    """Moves a failed proposal back to `validated` if its retry is due."""
+    conn.execute(_RETRY_ONE, {"proposal": id})
 
 
 def _put_back(conn: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:

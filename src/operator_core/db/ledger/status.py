@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from operator_core.actions.actors import LEDGER
 from operator_core.actions.errors import (
     AlreadyClaimed,
     Busy,
@@ -45,6 +46,7 @@ from operator_core.db.sql.unit import UNANSWERED, Shared, Shortcut, SingleStatem
 
 __all__ = [
     "HELD",
+    "TOO_LATE",
     "Move",
     "any_of",
     "check_start",
@@ -58,6 +60,9 @@ _ROW = PROPOSALS.c
 
 HELD: Final = frozenset({ActionStatus.VALIDATED, ActionStatus.EXECUTING})
 """The statuses to which no proposal moves while a halt covers it."""
+
+TOO_LATE: Final = "it was not started before it expired"
+"""The reason of the cancellation of expired proposals."""
 
 _MOVES: Final = 10
 """The number of attempts of a move that fails although the status, when read afterwards, allows it."""
@@ -211,10 +216,11 @@ def _check_start(conn: Connection, id: int, found: Any) -> None:
         raise DependencyPending(*here, pending)
 
 
-def check_start(conn: Connection, id: int) -> None:
+def check_start(conn: Connection, id: int) -> bool:
     """Raises the error that says why a proposal can't be claimed now; returns if it can, or could a moment later.
 
-    Raises `NotFound`, `InvalidTransition` with its subclasses, and `CorruptRow`.
+    The result is whether it has failed and its retry is due. Raises `NotFound`, `InvalidTransition` with its
+    subclasses, and `CorruptRow`.
     """
     found = conn.execute(_CURRENT, {"proposal": id}).one_or_none()
     if found is None:
@@ -228,11 +234,14 @@ def check_start(conn: Connection, id: int) -> None:
         if found.paused:
             raise NotDue(id, found.status, allowed, decode_time(found.next_retry_at))
         _check_halts(conn, id, found.status, ActionStatus.VALIDATED)
-        return
+        return True
+    if found.late and found.status_changed_by == LEDGER and found.status_reason == TOO_LATE:
+        raise Expired(id, found.status, allowed, decode_time(found.expires_at))
     if found.status != ActionStatus.VALIDATED:
         raise InvalidTransition(id, found.status, ActionStatus.EXECUTING, allowed)
     _check_halts(conn, id, found.status, ActionStatus.EXECUTING)
     _check_start(conn, id, found)
+    return False
 
 
 def move_proposal(move: Move) -> SingleStatement[None]:
@@ -269,6 +278,8 @@ _PROPOSAL_ID = bindparam("proposal", type_=BigInteger())
 
 _CURRENT = select(
     _ROW.status,
+    _ROW.status_changed_by,
+    _ROW.status_reason,
     _ROW.version,
     _ROW.scheduled_at,
     _ROW.expires_at,
@@ -280,7 +291,7 @@ _CURRENT = select(
 
 _WORKER = (
     select(RECORDS.c.worker)
-    .where(RECORDS.c.proposal_id == _PROPOSAL_ID)
+    .where(RECORDS.c.proposal_id == _PROPOSAL_ID, RECORDS.c.completed_at.is_(None))
     .order_by(RECORDS.c.id.desc())
     .limit(literal_column("1"))
 )

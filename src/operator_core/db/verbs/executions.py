@@ -100,7 +100,8 @@ class WorkVerbs(Verbs):
 
         Raises the error that says why it can't be claimed now: `NotFound`, `AlreadyClaimed`, `NotDue` (also for a failed
         proposal whose retry is due later), `TransitionHalted`, `Expired`, `DependencyPending`, `CorruptRow`, or `InvalidTransition` for any
-        other status than `validated`. Raises `Busy` if other writers hold the proposal.
+        other status than `validated`. If other writers hold the proposal, it tries again for some seconds, and then
+        raises `Busy`.
         """
         check(arguments.ACTOR, worker, "worker")
         request = claims.ClaimRequest(
@@ -117,10 +118,15 @@ class WorkVerbs(Verbs):
         return taken
 
     async def _claim_this(self, request: claims.ClaimRequest) -> list[Claim]:
-        for _ in range(_ATTEMPTS):
+        this = cast(int, request.proposal_id)
+        for attempt in range(1, _ATTEMPTS + 1):
             if taken := await self._claim(request):
                 return taken
-            await self._units.read(partial(check_start, id=cast(int, request.proposal_id)))
+            if await self._units.read(partial(check_start, id=this)):
+                # The sweep takes others first, if many are due.
+                await self._units.write(partial(recovery.put_back, id=this))
+            else:
+                await self._pause(attempt)
         raise Busy(None, "other writers hold the proposal")
 
     async def _claim(self, request: claims.ClaimRequest) -> list[Claim]:

@@ -77,8 +77,8 @@ class HistoryVerbs(Verbs):
     ) -> StoredProposal:
         """Waits until a proposal has one of these statuses, and returns it; otherwise as `wait_for`.
 
-        Raises `InvalidTransition` if it has ended with another status, because it can't reach these any more. A status
-        that it has only between two looks may be missed; see `events` for every change.
+        Raises `InvalidTransition` if it has ended with another status: by itself it does not reach one of these. A
+        status that it has only between two looks may be missed; see `events` for every change.
         """
         known = check(arguments.ID, proposal_id, "proposal_id")
         wanted = {check(arguments.STATUS, each, "statuses") for each in statuses}
@@ -93,7 +93,11 @@ class HistoryVerbs(Verbs):
         found = await self._reached_within(known, reached, timeout)
         if found.status not in wanted:
             raise InvalidTransition(
-                known, found.status, min(wanted), sorted(TRANSITIONS[found.status])
+                known,
+                found.status,
+                " or ".join(sorted(wanted)),
+                sorted(TRANSITIONS[found.status]),
+                problem=f"it has ended as {found.status}",
             )
         return found
 

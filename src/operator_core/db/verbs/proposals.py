@@ -90,7 +90,8 @@ class ProposalVerbs(Verbs):
 
         Raises `Halted` if a halt covers it. Raises `NotFound` for an unknown ticket, dependency or parent. Raises `Conflict` for a key that is in use with
         other content, and for a tool call that has a proposal in its run already (see `find_call`). Raises
-        `InvalidValue` for a proposal that already has an id, and for one of another run than its parent's.
+        `InvalidValue` for a proposal that already has an id, and for one of another run than its parent's. In a
+        service's transaction that can't read the other proposal of the call, it is `ConstraintViolation`.
         """
         key = check(arguments.NAME, idempotency_key, "idempotency_key")
         new = self._new(actor)
@@ -185,6 +186,7 @@ class ProposalVerbs(Verbs):
         It reads pages, between which other programs may write: later proposals do not appear, and a status may have
         changed since the first page. Rows that can't be read are left out and logged.
         """
+        _checked(filters, "iter_proposals")
         statuses = _statuses(status)
         while True:
             page = await self.list_proposals(statuses, before=before, limit=_PAGE, **filters)
