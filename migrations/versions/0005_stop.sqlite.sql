@@ -37,7 +37,7 @@ CREATE TABLE action_events (
     details TEXT,
     CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
     CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id),
-    CONSTRAINT ck_action_events_event_type CHECK (event_type = 'proposal_created' OR event_type = 'status_changed' OR event_type = 'retry_scheduled' OR event_type = 'retry_cancelled' OR event_type = 'record_started' OR event_type = 'record_finished' OR event_type = 'halted' OR event_type = 'resumed'),
+    CONSTRAINT ck_action_events_event_type CHECK (event_type = 'proposal_created' OR event_type = 'status_changed' OR event_type = 'retry_scheduled' OR event_type = 'retry_cancelled' OR event_type = 'record_started' OR event_type = 'record_finished' OR event_type = 'outcome_resolved' OR event_type = 'halted' OR event_type = 'resumed'),
     CONSTRAINT ck_action_events_success CHECK (success IN (0, 1))
 );
 

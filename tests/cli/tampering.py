@@ -48,6 +48,10 @@ async def make_history(db: ActionDB) -> None:
     sixth = await make(status="validated")
     await make(status="validated", depends_on=(first, fifth))
     await db.claim("w")
+    for succeeded in (True, False):
+        lost = await db.claim_proposal(await make(status="validated"), "w")
+        await db.fail(lost.record.id, "lost", outcome_unknown=True)
+        await db.resolve_outcome(lost.record.id, by="mia", succeeded=succeeded, evidence="seen")
     assert [first, second, third, fourth, fifth, sixth] == [1, 2, 3, 4, 5, 6]
 
 

@@ -22,6 +22,7 @@ READING = [
     ("actions", "show", "1"),
     ("actions", "show", "1", "--json"),
     ("actions", "watch", "--once"),
+    ("actions", "unresolved"),
     ("db", "check"),
     ("db", "current"),
 ]
@@ -32,6 +33,7 @@ WORKING = [
     ("actions", "retry", "1"),
     ("actions", "recover"),
     ("actions", "cancel", "1"),
+    ("actions", "resolve", "1", "--done", "--evidence", "seen"),
     ("actions", "stop"),
 ]
 OPENING = [each for each in READING + WORKING if each[0] == "actions"]
@@ -96,7 +98,8 @@ def copy() -> Iterator[Path]:
                     action_name="drain_store", reason="why", status=ActionStatus.VALIDATED
                 )
                 await db.create_proposal(proposal)
-                await db.claim("worker-7")
+                (claim,) = await db.claim("worker-7")
+                await db.fail(claim.record.id, "lost", outcome_unknown=True)
 
         asyncio.run(fill())
         shutil.copyfile(Path(folder) / "ledger.db", place / "copy.db")

@@ -123,6 +123,42 @@ ROWS = {
         f"{EVENT} (900, 5, NULL, 'status_changed', 'proposed', 'validated', 77, 'eve', {NOW})",
         "event 900 of proposal 5 has a version above that of its proposal",
     ),
+    "a failed proposal that is completed although nobody found that it was done": (
+        "history",
+        "UPDATE action_events SET success = false"
+        " WHERE proposal_id = 8 AND event_type = 'outcome_resolved'",
+        "of proposal 8 is not a move of the lifecycle",
+    ),
+    "a resolution that says the opposite of its event": (
+        "resolutions",
+        "UPDATE outcome_resolutions SET succeeded = false WHERE record_id = 5",
+        "the resolution of record 5 says something else than its event",
+    ),
+    "a resolution by another": (
+        "resolutions",
+        "UPDATE outcome_resolutions SET resolved_by = 'eve' WHERE record_id = 5",
+        "the resolution of record 5 says something else than its event",
+    ),
+    "a resolution without an event": (
+        "resolutions",
+        "DELETE FROM action_events WHERE record_id = 5 AND event_type = 'outcome_resolved'",
+        "the resolution of record 5 has no event",
+    ),
+    "a resolution that is gone": (
+        "resolutions",
+        "DELETE FROM outcome_resolutions WHERE record_id = 5",
+        "the resolution of record 5 has an event, but there is none",
+    ),
+    "a resolution of what was known": (
+        "resolutions",
+        "UPDATE action_records SET outcome_unknown = false, success = true WHERE id = 5",
+        "the resolution of record 5 is of a record whose outcome is known",
+    ),
+    "a resolution for another proposal": (
+        "resolutions",
+        "UPDATE outcome_resolutions SET proposal_id = 1 WHERE record_id = 5",
+        "the resolution of record 5 names another proposal than its record",
+    ),
     "a change without an event": (
         "versions",
         "UPDATE action_events SET version = 1 WHERE proposal_id = 5;"
@@ -351,7 +387,7 @@ def test_a_numbering_that_was_moved_is_found(file: File, seq: str) -> None:
 
 def test_a_numbering_that_is_gone_is_found(file: File) -> None:
     file.run("DELETE FROM sqlite_sequence")
-    assert len(file.bad()["next ids"].text.splitlines()) == 4
+    assert len(file.bad()["next ids"].text.splitlines()) == 5
 
 
 def test_what_refuses_nothing_is_a_warning(file: File, invoke: Invoke) -> None:

@@ -135,8 +135,9 @@ def _check_records(
 ) -> None:
     started = {e.record_id for e in events if e.event_type is EventType.RECORD_STARTED}
     finished = {e.record_id: e for e in events if e.event_type is EventType.RECORD_FINISHED}
+    resolved = [e for e in events if e.event_type is EventType.OUTCOME_RESOLVED]
     about = [e.record_id for e in events if e.record_id is not None]
-    assert len(about) == len(started) + len(finished)
+    assert len(about) == len(started) + len(finished) + len(resolved)
     moved = changed("action_records", before.records, after.records)
     assert started == after.records.keys() - before.records.keys()
     for id, columns in moved.items():
@@ -270,6 +271,11 @@ def move(which: str, to: ActionStatus) -> Verb:
     return lambda db, on: db.update_proposal_status(getattr(on, which), to)
 
 
+async def resolve(db: ActionDB, on: Bench) -> None:
+    await db.fail(on.record, "lost", outcome_unknown=True)
+    await db.resolve_outcome(on.record, by="mia", succeeded=True, evidence="seen")
+
+
 VERBS: dict[str, Verb] = {
     "create_proposal": lambda db, on: db.create_proposal(proposal()),
     "create_proposal executing": lambda db, on: db.create_proposal(proposal(status=S.EXECUTING)),
@@ -302,6 +308,7 @@ VERBS: dict[str, Verb] = {
     "update_record of a claim": lambda db, on: db.update_record(on.record, True),
     "claim": lambda db, on: db.claim("worker-2", limit=1000),
     "claim_proposal": lambda db, on: db.claim_proposal(on.validated, "worker-2"),
+    "resolve_outcome": resolve,
     "cancel_proposal": lambda db, on: db.cancel_proposal(on.proposed, by="me", reason="no"),
     "claim of nothing": lambda db, on: db.claim("worker-2", action_names="none such"),
     "heartbeat": lambda db, on: db.heartbeat(on.record, timedelta(hours=1)),
@@ -330,8 +337,9 @@ NONE = {"heartbeat"}
 
 READING = {
     "changes", "count_proposals", "events", "find_call", "get_proposal", "get_record",
-    "get_records_for_proposal", "get_workflow", "halt_report", "halts", "history", "iter_proposals", "list_proposals",
-    "list_workflow_actions", "mode", "newest_event_id", "wait_for", "wait_until", "workflow_status",
+    "get_records_for_proposal", "get_workflow", "halt_report", "halts", "history", "iter_proposals",
+    "list_proposals", "list_workflow_actions", "mode", "newest_event_id", "unresolved", "wait_for",
+    "wait_until", "workflow_status",
 }  # fmt: skip
 
 

@@ -46,11 +46,16 @@ FROM numbers""",
 INSERT INTO action_dependencies (proposal_id, depends_on_id)
 SELECT n, n - 1 FROM numbers WHERE n % 10 = 2 AND n / 1000 % 8 > 3""",
     """
-INSERT INTO action_records (proposal_id, started_at, completed_at, success, worker, lease_expires_at)
+INSERT INTO action_records
+    (proposal_id, started_at, completed_at, success, outcome_unknown, worker, lease_expires_at)
 SELECT n, TIME('2026-01-01 00:00:00.000000'),
-    CASE WHEN n % 2000 <> 3 THEN TIME('2026-01-01 00:00:00.000000') END, CASE WHEN n % 2000 <> 3 THEN true END,
+    CASE WHEN n % 2000 <> 3 THEN TIME('2026-01-01 00:00:00.000000') END,
+    CASE WHEN n % 2000 <> 3 AND n % 1000 <> 30 THEN true END, n % 1000 = 30,
     'w', CASE n / 2000 % 2 WHEN 0 THEN TIME('2999-01-01 00:00:00.000000') ELSE TIME('2026-01-01 00:00:00.000000') END
 FROM numbers""",
+    """
+INSERT INTO outcome_resolutions (record_id, proposal_id, succeeded, resolved_by, evidence)
+SELECT n, n, false, 'mia', 'e' FROM numbers WHERE n % 2000 = 30""",
     """
 INSERT INTO action_events (proposal_id, event_type, actor, occurred_at, transaction_id)
 SELECT n, 'proposal_created', 'a', TIME('2026-01-01 00:00:00.000000'), 1 + n / 100000 FROM numbers""",

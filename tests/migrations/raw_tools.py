@@ -26,7 +26,14 @@ INSERT: Final = (
 EVENTS: Final = "SELECT event_type, record_id, from_status, to_status, success, actor, reason FROM action_events"
 
 
-NUMBERED: Final = ("tickets", "action_proposals", "action_records", "action_events", "workflows")
+NUMBERED: Final = (
+    "tickets",
+    "action_proposals",
+    "action_records",
+    "action_events",
+    "workflows",
+    "outcome_resolutions",
+)
 
 
 @contextmanager

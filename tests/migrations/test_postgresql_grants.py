@@ -123,6 +123,12 @@ async def test_everything_of_the_ledger_works(ledger: Ledger) -> None:
         await db.heartbeat(claim.record.id)
         await db.complete(claim.record.id, {"done": True})
         assert (await db.wait_for(claim.proposal.id or 0)).status is ActionStatus.COMPLETED
+        lost = await db.create_proposal(proposal("granted", status=ActionStatus.VALIDATED))
+        claim = await db.claim_proposal(lost.id, "w")
+        await db.fail(claim.record.id, "lost", outcome_unknown=True)
+        (unknown,) = await db.unresolved()
+        await db.resolve_outcome(unknown.id, by="mia", succeeded=True, evidence="seen")
+        assert (await db.wait_for(lost.id)).status is ActionStatus.COMPLETED
 
 
 def test_raw_sql_of_the_service_is_told_too(ledger: Ledger) -> None:

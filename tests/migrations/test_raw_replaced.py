@@ -23,6 +23,14 @@ from tests.migrations.raw_tools import (
 )
 from tests.migrations.tools import query
 
+RESOLUTION: Final = {
+    "record_id": 3,
+    "proposal_id": 1,
+    "succeeded": 0,
+    "resolved_by": "mia",
+    "evidence": "e",
+}
+
 ROWS: Final = {
     "tickets": TICKET,
     "action_proposals": PROPOSAL,
@@ -34,6 +42,7 @@ ROWS: Final = {
         "occurred_at": TIME,
     },
     "workflows": WORKFLOW,
+    "outcome_resolutions": RESOLUTION,
     "action_halts": {"mode": "halted", "halted_by": "oncall", "reason": "r"},
 }
 
@@ -55,6 +64,10 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
         propose(connection, idempotency_key="two", depends_on="[1]")
         for id in (1, 2):
             insert(connection, "action_records", {"proposal_id": id})
+        for record in (3, 4):
+            unknown = {"proposal_id": 1, "outcome_unknown": 1, "completed_at": TIME}
+            insert(connection, "action_records", unknown)
+            insert(connection, "outcome_resolutions", {**RESOLUTION, "record_id": record})
         # They cover nothing that is here.
         for _ in range(2):
             insert(connection, "action_halts", {**ROWS["action_halts"], "run_id": "stopped"})
@@ -85,6 +98,7 @@ def test_these_are_all_the_doors(fresh: Path) -> None:
         *((table, "id") for table in ROWS),
         ("action_proposals", "idempotency_key"),
         ("action_proposals", "run_id", "call_id"),
+        ("outcome_resolutions", "record_id"),
         ("action_dependencies", "proposal_id", "depends_on_id"),
     }
 
@@ -127,6 +141,14 @@ def test_no_proposal_takes_the_place_of_another_by_its_call(
     for other in ({"run_id": "other"}, {"call_id": "other"}, {"run_id": None}, {"call_id": None}):
         for _ in range(2 if None in other.values() else 1):
             propose(db, **{**call, **other})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_resolution_takes_the_place_of_another(db: dbapi.Connection, verb: str) -> None:
+    for record in (3, 4):
+        for more in ({}, {"id": 99}, {"id": -1}, {"succeeded": 1}):
+            values = {**RESOLUTION, "record_id": record, **more}
+            refused_row(db, "outcome_resolutions", values, "an outcome is resolved once", verb)
 
 
 UPDATES: Final = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE")

@@ -25,6 +25,7 @@ TABLES = (
     "action_events",
     "workflows",
     "action_halts",
+    "outcome_resolutions",
     "action_dependencies",
 )
 

@@ -14,8 +14,10 @@ __all__ = ["MUTANTS"]
 
 _TEXT: Final = "src/operator_core/db/schema.py"
 _LEDGER: Final = "migrations/versions/0002_ledger.postgresql.sql"
-_GUARD: Final = "migrations/versions/0004_origin.postgresql.sql"
+_ORIGIN: Final = "migrations/versions/0004_origin.postgresql.sql"
+_GUARD: Final = "migrations/versions/0005_stop.postgresql.sql"
 """The revision that wrote the guard of proposals last."""
+_OUTCOMES: Final = "migrations/versions/0006_outcomes"
 _CONTRACT: Final = "tests/contract/"
 _RAW: Final = "tests/migrations/test_postgresql_raw_"
 
@@ -23,8 +25,8 @@ MUTANTS: Final = (
     Mutant(
         name="lifecycle-trigger-with-a-step-too-many-on-sqlite",
         file=_TEXT,
-        old="OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE\n        OR NEW.status = 'executing' AND",
-        new="OR OLD.status IN ('failed', 'completed') AND NEW.status = 'validated') IS NOT TRUE\n        OR NEW.status = 'executing' AND",
+        old="ORDER BY id DESC LIMIT 1) END) IS NOT TRUE\n        OR NEW.status = 'executing' AND",
+        new="ORDER BY id DESC LIMIT 1) END OR OLD.status = 'completed' AND NEW.status = 'validated') IS NOT TRUE\n        OR NEW.status = 'executing' AND",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_schema_knows_every_step_and_no_other",),
         why="Raw SQL runs a completed proposal again.",
     ),
@@ -161,6 +163,49 @@ MUTANTS: Final = (
         why="Who looks for what changed since a time misses a change by raw SQL.",
     ),
     Mutant(
+        name="anything-completes-a-failed-proposal-on-sqlite",
+        file=_TEXT,
+        old="ORDER BY id DESC LIMIT 1) END) IS NOT TRUE\n        OR NEW",
+        new="ORDER BY id DESC LIMIT 1) END OR OLD.status = 'failed' AND NEW.status = 'completed') IS NOT TRUE\n        OR NEW",
+        tests=(_CONTRACT + "test_outcomes.py::test_no_other_door_leads_from_failed_to_completed",),
+        why="Raw SQL says that a failed action was done.",
+    ),
+    Mutant(
+        name="anything-completes-a-failed-proposal-on-postgresql",
+        file=_OUTCOMES + ".py",
+        old="THEN %1$I.outcome_resolutions_done(OLD.id) END)",
+        new="THEN true END)",
+        tests=(_CONTRACT + "test_outcomes.py::test_no_other_door_leads_from_failed_to_completed",),
+        why="Raw SQL says that a failed action was done.",
+    ),
+    Mutant(
+        name="what-was-not-done-opens-the-door-on-postgresql",
+        file=_OUTCOMES + ".postgresql.sql",
+        old="'outcome_resolved' AND success\n",
+        new="'outcome_resolved'\n",
+        tests=(_CONTRACT + "test_outcomes.py::test_no_other_door_leads_from_failed_to_completed",),
+        why="A failed proposal is completed although somebody saw that it was not done.",
+    ),
+    Mutant(
+        name="an-earlier-execution-decides-on-postgresql",
+        file=_OUTCOMES + ".postgresql.sql",
+        old="\n            AND NEW.record_id OPERATOR(pg_catalog.=) (SELECT pg_catalog.max(id) FROM %1$I.action_records WHERE proposal_id OPERATOR(pg_catalog.=) NEW.proposal_id);",
+        new=";",
+        tests=(
+            _CONTRACT
+            + "test_outcomes.py::test_only_the_last_execution_of_a_failed_proposal_decides",
+        ),
+        why="The resolution of an earlier execution can't be written.",
+    ),
+    Mutant(
+        name="a-known-outcome-is-resolved-on-sqlite",
+        file=_TEXT,
+        old="WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND outcome_unknown = 1)\nBEGIN",
+        new="WHERE id = NEW.record_id)\nBEGIN",
+        tests=(_CONTRACT + "test_outcomes.py::test_nothing_else_is_resolved",),
+        why="Somebody overrules the outcome that a worker has reported.",
+    ),
+    Mutant(
         name="claim-moves-before-its-records-on-postgresql",
         file="src/operator_core/db/ledger/claims.py",
         old=".where(_P.id == taken.c.id, few(taken.c.id), after_records)",
@@ -187,14 +232,14 @@ MUTANTS: Final = (
     Mutant(
         name="run-can-be-edited-on-sqlite",
         file=_TEXT,
-        old="    OR NEW.run_id IS NOT OLD.run_id\n",
-        new="",
+        old="    OR NEW.run_id IS NOT OLD.run_id\n    OR NEW.parent_id",
+        new="    OR NEW.parent_id",
         tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),
         why="Raw SQL moves a proposal into another run.",
     ),
     Mutant(
         name="run-can-be-edited-on-postgresql",
-        file=_GUARD,
+        file=_ORIGIN,
         old="    OR NEW.run_id IS DISTINCT FROM OLD.run_id\n",
         new="",
         tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),

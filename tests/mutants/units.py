@@ -203,8 +203,8 @@ MUTANTS: Final = (
     Mutant(
         name="move-without-guard",
         file=_DB + "ledger/status.py",
-        old="return [any_of(sources), *start]",
-        new="return [*start]",
+        old="return [any_of(sources), *start, *held]",
+        new="return [*start, *held]",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_facade_knows_every_step_and_no_other",),
         why="A step that the lifecycle does not have is no InvalidTransition.",
     ),

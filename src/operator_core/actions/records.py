@@ -1,4 +1,4 @@
-"""The models of a record and of a claim."""
+"""The models of a record, of a claim, and of an outcome that was found out later."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -8,9 +8,16 @@ from pydantic import BaseModel, Field
 
 from operator_core.actions.model import KEPT, Model
 from operator_core.actions.proposals import StoredProposal
-from operator_core.actions.values import Identifier, JsonObject, LongText, Name, UtcDatetime
+from operator_core.actions.values import (
+    Identifier,
+    JsonObject,
+    LongText,
+    Name,
+    Reason,
+    UtcDatetime,
+)
 
-__all__ = ["ActionRecord", "Claim", "StoredRecord"]
+__all__ = ["ActionRecord", "Claim", "OutcomeResolution", "StoredRecord"]
 
 
 class ActionRecord(Model):
@@ -70,6 +77,18 @@ class StoredRecord(ActionRecord):
 
     # As in StoredProposal.
     id: Annotated[Identifier, KEPT] = Field(description="Set by the ledger.")  # pyright: ignore
+
+
+class OutcomeResolution(Model):
+    """What somebody found out about an execution whose outcome was unknown; the record itself stays as it is."""
+
+    id: Identifier = Field(description="Set by the ledger.")
+    record_id: Identifier = Field(description="The record of the execution.")
+    proposal_id: Identifier = Field(description="The proposal that was executed.")
+    succeeded: bool = Field(description="Whether the action was done.")
+    resolved_by: Name = Field(description="Who found out.")
+    evidence: Reason = Field(description="How they know.")
+    created_at: UtcDatetime = Field(description="When, by the database's clock.")
 
 
 class Claim(NamedTuple):

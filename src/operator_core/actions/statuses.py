@@ -46,6 +46,8 @@ class EventType(StrEnum):
     """The scheduled retry of a failed proposal was cancelled."""
     RECORD_STARTED = "record_started"
     RECORD_FINISHED = "record_finished"
+    OUTCOME_RESOLVED = "outcome_resolved"
+    """Somebody has found out what became of an execution whose outcome was unknown."""
     HALTED = "halted"
     """A halt began; it is about no proposal."""
     RESUMED = "resumed"

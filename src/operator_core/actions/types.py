@@ -3,7 +3,12 @@
 from operator_core.actions.events import ActionEvent
 from operator_core.actions.halts import Blocker, Halt, HaltReport, RunningExecution
 from operator_core.actions.proposals import ActionProposal, ProposalRequest, StoredProposal
-from operator_core.actions.records import ActionRecord, Claim, StoredRecord
+from operator_core.actions.records import (
+    ActionRecord,
+    Claim,
+    OutcomeResolution,
+    StoredRecord,
+)
 from operator_core.actions.statuses import (
     ActionStatus,
     ActionType,
@@ -26,6 +31,7 @@ __all__ = [
     "Halt",
     "HaltMode",
     "HaltReport",
+    "OutcomeResolution",
     "ProposalRequest",
     "RequesterType",
     "RunningExecution",

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from operator_core import __version__
-from operator_core.cli import actions, db, halt_commands, stop_command, watch, work_commands
+from operator_core.cli import (
+    actions,
+    db,
+    halt_commands,
+    outcome_commands,
+    stop_command,
+    watch,
+    work_commands,
+)
 from operator_core.cli.output import shield_streams, unwritten
 
 __all__ = ["app", "run"]
@@ -22,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 actions.app.add_typer(work_commands.app)
+actions.app.add_typer(outcome_commands.app)
 actions.app.add_typer(stop_command.app)
 actions.app.add_typer(halt_commands.app)
 actions.app.add_typer(watch.app)

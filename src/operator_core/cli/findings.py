@@ -11,10 +11,24 @@ from sqlalchemy import Connection, func
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CorruptRow
-from operator_core.actions.types import ActionEvent, ActionProposal, ActionRecord, Halt, Workflow
+from operator_core.actions.types import (
+    ActionEvent,
+    ActionProposal,
+    ActionRecord,
+    Halt,
+    OutcomeResolution,
+    Workflow,
+)
 from operator_core.db import migrate
 from operator_core.db.sql.dialect import is_sqlite
-from operator_core.db.sql.rows import to_event, to_halt, to_proposal, to_record, to_workflow
+from operator_core.db.sql.rows import (
+    to_event,
+    to_halt,
+    to_proposal,
+    to_record,
+    to_resolution,
+    to_workflow,
+)
 from operator_core.db.sql.sqlite_library import dbapi
 
 __all__ = [
@@ -39,6 +53,7 @@ _ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
     ("action_records", ActionRecord, to_record),
     ("action_events", ActionEvent, to_event),
     ("action_halts", Halt, to_halt),
+    ("outcome_resolutions", OutcomeResolution, to_resolution),
 )
 
 
@@ -105,7 +120,10 @@ def check_rows(read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]) ->
     finding = told("rows", unreadable(), "")
     if finding.verdict is not Verdict.OK:
         return finding
-    each = ", ".join(f"{count:,} {name.removeprefix('action_')}" for name, count in counts.items())
+    each = ", ".join(
+        f"{count:,} {name.removeprefix('action_').removeprefix('outcome_')}"
+        for name, count in counts.items()
+    )
     return Finding("rows", Verdict.OK, f"{each}: all readable")
 
 

@@ -12,25 +12,49 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    exists,
     func,
     literal,
     or_,
     select,
+    true,
     union_all,
 )
 
 from operator_core.actions.lifecycle import TRANSITIONS
-from operator_core.actions.types import EventType
+from operator_core.actions.types import ActionStatus, EventType
 from operator_core.cli.findings import Check, Verdict
-from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS
+from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS, RESOLUTIONS
 
 __all__ = ["HISTORY_CHECKS"]
 
 _STEPS: Final = [f"{source}>{to}" for source, after in TRANSITIONS.items() for to in sorted(after)]
 
-_OF_RECORDS: Final = (EventType.RECORD_STARTED.value, EventType.RECORD_FINISHED.value)
+_OF_RECORDS: Final = (
+    EventType.RECORD_STARTED.value,
+    EventType.RECORD_FINISHED.value,
+    EventType.OUTCOME_RESOLVED.value,
+)
 _OF_HALTS: Final = (EventType.HALTED.value, EventType.RESUMED.value)
 _OF_RETRIES: Final = (EventType.RETRY_SCHEDULED.value, EventType.RETRY_CANCELLED.value)
+
+
+_RESOLVED: Final = f"{ActionStatus.FAILED}>{ActionStatus.COMPLETED}"
+"""The move that only the resolution of an unknown outcome makes."""
+
+
+def _was_resolved(event: Any) -> Any:
+    """1 if the event before this one, of the same proposal, says that an execution was done, else 0."""
+    before = EVENTS.alias("before").c
+    is_resolution = before.event_type == EventType.OUTCOME_RESOLVED.value
+    return func.coalesce(
+        select(case((and_(is_resolution, before.success.is_(true())), 1), else_=0))
+        .where(before.proposal_id == event.proposal_id, before.id < event.id)
+        .order_by(before.id.desc())
+        .limit(1)
+        .scalar_subquery(),
+        0,
+    )
 
 
 def _bad_statuses(_: Connection) -> Any:
@@ -93,6 +117,7 @@ def _impossible_events(_: Connection) -> Any:
             and_(
                 events.event_type == EventType.STATUS_CHANGED.value,
                 func.coalesce(step, "").not_in(_STEPS),
+                ~and_(step == _RESOLVED, _was_resolved(events) == 1),
             ),
             "is not a move of the lifecycle",
         ),
@@ -215,6 +240,40 @@ def _bad_executions(_: Connection) -> Any:
     return select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
 
 
+def _bad_resolutions(_: Connection) -> Any:
+    event, record, of = EVENTS.c, RECORDS.c, RESOLUTIONS.c
+    is_resolution = event.event_type == EventType.OUTCOME_RESOLVED.value
+    problem = case(
+        (record.id.is_(None), "has no record"),
+        (record.outcome_unknown.is_not(true()), "is of a record whose outcome is known"),
+        (record.proposal_id != of.proposal_id, "names another proposal than its record"),
+        (event.id.is_(None), "has no event"),
+        (
+            or_(
+                event.proposal_id != of.proposal_id,
+                cast(event.success, Integer) != cast(of.succeeded, Integer),
+                event.actor != of.resolved_by,
+                event.reason != of.evidence,
+            ),
+            "says something else than its event",
+        ),
+    )
+    judged = (
+        select(of.record_id, problem.label("problem"))
+        .outerjoin_from(RESOLUTIONS, RECORDS, record.id == of.record_id)
+        .outerjoin(EVENTS, and_(is_resolution, event.record_id == of.record_id))
+        .subquery()
+        .c
+    )
+    without = select(event.record_id, literal("has an event, but there is none")).where(
+        is_resolution, ~exists().where(of.record_id == event.record_id)
+    )
+    wrong = union_all(
+        select(judged.record_id, judged.problem).where(judged.problem.is_not(None)), without
+    ).subquery()
+    return select(*wrong.c)
+
+
 def _missing_events(_: Connection) -> Any:
     event = EVENTS.c
     versions = (
@@ -278,6 +337,12 @@ HISTORY_CHECKS: Final = (
         "record {0} of proposal {1} {2}",
         _bad_executions,
         "all have the events of their start and end",
+    ),
+    Check(
+        "resolutions",
+        "the resolution of record {0} {1}",
+        _bad_resolutions,
+        "all are of unknown outcomes and have their events",
     ),
     Check(
         "halts",

@@ -79,6 +79,7 @@ FROM sequences JOIN pg_sequence ON seqrelid = sequences.oid
 _ALLOWED: Final = """(
     privilege_type = 'SELECT'
     OR relname IN ('action_proposals', 'action_records', 'workflows', 'action_halts') AND privilege_type IN ('INSERT', 'UPDATE')
+    OR relname = 'outcome_resolutions' AND privilege_type = 'INSERT'
     OR relname = 'tickets' AND privilege_type NOT IN ('TRIGGER', 'TRUNCATE'))"""
 
 _TABLES: Final = """

@@ -252,6 +252,7 @@ def _json(value: dict[str, Any]) -> Line:
 _RECORD_EVENTS: Final = {
     EventType.RECORD_STARTED: "started",
     EventType.RECORD_FINISHED: "ended",
+    EventType.OUTCOME_RESOLVED: "resolved",
 }
 
 
@@ -259,7 +260,10 @@ def _happened(event: ActionEvent) -> tuple[Line, Line, Line]:
     """Returns the cells for the time, the change and the actor of an event."""
     by = f"by {who(event)}"
     # The page already shows the other reasons: the proposal's reason and the execution's error.
-    if event.reason and event.event_type is not EventType.PROPOSAL_CREATED and not event.record_id:
+    if event.reason and (
+        event.event_type is EventType.OUTCOME_RESOLVED
+        or (event.event_type is not EventType.PROPOSAL_CREATED and not event.record_id)
+    ):
         by += f": {one_line(event.reason)}"
     return [(when(event.occurred_at, exact=True), "dim")], what_happened(event), [(by, "")]
 

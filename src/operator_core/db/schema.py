@@ -150,8 +150,21 @@ CREATE TABLE IF NOT EXISTS action_events (
     details TEXT,
     CONSTRAINT fk_action_events_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
     CONSTRAINT fk_action_events_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id),
-    CONSTRAINT ck_action_events_event_type CHECK (event_type = 'proposal_created' OR event_type = 'status_changed' OR event_type = 'retry_scheduled' OR event_type = 'retry_cancelled' OR event_type = 'record_started' OR event_type = 'record_finished' OR event_type = 'halted' OR event_type = 'resumed'),
+    CONSTRAINT ck_action_events_event_type CHECK (event_type = 'proposal_created' OR event_type = 'status_changed' OR event_type = 'retry_scheduled' OR event_type = 'retry_cancelled' OR event_type = 'record_started' OR event_type = 'record_finished' OR event_type = 'outcome_resolved' OR event_type = 'halted' OR event_type = 'resumed'),
     CONSTRAINT ck_action_events_success CHECK (success IN (0, 1))
+);
+
+CREATE TABLE IF NOT EXISTS outcome_resolutions (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    record_id INTEGER NOT NULL,
+    proposal_id INTEGER NOT NULL,
+    succeeded BOOLEAN NOT NULL,
+    resolved_by TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now')) NOT NULL,
+    CONSTRAINT fk_outcome_resolutions_record_id_action_records FOREIGN KEY(record_id) REFERENCES action_records (id),
+    CONSTRAINT fk_outcome_resolutions_proposal_id_action_proposals FOREIGN KEY(proposal_id) REFERENCES action_proposals (id),
+    CONSTRAINT ck_outcome_resolutions_succeeded CHECK (succeeded IN (0, 1))
 );
 
 CREATE INDEX IF NOT EXISTS idx_action_records_proposal ON action_records (proposal_id, id);
@@ -195,6 +208,10 @@ CREATE INDEX IF NOT EXISTS idx_action_events_record ON action_events (record_id)
 CREATE INDEX IF NOT EXISTS idx_action_halts_open ON action_halts (id) WHERE resumed_at IS NULL;
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_run_agent ON action_proposals (run_id, agent_id) WHERE run_id IS NOT NULL AND agent_id IS NOT NULL;
+
+CREATE UNIQUE INDEX IF NOT EXISTS uq_outcome_resolutions_record_id ON outcome_resolutions (record_id);
+
+CREATE INDEX IF NOT EXISTS idx_action_records_unknown ON action_records (id) WHERE outcome_unknown = 1;
 
 CREATE VIEW IF NOT EXISTS action_halts_asked AS SELECT action_name, agent_id, run_id, parent_id, 0 AS starts FROM action_proposals WHERE 0;
 
@@ -405,6 +422,133 @@ BEGIN
     SELECT RAISE(ABORT, 'tickets_not_replaced: a proposal or a workflow refers to this ticket');
 END;
 
+CREATE TRIGGER IF NOT EXISTS action_halts_refuse
+INSTEAD OF INSERT ON action_halts_asked
+BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_halted: a halt is open')
+    FROM action_halts AS halt
+    WHERE halt.resumed_at IS NULL AND (NEW.starts OR halt.mode = 'halted')
+        AND (halt.valid_from IS NULL OR halt.valid_from <= strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+        AND (halt.valid_until IS NULL OR halt.valid_until > strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+        AND (halt.run_id IS NULL OR halt.run_id = NEW.run_id)
+        AND (halt.action_name IS NULL OR NEW.action_name GLOB replace(halt.action_name, '[', '[[]'))
+        AND (halt.agent_id IS NULL OR halt.agent_id = NEW.agent_id
+            OR NEW.run_id IS NOT NULL AND EXISTS (SELECT 1 FROM action_proposals AS other WHERE other.run_id = NEW.run_id AND other.agent_id = halt.agent_id)
+            OR NEW.run_id IS NULL AND NEW.parent_id IS NOT NULL AND EXISTS (
+                WITH RECURSIVE above (parent_id, agent_id) AS (
+                    SELECT parent_id, agent_id FROM action_proposals WHERE id = NEW.parent_id
+                    UNION ALL
+                    SELECT next.parent_id, next.agent_id FROM above JOIN action_proposals AS next ON next.id = above.parent_id)
+                SELECT 1 FROM above WHERE above.agent_id = halt.agent_id));
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_halts_not_deleted
+BEFORE DELETE ON action_halts
+BEGIN
+    SELECT RAISE(ABORT, 'action_halts_not_deleted: halts are never deleted');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_halts_not_replaced
+BEFORE INSERT ON action_halts
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_halts WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'action_halts_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'action_halts_not_replaced: this id is taken');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_halts_immutable
+BEFORE UPDATE ON action_halts
+WHEN OLD.resumed_at IS NOT NULL OR NEW.resumed_at IS NULL
+    OR NEW.id IS NOT OLD.id
+    OR NEW.mode IS NOT OLD.mode
+    OR NEW.action_name IS NOT OLD.action_name
+    OR NEW.agent_id IS NOT OLD.agent_id
+    OR NEW.run_id IS NOT OLD.run_id
+    OR NEW.halted_by IS NOT OLD.halted_by
+    OR NEW.reason IS NOT OLD.reason
+    OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.valid_from IS NOT OLD.valid_from
+    OR NEW.valid_until IS NOT OLD.valid_until
+    OR NEW.cancels IS NOT OLD.cancels
+BEGIN
+    SELECT RAISE(ABORT, 'action_halts_immutable: a halt is resumed once and never edited');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_halts_resumed
+AFTER UPDATE ON action_halts
+BEGIN
+    SELECT RAISE(ABORT, 'action_halts_values: resumed_at is not what the ledger takes') WHERE (NEW.resumed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: resumed_by is not what the ledger takes') WHERE (NEW.resumed_by < x'' AND substr(NEW.resumed_by, 1, 255) = NEW.resumed_by AND (unicode(NEW.resumed_by) BETWEEN 33 AND 126 OR trim(NEW.resumed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: resume_reason is not what the ledger takes') WHERE (NEW.resume_reason < x'' AND substr(NEW.resume_reason, 1, 65536) = NEW.resume_reason AND (unicode(NEW.resume_reason) BETWEEN 33 AND 126 OR trim(NEW.resume_reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    INSERT INTO action_events (event_type, actor, reason, occurred_at, details)
+    SELECT event_type, actor, reason, occurred_at, details FROM action_halts_told WHERE id = NEW.id AND event_type = 'resumed';
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_halts_values
+AFTER INSERT ON action_halts
+BEGIN
+    SELECT RAISE(ABORT, 'action_halts_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: mode is not what the ledger takes') WHERE ((NEW.mode = 'observe' OR NEW.mode = 'halted')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: action_name is not what the ledger takes') WHERE ((NEW.action_name IS NULL OR NEW.action_name < x'' AND substr(NEW.action_name, 1, 255) = NEW.action_name AND (unicode(NEW.action_name) BETWEEN 33 AND 126 OR trim(NEW.action_name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: agent_id is not what the ledger takes') WHERE ((NEW.agent_id IS NULL OR NEW.agent_id < x'' AND substr(NEW.agent_id, 1, 255) = NEW.agent_id AND (unicode(NEW.agent_id) BETWEEN 33 AND 126 OR trim(NEW.agent_id, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: run_id is not what the ledger takes') WHERE ((NEW.run_id IS NULL OR NEW.run_id < x'' AND substr(NEW.run_id, 1, 255) = NEW.run_id AND (unicode(NEW.run_id) BETWEEN 33 AND 126 OR trim(NEW.run_id, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: halted_by is not what the ledger takes') WHERE ((NEW.halted_by < x'' AND substr(NEW.halted_by, 1, 255) = NEW.halted_by AND (unicode(NEW.halted_by) BETWEEN 33 AND 126 OR trim(NEW.halted_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: reason is not what the ledger takes') WHERE ((NEW.reason < x'' AND substr(NEW.reason, 1, 65536) = NEW.reason AND (unicode(NEW.reason) BETWEEN 33 AND 126 OR trim(NEW.reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: created_at is not what the ledger takes') WHERE (NEW.created_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: valid_from is not what the ledger takes') WHERE ((NEW.valid_from IS NULL OR NEW.valid_from < '9999' AND NEW.valid_from >= '1970-01-01' AND NEW.valid_from GLOB '????-*' AND julianday(NEW.valid_from) IS NOT NULL)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: valid_until is not what the ledger takes') WHERE ((NEW.valid_until IS NULL OR NEW.valid_until < '9999' AND NEW.valid_until >= '1970-01-01' AND NEW.valid_until GLOB '????-*' AND julianday(NEW.valid_until) IS NOT NULL AND NEW.valid_until > coalesce(NEW.valid_from, NEW.created_at))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: cancels is not what the ledger takes') WHERE ((NEW.cancels = 0 OR NEW.cancels = 1)) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_halts_values: resumed_at is not what the ledger takes') WHERE (coalesce(NEW.resumed_at, NEW.resumed_by, NEW.resume_reason) IS NULL) IS NOT TRUE;
+    INSERT INTO action_events (event_type, actor, reason, occurred_at, details)
+    SELECT event_type, actor, reason, occurred_at, details FROM action_halts_told WHERE id = NEW.id AND event_type = 'halted';
+END;
+
+CREATE TRIGGER IF NOT EXISTS outcome_resolutions_not_updated
+BEFORE UPDATE ON outcome_resolutions
+BEGIN
+    SELECT RAISE(ABORT, 'outcome_resolutions_not_updated: an outcome is resolved once');
+END;
+
+CREATE TRIGGER IF NOT EXISTS outcome_resolutions_not_deleted
+BEFORE DELETE ON outcome_resolutions
+BEGIN
+    SELECT RAISE(ABORT, 'outcome_resolutions_not_deleted: an outcome is resolved once');
+END;
+
+CREATE TRIGGER IF NOT EXISTS outcome_resolutions_not_replaced
+BEFORE INSERT ON outcome_resolutions
+WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM outcome_resolutions WHERE id = NEW.id OR record_id = NEW.record_id)
+BEGIN
+    SELECT RAISE(ABORT, 'outcome_resolutions_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
+    SELECT RAISE(ABORT, 'outcome_resolutions_not_replaced: an outcome is resolved once');
+END;
+
+CREATE TRIGGER IF NOT EXISTS outcome_resolutions_unknown
+BEFORE INSERT ON outcome_resolutions
+WHEN NOT EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND outcome_unknown = 1)
+BEGIN
+    SELECT RAISE(ABORT, 'outcome_resolutions_unknown: only an unknown outcome is resolved');
+END;
+
+CREATE TRIGGER IF NOT EXISTS outcome_resolutions_event
+AFTER INSERT ON outcome_resolutions
+BEGIN
+    SELECT RAISE(ABORT, 'outcome_resolutions_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'outcome_resolutions_values: resolved_by is not what the ledger takes') WHERE (NEW.resolved_by < x'' AND substr(NEW.resolved_by, 1, 255) = NEW.resolved_by AND (unicode(NEW.resolved_by) BETWEEN 33 AND 126 OR trim(NEW.resolved_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'outcome_resolutions_values: evidence is not what the ledger takes') WHERE (NEW.evidence < x'' AND substr(NEW.evidence, 1, 65536) = NEW.evidence AND (unicode(NEW.evidence) BETWEEN 33 AND 126 OR trim(NEW.evidence, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'outcome_resolutions_values: created_at is not what the ledger takes') WHERE (NEW.created_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
+    INSERT INTO action_events (proposal_id, record_id, event_type, success, actor, reason, occurred_at, worker)
+    SELECT NEW.proposal_id, NEW.record_id, 'outcome_resolved', NEW.succeeded, NEW.resolved_by, NEW.evidence, strftime('%Y-%m-%d %H:%M:%f000', 'now'), worker
+    FROM action_records WHERE id = NEW.record_id;
+    UPDATE action_proposals
+    SET status = 'completed', status_changed_by = NEW.resolved_by, status_reason = NEW.evidence, next_retry_at = NULL,
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE NEW.succeeded AND id = NEW.proposal_id AND status = 'failed'
+        AND NEW.record_id = (SELECT max(id) FROM action_records WHERE proposal_id = NEW.proposal_id);
+END;
+
 CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
 BEFORE INSERT ON action_proposals
 WHEN NEW.ticket_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tickets WHERE id = NEW.ticket_id)
@@ -423,6 +567,50 @@ BEFORE INSERT ON action_proposals
 WHEN NEW.workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = NEW.workflow_id)
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_workflow_exists: no such workflow');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_not_updated
+BEFORE UPDATE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_updated: the history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_not_deleted
+BEFORE DELETE ON action_events
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_deleted: the history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_events_genuine
+BEFORE INSERT ON action_events
+WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND (
+    NEW.record_id IS NULL AND NEW.success IS NULL AND NEW.worker IS NULL AND (NEW.details IS NULL AND (
+        NEW.event_type = 'status_changed' AND NEW.from_status <> NEW.to_status
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
+        OR NEW.event_type = 'proposal_created' AND NEW.from_status IS NULL AND NEW.version = 1
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
+        OR (NEW.event_type = 'retry_scheduled' OR NEW.event_type = 'retry_cancelled') AND NEW.from_status = NEW.to_status
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
+                AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
+            AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version
+            AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+        OR NEW.proposal_id IS NULL AND NEW.from_status IS NULL AND NEW.to_status IS NULL AND NEW.version IS NULL
+            AND EXISTS (SELECT 1 FROM action_halts_told WHERE id = CAST(substr(NEW.details, 9) AS INTEGER) AND details = NEW.details AND event_type = NEW.event_type AND actor = NEW.actor AND reason = NEW.reason AND occurred_at = NEW.occurred_at)
+            AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id IS NULL AND details = NEW.details AND event_type = NEW.event_type))
+    OR NEW.record_id IS NOT NULL AND NEW.details IS NULL AND NEW.to_status IS NULL AND NEW.from_status IS NULL AND NEW.version IS NULL
+        AND (NEW.event_type = 'record_started' AND NEW.success IS NULL
+                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker)
+            OR NEW.event_type = 'outcome_resolved'
+                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND worker IS NEW.worker)
+                AND EXISTS (SELECT 1 FROM outcome_resolutions WHERE record_id = NEW.record_id AND proposal_id = NEW.proposal_id AND succeeded = NEW.success AND resolved_by = NEW.actor AND evidence = NEW.reason)
+            OR NEW.event_type = 'record_finished'
+                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker AND completed_at IS NOT NULL AND success IS NEW.success))
+        AND NOT EXISTS (SELECT 1 FROM action_events WHERE record_id = NEW.record_id AND event_type = NEW.event_type))) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only') WHERE NEW.id <> -1;
+    SELECT RAISE(ABORT, 'action_events_genuine: only what has just happened becomes an event');
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_not_replaced
@@ -574,14 +762,20 @@ WHEN NEW.status IS NOT OLD.status
         OR OLD.status = 'validated' AND (NEW.status = 'executing' OR NEW.status = 'cancelled')
         OR OLD.status = 'executing'
             AND (NEW.status = 'completed' OR NEW.status = 'failed' OR NEW.status = 'cancelled')
-        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE
+        OR OLD.status = 'failed' AND NEW.status = 'validated'
+        OR CASE WHEN OLD.status = 'failed' AND NEW.status = 'completed' THEN (
+            SELECT event_type = 'outcome_resolved' AND success AND record_id = (SELECT max(id) FROM action_records WHERE proposal_id = OLD.id)
+            FROM action_events WHERE proposal_id = OLD.id ORDER BY id DESC LIMIT 1) END) IS NOT TRUE
         OR NEW.status = 'executing' AND (NEW.scheduled_at IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.depends_on IS NOT NULL))
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step') WHERE (OLD.status = 'proposed' AND (NEW.status = 'validated' OR NEW.status = 'cancelled')
         OR OLD.status = 'validated' AND (NEW.status = 'executing' OR NEW.status = 'cancelled')
         OR OLD.status = 'executing'
             AND (NEW.status = 'completed' OR NEW.status = 'failed' OR NEW.status = 'cancelled')
-        OR OLD.status = 'failed' AND NEW.status = 'validated') IS NOT TRUE;
+        OR OLD.status = 'failed' AND NEW.status = 'validated'
+        OR CASE WHEN OLD.status = 'failed' AND NEW.status = 'completed' THEN (
+            SELECT event_type = 'outcome_resolved' AND success AND record_id = (SELECT max(id) FROM action_records WHERE proposal_id = OLD.id)
+            FROM action_events WHERE proposal_id = OLD.id ORDER BY id DESC LIMIT 1) END) IS NOT TRUE;
     SELECT RAISE(ABORT, 'action_proposals_not_due: it is scheduled for later') WHERE NEW.scheduled_at > strftime('%Y-%m-%d %H:%M:%f000', 'now');
     SELECT RAISE(ABORT, 'action_proposals_expired: it was not started in time') WHERE NEW.expires_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now');
     SELECT RAISE(ABORT, 'action_proposals_dependency_pending: what it depends on is not completed')
@@ -733,67 +927,6 @@ BEGIN
     WHERE (NEW.traceparent IS NULL OR NEW.traceparent < x'' AND length(CAST(NEW.traceparent AS BLOB)) = 55 AND NEW.traceparent NOT GLOB '*[^0-9a-f-]*' AND NEW.traceparent GLOB '??-*-????????????????-??' AND substr(NEW.traceparent, 36, 1) = '-' AND length(replace(NEW.traceparent, '-', '')) = 52 AND NEW.traceparent NOT GLOB 'ff*' AND NEW.traceparent NOT GLOB '???00000000000000000000000000000000*' AND NEW.traceparent NOT GLOB '*-0000000000000000-*') IS NOT TRUE;
 END;
 
-CREATE TRIGGER IF NOT EXISTS action_events_not_updated
-BEFORE UPDATE ON action_events
-BEGIN
-    SELECT RAISE(ABORT, 'action_events_not_updated: the history is append-only');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_events_not_deleted
-BEFORE DELETE ON action_events
-BEGIN
-    SELECT RAISE(ABORT, 'action_events_not_deleted: the history is append-only');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_events_genuine
-BEFORE INSERT ON action_events
-WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND (
-    NEW.record_id IS NULL AND NEW.success IS NULL AND NEW.worker IS NULL AND (NEW.details IS NULL AND (
-        NEW.event_type = 'status_changed' AND NEW.from_status <> NEW.to_status
-            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
-            AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
-        OR NEW.event_type = 'proposal_created' AND NEW.from_status IS NULL AND NEW.version = 1
-            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
-            AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
-        OR (NEW.event_type = 'retry_scheduled' OR NEW.event_type = 'retry_cancelled') AND NEW.from_status = NEW.to_status
-            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
-                AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
-            AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version
-            AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'))
-        OR NEW.proposal_id IS NULL AND NEW.from_status IS NULL AND NEW.to_status IS NULL AND NEW.version IS NULL
-            AND EXISTS (SELECT 1 FROM action_halts_told WHERE id = CAST(substr(NEW.details, 9) AS INTEGER) AND details = NEW.details AND event_type = NEW.event_type AND actor = NEW.actor AND reason = NEW.reason AND occurred_at = NEW.occurred_at)
-            AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id IS NULL AND details = NEW.details AND event_type = NEW.event_type))
-    OR NEW.record_id IS NOT NULL AND NEW.details IS NULL AND NEW.to_status IS NULL AND NEW.from_status IS NULL AND NEW.version IS NULL
-        AND (NEW.event_type = 'record_started' AND NEW.success IS NULL
-                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker)
-            OR NEW.event_type = 'record_finished'
-                AND EXISTS (SELECT 1 FROM action_records WHERE id = NEW.record_id AND proposal_id = NEW.proposal_id AND worker IS NEW.worker AND completed_at IS NOT NULL AND success IS NEW.success))
-        AND NOT EXISTS (SELECT 1 FROM action_events WHERE record_id = NEW.record_id AND event_type = NEW.event_type))) IS NOT TRUE
-BEGIN
-    SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only') WHERE NEW.id <> -1;
-    SELECT RAISE(ABORT, 'action_events_genuine: only what has just happened becomes an event');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_refuse
-INSTEAD OF INSERT ON action_halts_asked
-BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_halted: a halt is open')
-    FROM action_halts AS halt
-    WHERE halt.resumed_at IS NULL AND (NEW.starts OR halt.mode = 'halted')
-        AND (halt.valid_from IS NULL OR halt.valid_from <= strftime('%Y-%m-%d %H:%M:%f000', 'now'))
-        AND (halt.valid_until IS NULL OR halt.valid_until > strftime('%Y-%m-%d %H:%M:%f000', 'now'))
-        AND (halt.run_id IS NULL OR halt.run_id = NEW.run_id)
-        AND (halt.action_name IS NULL OR NEW.action_name GLOB replace(halt.action_name, '[', '[[]'))
-        AND (halt.agent_id IS NULL OR halt.agent_id = NEW.agent_id
-            OR NEW.run_id IS NOT NULL AND EXISTS (SELECT 1 FROM action_proposals AS other WHERE other.run_id = NEW.run_id AND other.agent_id = halt.agent_id)
-            OR NEW.run_id IS NULL AND NEW.parent_id IS NOT NULL AND EXISTS (
-                WITH RECURSIVE above (parent_id, agent_id) AS (
-                    SELECT parent_id, agent_id FROM action_proposals WHERE id = NEW.parent_id
-                    UNION ALL
-                    SELECT next.parent_id, next.agent_id FROM above JOIN action_proposals AS next ON next.id = above.parent_id)
-                SELECT 1 FROM above WHERE above.agent_id = halt.agent_id));
-END;
-
 CREATE TRIGGER IF NOT EXISTS action_proposals_halted
 BEFORE INSERT ON action_proposals
 WHEN NEW.status <> 'completed' AND NEW.status <> 'cancelled' AND EXISTS (SELECT 1 FROM action_halts WHERE resumed_at IS NULL)
@@ -808,67 +941,6 @@ WHEN (NEW.status = 'executing' OR NEW.status = 'validated') AND NEW.status IS NO
     AND EXISTS (SELECT 1 FROM action_halts WHERE resumed_at IS NULL)
 BEGIN
     INSERT INTO action_halts_asked VALUES (OLD.action_name, OLD.agent_id, OLD.run_id, OLD.parent_id, 1);
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_not_deleted
-BEFORE DELETE ON action_halts
-BEGIN
-    SELECT RAISE(ABORT, 'action_halts_not_deleted: halts are never deleted');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_not_replaced
-BEFORE INSERT ON action_halts
-WHEN NEW.id >= 4611686018427387904 OR EXISTS (SELECT 1 FROM action_halts WHERE id = NEW.id)
-BEGIN
-    SELECT RAISE(ABORT, 'action_halts_values: an id is below 2^62') WHERE NEW.id >= 4611686018427387904;
-    SELECT RAISE(ABORT, 'action_halts_not_replaced: this id is taken');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_immutable
-BEFORE UPDATE ON action_halts
-WHEN OLD.resumed_at IS NOT NULL OR NEW.resumed_at IS NULL
-    OR NEW.id IS NOT OLD.id
-    OR NEW.mode IS NOT OLD.mode
-    OR NEW.action_name IS NOT OLD.action_name
-    OR NEW.agent_id IS NOT OLD.agent_id
-    OR NEW.run_id IS NOT OLD.run_id
-    OR NEW.halted_by IS NOT OLD.halted_by
-    OR NEW.reason IS NOT OLD.reason
-    OR NEW.created_at IS NOT OLD.created_at
-    OR NEW.valid_from IS NOT OLD.valid_from
-    OR NEW.valid_until IS NOT OLD.valid_until
-    OR NEW.cancels IS NOT OLD.cancels
-BEGIN
-    SELECT RAISE(ABORT, 'action_halts_immutable: a halt is resumed once and never edited');
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_resumed
-AFTER UPDATE ON action_halts
-BEGIN
-    SELECT RAISE(ABORT, 'action_halts_values: resumed_at is not what the ledger takes') WHERE (NEW.resumed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: resumed_by is not what the ledger takes') WHERE (NEW.resumed_by < x'' AND substr(NEW.resumed_by, 1, 255) = NEW.resumed_by AND (unicode(NEW.resumed_by) BETWEEN 33 AND 126 OR trim(NEW.resumed_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: resume_reason is not what the ledger takes') WHERE (NEW.resume_reason < x'' AND substr(NEW.resume_reason, 1, 65536) = NEW.resume_reason AND (unicode(NEW.resume_reason) BETWEEN 33 AND 126 OR trim(NEW.resume_reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    INSERT INTO action_events (event_type, actor, reason, occurred_at, details)
-    SELECT event_type, actor, reason, occurred_at, details FROM action_halts_told WHERE id = NEW.id AND event_type = 'resumed';
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_halts_values
-AFTER INSERT ON action_halts
-BEGIN
-    SELECT RAISE(ABORT, 'action_halts_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: mode is not what the ledger takes') WHERE ((NEW.mode = 'observe' OR NEW.mode = 'halted')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: action_name is not what the ledger takes') WHERE ((NEW.action_name IS NULL OR NEW.action_name < x'' AND substr(NEW.action_name, 1, 255) = NEW.action_name AND (unicode(NEW.action_name) BETWEEN 33 AND 126 OR trim(NEW.action_name, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: agent_id is not what the ledger takes') WHERE ((NEW.agent_id IS NULL OR NEW.agent_id < x'' AND substr(NEW.agent_id, 1, 255) = NEW.agent_id AND (unicode(NEW.agent_id) BETWEEN 33 AND 126 OR trim(NEW.agent_id, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: run_id is not what the ledger takes') WHERE ((NEW.run_id IS NULL OR NEW.run_id < x'' AND substr(NEW.run_id, 1, 255) = NEW.run_id AND (unicode(NEW.run_id) BETWEEN 33 AND 126 OR trim(NEW.run_id, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: halted_by is not what the ledger takes') WHERE ((NEW.halted_by < x'' AND substr(NEW.halted_by, 1, 255) = NEW.halted_by AND (unicode(NEW.halted_by) BETWEEN 33 AND 126 OR trim(NEW.halted_by, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: reason is not what the ledger takes') WHERE ((NEW.reason < x'' AND substr(NEW.reason, 1, 65536) = NEW.reason AND (unicode(NEW.reason) BETWEEN 33 AND 126 OR trim(NEW.reason, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> ''))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: created_at is not what the ledger takes') WHERE (NEW.created_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: valid_from is not what the ledger takes') WHERE ((NEW.valid_from IS NULL OR NEW.valid_from < '9999' AND NEW.valid_from >= '1970-01-01' AND NEW.valid_from GLOB '????-*' AND julianday(NEW.valid_from) IS NOT NULL)) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: valid_until is not what the ledger takes') WHERE ((NEW.valid_until IS NULL OR NEW.valid_until < '9999' AND NEW.valid_until >= '1970-01-01' AND NEW.valid_until GLOB '????-*' AND julianday(NEW.valid_until) IS NOT NULL AND NEW.valid_until > coalesce(NEW.valid_from, NEW.created_at))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: cancels is not what the ledger takes') WHERE ((NEW.cancels = 0 OR NEW.cancels = 1)) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_halts_values: resumed_at is not what the ledger takes') WHERE (coalesce(NEW.resumed_at, NEW.resumed_by, NEW.resume_reason) IS NULL) IS NOT TRUE;
-    INSERT INTO action_events (event_type, actor, reason, occurred_at, details)
-    SELECT event_type, actor, reason, occurred_at, details FROM action_halts_told WHERE id = NEW.id AND event_type = 'halted';
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

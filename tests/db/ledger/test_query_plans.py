@@ -9,7 +9,15 @@ import pytest
 
 from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
-from operator_core.db.ledger import executions, history, proposals, queries, records, status
+from operator_core.db.ledger import (
+    executions,
+    history,
+    outcomes,
+    proposals,
+    queries,
+    records,
+    status,
+)
 from operator_core.db.ledger.history import Position
 from operator_core.db.ledger.stops import Stop, cancel_pending
 from operator_core.db.sql.unit import Unit
@@ -81,6 +89,7 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
         ),
         BY_ID,
     ),
+    "unresolved": (lambda c: outcomes.unresolved(c, limit=50), "idx_action_records_unknown"),
     "records": (lambda c: records.get_records_for_proposal(c, 5), "idx_action_records_proposal"),
     "history": (lambda c: history.list_events(c, after=50, limit=50), BY_ID),
     "history of one": (

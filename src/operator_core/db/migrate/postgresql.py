@@ -160,6 +160,7 @@ def grants(schema: str, role: str, version_table: str) -> str:
             f"GRANT SELECT ON SEQUENCE {into}.action_halts_flag TO {to}",
             # A reference to a ticket reads it; another service writes tickets.
             f"GRANT SELECT ON {into}.tickets TO {to}",
+            f"GRANT SELECT, INSERT ON {into}.outcome_resolutions TO {to}",
             # PUBLIC has this right, unless the database's owner has revoked it.
             f"GRANT EXECUTE ON FUNCTION {', '.join(f'{into}.{name}' for name in _CALLED)} TO {to}",
             # Every role may create in public if the database came from PostgreSQL 14 or older. A role that
@@ -179,6 +180,7 @@ _CALLED: Final = (
     "action_ledger_is_text",
     "action_ledger_readable",
     "action_proposals_waits",
+    "outcome_resolutions_done",
 )
 """The functions that run with the rights of the writing role."""
 

@@ -19,19 +19,28 @@ from operator_core.actions.types import (
     EventType,
     Halt,
     HaltMode,
+    OutcomeResolution,
     RequesterType,
     StoredProposal,
     StoredRecord,
     Workflow,
 )
 from operator_core.db.sql.conversion import Reader, converter, decode_time, to_ids
-from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS, WORKFLOWS
+from operator_core.db.sql.tables import (
+    EVENTS,
+    HALTS,
+    PROPOSALS,
+    RECORDS,
+    RESOLUTIONS,
+    WORKFLOWS,
+)
 
 __all__ = [
     "EVENT_COLUMNS",
     "HALT_COLUMNS",
     "PROPOSAL_COLUMNS",
     "RECORD_COLUMNS",
+    "RESOLUTION_COLUMNS",
     "WORKFLOW_COLUMNS",
     "Listing",
     "decode_time",
@@ -40,6 +49,7 @@ __all__ = [
     "to_listing",
     "to_proposal",
     "to_record",
+    "to_resolution",
     "to_workflow",
 ]
 
@@ -55,6 +65,7 @@ def _columns(table: Table, names: Iterable[str]) -> tuple[Column[Any], ...]:
 PROPOSAL_COLUMNS: Final = _columns(PROPOSALS, StoredProposal.model_fields)
 RECORD_COLUMNS: Final = _columns(RECORDS, StoredRecord.model_fields)
 EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
+RESOLUTION_COLUMNS: Final = _columns(RESOLUTIONS, OutcomeResolution.model_fields)
 HALT_COLUMNS: Final = _columns(HALTS, Halt.model_fields)
 WORKFLOW_COLUMNS: Final = _columns(WORKFLOWS, Workflow.model_fields)
 
@@ -86,6 +97,8 @@ to_record: Final = converter(RECORD_COLUMNS, StoredRecord.from_stored, {})
 to_event: Final = converter(EVENT_COLUMNS, ActionEvent.from_stored, _EVENT)
 """A row of `EVENT_COLUMNS` as a model; raises `CorruptRow`."""
 
+to_resolution: Final = converter(RESOLUTION_COLUMNS, OutcomeResolution.from_stored, {})
+"""A row of `RESOLUTION_COLUMNS` as a model; raises `CorruptRow`."""
 to_halt: Final = converter(
     HALT_COLUMNS, Halt.from_stored, {"mode": _one_of(HaltMode, "is not a mode")}
 )

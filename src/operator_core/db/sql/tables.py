@@ -33,6 +33,7 @@ __all__ = [
     "NUMBERED",
     "PROPOSALS",
     "RECORDS",
+    "RESOLUTIONS",
     "TABLES",
     "TICKETS",
     "VIEWS",
@@ -42,6 +43,7 @@ __all__ = [
     "ActionHaltRow",
     "ActionProposalRow",
     "ActionRecordRow",
+    "OutcomeResolutionRow",
     "TicketRow",
     "WorkflowRow",
 ]
@@ -298,6 +300,13 @@ class ActionRecordRow(Base):
             "lease_expires_at",
             where="completed_at IS NULL AND lease_expires_at IS NOT NULL",
         ),
+        # For those who look for what became of them.
+        _partial(
+            "idx_action_records_unknown",
+            "id",
+            where="outcome_unknown = 1",
+            on_postgresql="outcome_unknown",
+        ),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         _AUTOINCREMENT,
@@ -348,6 +357,25 @@ class ActionHaltRow(Base):
     resumed_at: Mapped[str | None] = mapped_column(UTCDateTime)
     resumed_by: Mapped[str | None] = mapped_column(Text)
     resume_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class OutcomeResolutionRow(Base):
+    """What became of an execution with an unknown outcome. It is written once and never changes."""
+
+    __tablename__ = "outcome_resolutions"
+    __table_args__ = (
+        Index("uq_outcome_resolutions_record_id", "record_id", unique=True),
+        CheckConstraint("succeeded IN (0, 1)", name="succeeded").ddl_if(dialect="sqlite"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    record_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_records.id"))
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    succeeded: Mapped[bool] = mapped_column(Boolean)
+    resolved_by: Mapped[str] = mapped_column(Text)
+    evidence: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
 
 
 class ActionEventRow(Base):
@@ -409,6 +437,7 @@ RECORDS: Final = cast(Table, ActionRecordRow.__table__)
 EVENTS: Final = cast(Table, ActionEventRow.__table__)
 HALTS: Final = cast(Table, ActionHaltRow.__table__)
 WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
+RESOLUTIONS: Final = cast(Table, OutcomeResolutionRow.__table__)
 DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
 
 TABLES: Final = tuple(Base.metadata.tables)

@@ -3,6 +3,7 @@
 from operator_core.db.verbs.halts import HaltVerbs
 from operator_core.db.verbs.history import HistoryVerbs
 from operator_core.db.verbs.holding import HoldingVerbs
+from operator_core.db.verbs.outcomes import OutcomeVerbs
 from operator_core.db.verbs.proposals import ProposalVerbs
 from operator_core.db.verbs.records import RecordVerbs
 from operator_core.db.verbs.status import StatusVerbs
@@ -12,7 +13,14 @@ __all__ = ["ActionLedger"]
 
 
 class ActionLedger(
-    ProposalVerbs, StatusVerbs, RecordVerbs, HoldingVerbs, HistoryVerbs, WorkflowVerbs, HaltVerbs
+    ProposalVerbs,
+    StatusVerbs,
+    RecordVerbs,
+    HoldingVerbs,
+    OutcomeVerbs,
+    HistoryVerbs,
+    WorkflowVerbs,
+    HaltVerbs,
 ):
     """The verbs of the ledger. Each is one unit of work: one transaction, durable when the call returns.
 

@@ -108,6 +108,9 @@ class SyncActionLedger:
     fail_many = _call(ActionLedger.fail_many)
     recover_expired = _call(ActionLedger.recover_expired)
 
+    resolve_outcome = _call(ActionLedger.resolve_outcome)
+    unresolved = _call(ActionLedger.unresolved)
+
     wait_for = _call(ActionLedger.wait_for)
     wait_until = _call(ActionLedger.wait_until)
     history = _call(ActionLedger.history)
