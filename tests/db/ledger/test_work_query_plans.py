@@ -145,6 +145,8 @@ async def test_workers_read_what_waits_on_sqlite(name: str, million_file: Path) 
             # By RETURNING and AUTOINCREMENT alone; it would be read if a deferred foreign key were broken.
             if line == "SCAN action_events" and "each_ids" in plan:
                 continue
+            if "idx_action_halts_open" in line:
+                continue
             assert not line.startswith("SCAN action_"), plan
         if "idx_action_proposals_status (status=?)" in plan:
             assert name == "cancel all", plan

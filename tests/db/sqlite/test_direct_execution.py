@@ -109,12 +109,12 @@ _DUE = {"limit": 1, "offset": 0}
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (claims._candidates(frozenset()), _DUE),
+        (claims._candidates(frozenset(), False), _DUE),
         (
-            claims._candidates(frozenset({"names", "types"})),
+            claims._candidates(frozenset({"names", "types"}), True),
             {**_DUE, "names": ["a"], "types": ["tool"]},
         ),
-        (claims._candidates(frozenset({"proposal"})), {**_DUE, "proposal": 1}),
+        (claims._candidates(frozenset({"proposal"}), False), {**_DUE, "proposal": 1}),
         (queries._newest(frozenset({"limit"}), 0), {"limit": 1}),
         (queries._newest(frozenset(), 1), {"status_0": "validated"}),
         (history._NEXT_ON_SQLITE, {"id": 0, "limit": 1}),
@@ -122,7 +122,17 @@ _DUE = {"limit": 1, "offset": 0}
         (recovery._PAST_EXPIRY, {"seen": 0}),
         (recovery._TO_RETRY, {"seen": 0}),
     ],
-    ids=["claim", "claim some", "list", "list validated", "events", "leases", "expiry", "retries"],
+    ids=[
+        "claim",
+        "claim some",
+        "claim one",
+        "list",
+        "list validated",
+        "events",
+        "leases",
+        "expiry",
+        "retries",
+    ],
 )
 def test_a_statement_is_compiled_once(file: Path, statement: Any, values: Any) -> None:
     raw = connect(str(file), busy_timeout=1)
