@@ -84,6 +84,14 @@ DECLARE
     open_one bigint;
 BEGIN
     IF newest OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) ANY ('{repeatable read,serializable}'::pg_catalog.text[]) THEN
+        BEGIN
+            IF pg_catalog.pg_xact_status(newest::pg_catalog.text::pg_catalog.xid8) IS NULL THEN END IF;
+        EXCEPTION WHEN invalid_parameter_value THEN
+            -- A number of the future was written on another server, of which this one has a dump.
+            newest := 0;
+        END;
+    END IF;
+    IF newest OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) ANY ('{repeatable read,serializable}'::pg_catalog.text[]) THEN
         IF NOT pg_catalog.pg_visible_in_snapshot(newest::pg_catalog.text::pg_catalog.xid8, pg_catalog.pg_current_snapshot())
             AND (newest::pg_catalog.text::pg_catalog.xid8 OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id_if_assigned()) IS NOT TRUE THEN
             RAISE EXCEPTION USING
@@ -344,9 +352,15 @@ DECLARE
     writer regrole;
 BEGIN
     FOR writer IN
-        SELECT DISTINCT grantee FROM pg_class CROSS JOIN aclexplode(relacl)
-        WHERE pg_class.oid = 'action_proposals'::regclass AND privilege_type = 'INSERT' AND grantee <> 0 AND grantee <> relowner
+        SELECT DISTINCT acl.grantee
+        FROM pg_class CROSS JOIN LATERAL (
+            SELECT grantee, privilege_type FROM aclexplode(relacl)
+            UNION ALL
+            SELECT of_column.grantee, of_column.privilege_type
+            FROM pg_attribute CROSS JOIN aclexplode(attacl) AS of_column WHERE attrelid = pg_class.oid
+        ) AS acl
+        WHERE pg_class.oid = 'action_proposals'::regclass AND acl.privilege_type IN ('INSERT', 'UPDATE') AND acl.grantee <> relowner
     LOOP
-        EXECUTE format('GRANT SELECT ON action_halts, action_halts_flag TO %s', writer);
+        EXECUTE format('GRANT SELECT ON action_halts, action_halts_flag TO %s', CASE WHEN writer::oid = 0 THEN 'PUBLIC' ELSE writer::text END);
     END LOOP;
 END $do$;

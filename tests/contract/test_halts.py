@@ -11,7 +11,6 @@ from operator_core.actions import (
     ActionError,
     ActionStatus,
     Claim,
-    ConstraintViolation,
     EventType,
     Halted,
     HaltMode,
@@ -257,6 +256,40 @@ async def test_the_same_halt_twice_is_one_and_others_are_left_by_resuming(db: Ac
         await db.resume(99, **WHO)
 
 
+async def test_each_call_decides_whether_it_cancels(db: ActionDB) -> None:
+    made = await db.create_proposal(proposal())
+    assert (await db.halt(**WHO, cancel=False)).cancelled == 0
+    assert (await db.halt(**WHO)).cancelled == 1
+    found = await db.get_proposal(made.id)
+    assert found is not None
+    assert found.status is S.CANCELLED
+    await db.resume(**WHO)
+    left = await db.create_proposal(proposal())
+    other = await db.halt(**WHO, action_name="other")
+    assert other.cancelled == 0
+    assert (await db.halt(**WHO, cancel=False)).cancelled == 0
+    found = await db.get_proposal(left.id)
+    assert found is not None
+    assert found.status is S.PROPOSED
+
+
+async def test_a_freeze_that_begins_later_is_not_complete(db: ActionDB) -> None:
+    now = datetime.now(UTC)
+    report = await db.halt(**WHO, valid_from=now + timedelta(hours=1))
+    assert not report.complete
+    assert report.unknown is not None
+    assert report.unknown.startswith("it begins at ")
+    assert (await db.halt_report(report.halt.id)).unknown == report.unknown
+    assert await db.mode() is HaltMode.EXECUTE
+    begun = await db.halt(**WHO, valid_from=now - timedelta(hours=1))
+    assert begun.complete
+    assert await db.mode() is HaltMode.HALTED
+    for until in (now - timedelta(minutes=1), now):
+        with pytest.raises(InvalidValue) as past:
+            await db.halt(**WHO, valid_until=until)
+        assert past.value.path == "valid_until"
+
+
 async def test_the_history_tells_of_halts(db: ActionDB) -> None:
     before = await db.newest_event_id()
     report = await db.halt(**WHO, action_name='a"\\\n\x1f*', agent_id="ä")
@@ -331,11 +364,8 @@ async def test_a_freeze_begins_and_ends_by_itself(db: ActionDB, raw: RawSQL) -> 
     assert refused.value.halt_ids == (current.halt.id,)
     assert len(await db.halts()) == 2
     await db.resume(current.halt.id, **WHO)
-    # One that is over: only a clock can bring that about, or a halt that was written with an end in the past.
     with pytest.raises(InvalidValue, match="valid_until"):
         await db.halt(**WHO, valid_from=now, valid_until=now)
-    with pytest.raises(ConstraintViolation):
-        await db.halt(**WHO, valid_until=now - timedelta(days=1))
     assert await db.mode() is HaltMode.EXECUTE
 
 

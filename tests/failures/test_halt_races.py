@@ -142,6 +142,84 @@ async def test_an_idle_transaction_is_waited_for_and_named(server_ledger: str) -
         await idle.close()
 
 
+async def test_what_began_before_another_halt_was_committed_is_waited_for(
+    server_ledger: str,
+) -> None:
+    async with ActionDB(server_ledger) as db:
+        await db.create_proposal(proposal())
+        writer = await by_sql(
+            server_ledger,
+            "INSERT INTO action_halts (mode, halted_by, reason) VALUES ('halted', 'oncall', 'race')",
+        )
+        idle = await by_sql(server_ledger, "UPDATE action_proposals SET status = 'validated'")
+        await writer.commit()
+        report = await db.halt(**WHO, timeout=0, cancel=False)
+        assert [each.pid for each in report.blockers] == [idle.info.backend_pid]
+        assert [each.pid for each in (await db.halt_report(report.halt.id)).blockers] == [
+            idle.info.backend_pid
+        ]
+        await idle.rollback()
+        assert (await db.halt(**WHO, timeout=60)).complete
+        await writer.close()
+        await idle.close()
+
+
+async def test_nobody_keeps_others_from_halting_without_their_knowledge(
+    server_ledger: str,
+) -> None:
+    async with ActionDB(server_ledger) as db:
+        writer = await by_sql(
+            server_ledger,
+            "INSERT INTO action_halts (mode, action_name, halted_by, reason)"
+            " VALUES ('halted', 'other', 'oncall', 'race')",
+        )
+        with pytest.raises(Busy):
+            await db.halt(**WHO, timeout=0)
+        assert await db.mode() is HaltMode.EXECUTE
+        await writer.rollback()
+        assert (await db.halt(**WHO)).complete
+        await writer.close()
+
+
+async def test_what_fails_after_the_halt_is_in_the_report(server_ledger: str) -> None:
+    url = server_ledger + "?options=-c%20lock_timeout%3D1000"
+    async with ActionDB(url) as db:
+        blocker = await by_sql(
+            server_ledger, "LOCK TABLE action_proposals IN ACCESS EXCLUSIVE MODE"
+        )
+        report = await db.halt(**WHO, timeout=0)
+        assert not report.complete
+        assert report.unknown is not None
+        await blocker.rollback()
+        assert await db.mode() is HaltMode.HALTED
+        assert (await db.halt(**WHO)).complete
+        await blocker.close()
+
+
+async def test_a_dump_of_a_server_with_higher_numbers_refuses_only_what_is_halted(
+    server_ledger: str,
+) -> None:
+    async with ActionDB(server_ledger) as db:
+        await db.halt(**WHO, agent_id="planner")
+        restored = await by_sql(server_ledger, "SELECT setval('action_halts_flag', 4000000000)")
+        await restored.commit()
+        await restored.close()
+        service = await by_sql(server_ledger)
+        insert = (
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, agent_id)"
+            " VALUES ('a', '{{}}', 'r', now(), '{}')"
+        )
+        await service.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await service.execute(insert.format("other"))
+        await service.execute("COMMIT")
+        await service.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="halted"):
+            await service.execute(insert.format("planner"))
+        await service.rollback()
+        await service.close()
+        await db.resume(**WHO, agent_id="planner")
+
+
 async def test_a_halt_waits_no_longer_than_it_has_to(server_ledger: str) -> None:
     async with ActionDB(server_ledger) as db:
         await db.create_proposal(proposal())

@@ -1,15 +1,17 @@
 """Halts by raw SQL on PostgreSQL: what is accepted, what a halt refuses, and what nobody can change."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, LiteralString, cast
 
 import psycopg
 import pytest
 
 from operator_core.cli.findings import Verdict
 from operator_core.cli.server_checkup import check_up_server
+from operator_core.db import migrate
 from operator_core.db.postgresql.connect import parse_url
-from tests.databases import connected
+from tests.databases import Databases, connected, query
+from tests.migrations.postgresql_tools import ledger_at, role
 
 HALT: Final = "INSERT INTO action_halts (mode, halted_by, reason) VALUES ('halted', 'x', 'y')"
 RESUME: Final = "UPDATE action_halts SET resumed_at = now(), resumed_by = 'x', resume_reason = 'y'"
@@ -94,3 +96,30 @@ def test_a_flag_that_is_down_while_a_halt_is_open_is_found(db: Any, server_ledge
     db.execute("SELECT setval('action_halts_flag', -('action_halts'::regclass::oid::bigint))")
     assert halts().verdict is Verdict.BROKEN
     assert "halt 1 is open" in halts().text
+
+
+def test_roles_that_could_write_before_the_upgrade_still_can(postgres: Databases) -> None:
+    url = ledger_at(postgres, "0004")
+    query(
+        url,
+        "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, status)"
+        " VALUES ('a', '{}', 'r', now(), 'validated')",
+    )
+    columns = "action_name, parameters, reason, proposed_at"
+    with role(postgres, url, "mover") as mover, role(postgres, url, "adder") as adder:
+        for service, grant in ((mover, "SELECT, UPDATE"), (adder, f"SELECT, INSERT ({columns})")):
+            name = parse_url(service).username or ""
+            query(url, f'GRANT {grant} ON action_proposals TO "{name}"')
+            query(url, f'GRANT SELECT ON action_dependencies TO "{name}"')
+        migrate.upgrade(url)
+        for service, sql in (
+            (mover, "UPDATE action_proposals SET status = 'executing'"),
+            (adder, f"INSERT INTO action_proposals ({columns}) VALUES ('b', '{{}}', 'r', now())"),
+        ):
+            # libpq wants no spaces, and the password has some.
+            with psycopg.connect(service.replace(" ", "%20"), autocommit=True) as session:
+                session.execute(cast(LiteralString, sql))
+    assert query(url, "SELECT status FROM action_proposals ORDER BY id") == [
+        ("executing",),
+        ("proposed",),
+    ]

@@ -35,6 +35,8 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
         {"run_id": b"r"},
         {"created_at": "2020-01-01 00:00:00.000000"},
         {"valid_from": "soon"},
+        *({"valid_from": f"2026-01-01{time}"} for time in ("", "T10:00:00", " 10:00:00+02:00")),
+        {"valid_until": "2998-01-01T00:00:00.000000"},
         {"valid_until": "2020-01-01 00:00:00.000000"},
         {"cancels": 2},
         {"resumed_at": "2020-01-01 00:00:00.000000"},

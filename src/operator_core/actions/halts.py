@@ -96,11 +96,13 @@ class HaltReport(NamedTuple):
     """Open transactions that may still commit something that they had begun before. None on SQLite."""
     cancelled: int
     """The number of proposals that it has cancelled."""
+    unknown: str | None = None
+    """Why it is not known what the halt has reached, or that it begins later."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing can begin any more: no transaction of before is open."""
-        return not self.blockers
+        """Whether it is known that nothing can begin any more: no transaction of before is open."""
+        return not self.blockers and self.unknown is None
 
     @property
     def unfinished(self) -> list[RunningExecution]:

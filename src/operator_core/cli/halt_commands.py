@@ -96,7 +96,8 @@ def halt_command(
         )
         print_lines(_report_lines(report))
     if not report.complete:
-        complain(f"{place.name}: not complete: an open transaction may still start something")
+        why = report.unknown or "an open transaction may still start something"
+        complain(f"{place.name}: not complete: {why}")
         raise typer.Exit(1)
 
 

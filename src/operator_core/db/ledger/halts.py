@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from operator_core.actions.errors import NotFound
+from operator_core.actions.errors import InvalidValue, NotFound
 from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import (
     ActionStatus,
@@ -88,7 +88,14 @@ def _same(names: Sequence[str]) -> list[ColumnElement[bool]]:
 
 
 _OPEN_ONE = (
-    select(*HALT_COLUMNS).where(_H.resumed_at.is_(None), *_same(_SAME)).order_by(_H.id).limit(1)
+    select(*HALT_COLUMNS)
+    .where(
+        _H.resumed_at.is_(None),
+        or_(_H.valid_until.is_(None), _H.valid_until > written_now()),
+        *_same(_SAME),
+    )
+    .order_by(_H.id)
+    .limit(1)
 )
 _INSERT = insert(HALTS).returning(*HALT_COLUMNS)
 
@@ -96,16 +103,34 @@ _INSERT = insert(HALTS).returning(*HALT_COLUMNS)
 _LOCK = text("SELECT pg_advisory_xact_lock(7302914, 'action_halts'::regclass::oid::int4)")
 
 
-def begin_halt(conn: Connection, request: HaltRequest) -> tuple[Halt, bool]:
-    """Writes a halt; returns it, or the open one with the same mode, scope and times, and whether it is new."""
+_WAIT = text("SELECT set_config('lock_timeout', CAST(:milliseconds AS text), true)").bindparams(
+    bindparam("milliseconds", type_=Integer())
+)
+
+_SHORTEST_WAIT: Final = 1.0
+"""Seconds for which a halt waits at least for another one that is being written."""
+
+
+def begin_halt(conn: Connection, request: HaltRequest, seconds: float) -> Halt:
+    """Writes a halt; returns it, or the open one with the same mode, scope and times.
+
+    On a server, it waits `seconds` for another halt that is being written. Raises `InvalidValue` for a time in the past.
+    """
     if not is_sqlite(conn):
+        # Whoever holds the lock can't keep others from halting without their knowledge.
+        milliseconds = int(max(seconds, _SHORTEST_WAIT) * 1000)
+        conn.execute(_WAIT, {"milliseconds": milliseconds})
         conn.execute(_LOCK)
+    if request.valid_until is not None and request.valid_until <= _now(conn):
+        raise InvalidValue("valid_until", "must be in the future")
     values = request._asdict()
     same = {f"same_{name}": values[name] for name in _SAME}
     found = conn.execute(_OPEN_ONE, same).one_or_none()
-    if found is not None:
-        return to_halt(found), False
-    return to_halt(conn.execute(_INSERT, values).one()), True
+    return to_halt(conn.execute(_INSERT, values).one() if found is None else found)
+
+
+def _now(conn: Connection) -> datetime:
+    return decode_time(conn.scalar(select(written_now())))
 
 
 # Who holds the schema's shared lock of those that have begun something.
@@ -247,6 +272,7 @@ class Reached(NamedTuple):
     halt: Halt
     running: list[RunningExecution]
     cancelled: int
+    has_begun: bool
 
 
 _SEEN = func.coalesce(_R.halt_seen_at >= _H.created_at, false(), type_=Boolean())
@@ -326,7 +352,8 @@ def reached(conn: Connection, halt_id: int) -> Reached:
     known = {row[2]: _execution(row) for row in (*running, *ended) if row[2] is not None}
     unrecorded = [_execution(row) for row in running if row[2] is None]
     ordered = sorted([*known.values(), *unrecorded], key=lambda each: each.proposal_id)
-    return Reached(halt, ordered, cancelled or 0)
+    has_begun = halt.valid_from is None or halt.valid_from <= _now(conn)
+    return Reached(halt, ordered, cancelled or 0, has_begun)
 
 
 def _execution(row: Sequence[Any]) -> RunningExecution:

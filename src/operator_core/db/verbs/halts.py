@@ -71,6 +71,7 @@ class HaltVerbs(Verbs):
         cancels and reports again.
 
         Raises `ActionError` inside a transaction. Raises `Busy` if the halt could not be written: nothing is halted then.
+        Whatever fails afterwards is in the report's `unknown`.
         """
         if not self._units.commits:
             raise ActionError(
@@ -96,16 +97,25 @@ class HaltVerbs(Verbs):
             request.valid_from or datetime.min.replace(tzinfo=request.valid_until.tzinfo)
         ):
             raise InvalidValue("valid_until", "must be later than valid_from")
-        halt, is_new = await self._units.write(partial(halts.begin_halt, request=request))
+        halt = await self._units.write(partial(halts.begin_halt, request=request, seconds=seconds))
+        try:
+            return await self._reach(halt, seconds, ends=ends, cancels=request.cancels)
+        except ActionError as error:
+            # The halt is in force: nobody must take this for a halt that could not be written.
+            logger.warning("halt %d is in force, but its report is not known: %s", halt.id, error)
+            return HaltReport(halt, [], [], 0, str(error))
+
+    async def _reach(self, halt: Halt, seconds: float, *, ends: bool, cancels: bool) -> HaltReport:
+        """Waits for what had begun before, cancels what is pending, and reports."""
         blockers: list[Blocker] = []
-        if halt.valid_from is None:
-            blockers = await self._outlast(None if is_new else halt.created_at, seconds)
+        found = await self._units.read(partial(halts.reached, halt_id=halt.id))
+        if found.has_begun:
+            blockers = await self._outlast(seconds)
             if blockers and ends:
                 blockers = await self._end(blockers)
-        if halt.cancels:
+        if cancels:
             await self._cancel_in_scope(halt)
-        found = await self._units.read(partial(halts.reached, halt_id=halt.id))
-        return HaltReport(found.halt, found.running, blockers, found.cancelled)
+        return _report(await self._units.read(partial(halts.reached, halt_id=halt.id)), blockers)
 
     async def resume(
         self,
@@ -165,14 +175,15 @@ class HaltVerbs(Verbs):
         found = await self._units.read(partial(halts.reached, halt_id=known))
         halt = found.halt
         blockers: list[Blocker] = []
-        if halt.resumed_at is None and halt.valid_from is None:
-            blockers = await self._units.read(partial(halts.holders, before=halt.created_at))
-        return HaltReport(halt, found.running, blockers, found.cancelled)
+        if halt.resumed_at is None and found.has_begun:
+            # What is outside of its scope may begin something at any time.
+            before = halt.created_at if halt.scope else None
+            blockers = await self._units.read(partial(halts.holders, before=before))
+        return _report(found, blockers)
 
-    async def _outlast(self, before: datetime | None, seconds: float) -> list[Blocker]:
+    async def _outlast(self, seconds: float) -> list[Blocker]:
         """Waits for the transactions that have begun something; returns those that are still open after `seconds`."""
-        blockers = await self._units.read(partial(halts.holders, before=before))
-        return await self._gone(blockers, seconds)
+        return await self._gone(await self._units.read(halts.holders), seconds)
 
     async def _gone(self, blockers: list[Blocker], seconds: float) -> list[Blocker]:
         deadline, rest = self._clock() + seconds, _FIRST_LOOK
@@ -209,6 +220,12 @@ class HaltVerbs(Verbs):
                 # It can't start, and the next halt of this scope cancels it.
                 logger.warning("halt %d leaves the rest as it is: %s", halt.id, error)
                 return
+
+
+def _report(found: halts.Reached, blockers: list[Blocker]) -> HaltReport:
+    halt = found.halt
+    unknown = None if found.has_begun else f"it begins at {halt.valid_from:%Y-%m-%d %H:%M:%S %Z}"
+    return HaltReport(halt, found.running, blockers, found.cancelled, unknown)
 
 
 def _scope(
