@@ -1,7 +1,7 @@
 """An API in which agents propose actions and people read them; it needs FastAPI.
 
-The body of a request is a `ProposalRequest`, which holds only the fields that a caller may set. The proposer comes from
-the authentication of the caller. A value that the ledger can't store is the caller's error (422), never the service's.
+The body of a request is a `ProposalRequest`, which holds only the fields that a caller may set. The proposer and the agent
+come from the authentication of the caller. A value that the ledger can't store is the caller's error (422), never the service's.
 
     uvicorn --factory examples.service:make_app
 """
@@ -36,6 +36,8 @@ def ledger(request: Request) -> ActionDB:
     return request.app.state.db
 
 
+IDENTITY = {"agent_id", "requester_id", "requester_type"}
+
 Caller = Annotated[str, Depends(authenticated)]
 Ledger = Annotated[ActionDB, Depends(ledger)]
 
@@ -46,6 +48,11 @@ async def propose(
     caller: Caller,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> ActionProposal:
+    # Who acts, and for whom, is known from the authentication. A body that says so could escape a halt.
+    said = IDENTITY & proposal.model_fields_set
+    if said:
+        raise InvalidValue(f"body.{min(said)}", "is set by the service")
+    proposal = proposal.model_copy(update={"agent_id": caller})
     return await db.create_proposal(
         proposal, proposed_by=caller, idempotency_key=idempotency_key, actor=caller
     )

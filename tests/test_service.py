@@ -55,6 +55,7 @@ async def test_what_a_caller_may_say_is_written_and_who_it_is_comes_from_elsewhe
     assert answer.status_code == 201
     written = ActionProposal.model_validate(answer.json())
     assert (written.id, written.status, written.proposed_by) == (1, "proposed", "agent-7")
+    assert (written.agent_id, written.requester_id) == ("agent-7", None)
     assert (await service.get("/proposals/1")).json() == answer.json()
     assert (await service.get("/proposals/2")).status_code == 404
     schema = (await service.get("/openapi.json")).json()
@@ -65,7 +66,7 @@ NOT_THE_CALLERS = sorted(
     set(ActionProposal.model_fields)
     - {"action_name", "action_type", "parameters", "reason", "ticket_id", "priority"}
     - {"scheduled_at", "expires_at", "max_retries", "retry_delay", "max_retry_delay"}
-    - {"depends_on", "wait_on_failure"}
+    - {"depends_on", "wait_on_failure", "run_id", "parent_id", "call_id", "traceparent"}
 )
 
 

@@ -87,7 +87,7 @@ BEGIN
         BEGIN
             IF pg_catalog.pg_xact_status(newest::pg_catalog.text::pg_catalog.xid8) IS NULL THEN END IF;
         EXCEPTION WHEN invalid_parameter_value THEN
-            -- A number of the future was written on another server, of which this one has a dump.
+            -- A number of the future comes from another server, whose dump this is.
             newest := 0;
         END;
     END IF;

@@ -40,7 +40,8 @@ class ProposalRequest(Model):
     """The fields of a proposal that a caller may set: the model for the body of an API's request.
 
     The proposer, the status and the times are not among them: `create_proposal` takes `proposed_by`, and the
-    ledger sets the rest.
+    ledger sets the rest. A service that authenticates its callers sets `agent_id`, `requester_id` and `requester_type`
+    itself, as ``examples/service.py`` does.
     """
 
     ticket_id: Identifier | None = Field(
