@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import just
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from operator_core.actions.types import ActionProposal
@@ -136,6 +138,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
+    # In its first test, Hypothesis looks for what refers to its random numbers, and does not see what is frozen.
+    settings(max_examples=1, database=None)(given(just(None))(lambda _: None))()
     # Thousands of tests, which stay, would be looked through by every full collection.
     gc.collect()
     gc.freeze()
