@@ -32,6 +32,7 @@ __all__ = [
     "in_scope",
     "is_active",
     "is_any_open",
+    "is_not_over",
     "mode_of",
     "not_all_halted",
     "unhalted",
@@ -51,8 +52,13 @@ def is_active() -> ColumnElement[bool]:
     return and_(
         _H.resumed_at.is_(None),
         or_(_H.valid_from.is_(None), _H.valid_from <= written_now()),
-        or_(_H.valid_until.is_(None), _H.valid_until > written_now()),
+        is_not_over(),
     )
+
+
+def is_not_over() -> ColumnElement[bool]:
+    """Whether a freeze has not ended by itself at the statement's time; true for other halts."""
+    return or_(_H.valid_until.is_(None), _H.valid_until > written_now())
 
 
 def in_scope() -> Any:

@@ -34,11 +34,12 @@ from operator_core.actions.types import (
     RunningExecution,
 )
 from operator_core.actions.values import MAX_REASON
-from operator_core.db.ledger.halted import in_scope
+from operator_core.db.ledger.halted import in_scope, is_not_over
 from operator_core.db.ledger.status import any_of
 from operator_core.db.sql.base import UTCDateTime
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow, written_now
+from operator_core.db.sql.lock_waits import limit_lock_waits
 from operator_core.db.sql.rows import HALT_COLUMNS, Listing, decode_time, to_halt, to_listing
 from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS
 
@@ -46,6 +47,7 @@ __all__ = [
     "HaltRequest",
     "Reached",
     "begin_halt",
+    "has_begun",
     "holders",
     "list_halts",
     "pending_in_scope",
@@ -91,7 +93,7 @@ _OPEN_ONE = (
     select(*HALT_COLUMNS)
     .where(
         _H.resumed_at.is_(None),
-        or_(_H.valid_until.is_(None), _H.valid_until > written_now()),
+        is_not_over(),
         *_same(_SAME),
     )
     .order_by(_H.id)
@@ -102,10 +104,6 @@ _INSERT = insert(HALTS).returning(*HALT_COLUMNS)
 # The schema's own lock of a writer of halts, so that of two equal halts at once the second finds the first.
 _LOCK = text("SELECT pg_advisory_xact_lock(7302914, 'action_halts'::regclass::oid::int4)")
 
-
-_WAIT = text("SELECT set_config('lock_timeout', CAST(:milliseconds AS text), true)").bindparams(
-    bindparam("milliseconds", type_=Integer())
-)
 
 _SHORTEST_WAIT: Final = 1.0
 """Seconds for which a halt waits at least for another one that is being written."""
@@ -118,8 +116,7 @@ def begin_halt(conn: Connection, request: HaltRequest, seconds: float) -> Halt:
     """
     if not is_sqlite(conn):
         # Whoever holds the lock can't keep others from halting without their knowledge.
-        milliseconds = int(max(seconds, _SHORTEST_WAIT) * 1000)
-        conn.execute(_WAIT, {"milliseconds": milliseconds})
+        limit_lock_waits(conn, f"{max(seconds, _SHORTEST_WAIT) * 1000:.0f}ms")
         conn.execute(_LOCK)
     if request.valid_until is not None and request.valid_until <= _now(conn):
         raise InvalidValue("valid_until", "must be in the future")
@@ -127,6 +124,11 @@ def begin_halt(conn: Connection, request: HaltRequest, seconds: float) -> Halt:
     same = {f"same_{name}": values[name] for name in _SAME}
     found = conn.execute(_OPEN_ONE, same).one_or_none()
     return to_halt(conn.execute(_INSERT, values).one() if found is None else found)
+
+
+def has_begun(conn: Connection, halt: Halt) -> bool:
+    """Whether a halt is in force by now, or was; a freeze may begin later."""
+    return halt.valid_from is None or halt.valid_from <= _now(conn)
 
 
 def _now(conn: Connection) -> datetime:
@@ -227,9 +229,7 @@ def _halt(conn: Connection, halt_id: int) -> Halt:
 
 
 _ALL = select(*HALT_COLUMNS).order_by(_H.id)
-_NOT_OVER = _ALL.where(
-    _H.resumed_at.is_(None), or_(_H.valid_until.is_(None), _H.valid_until > written_now())
-)
+_NOT_OVER = _ALL.where(_H.resumed_at.is_(None), is_not_over())
 
 
 def list_halts(conn: Connection, *, active: bool) -> Listing[Halt]:
@@ -352,8 +352,7 @@ def reached(conn: Connection, halt_id: int) -> Reached:
     known = {row[2]: _execution(row) for row in (*running, *ended) if row[2] is not None}
     unrecorded = [_execution(row) for row in running if row[2] is None]
     ordered = sorted([*known.values(), *unrecorded], key=lambda each: each.proposal_id)
-    has_begun = halt.valid_from is None or halt.valid_from <= _now(conn)
-    return Reached(halt, ordered, cancelled or 0, has_begun)
+    return Reached(halt, ordered, cancelled or 0, has_begun(conn, halt))
 
 
 def _execution(row: Sequence[Any]) -> RunningExecution:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -14,7 +14,6 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
-    true,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -26,6 +25,7 @@ from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
+from operator_core.db.sql.lock_waits import limit_lock_waits
 from operator_core.db.sql.tables import HALTS, PROPOSALS
 from operator_core.db.sql.unit import SingleStatement
 
@@ -81,14 +81,16 @@ class Stop:
         """
         if is_sqlite(conn):
             return self
-        conn.execute(_SHORT_WAIT)
+        limit_lock_waits(conn, _PATIENCE)
         ids = conn.scalars(_FREE, {"ids": self.parameters["ids"]}).all()
         stop = Stop(actor=self.parameters["by"], reason=self.parameters["why"])
         stop.parameters, stop.which = {**self.parameters, "ids": ids}, self.which
         return stop
 
 
-_SHORT_WAIT = select(func.set_config("lock_timeout", "1s", true()))
+_PATIENCE: Final = "1s"
+"""How long a halt waits for the lock of a dependent proposal."""
+
 _FREE = (
     select(_ROW.id).where(listed(_ROW.id, "ids")).with_for_update(skip_locked=True, key_share=True)
 )

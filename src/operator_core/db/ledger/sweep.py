@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, Row, Select, Text, bindparam, func, select, true
+from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import is_refusal, translate
 from operator_core.db.sql.execution import fetch
+from operator_core.db.sql.lock_waits import limit_lock_waits
 from operator_core.db.sql.postgresql_errors import LOCK_NOT_AVAILABLE, sqlstate
 from operator_core.db.sql.savepoint import in_transaction, savepoint
 
@@ -94,7 +95,7 @@ class Sweep:
                 raise
             held = sqlstate(error) == LOCK_NOT_AVAILABLE
             if held:
-                self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _SHORTEST_LOCK_WAIT})
+                limit_lock_waits(self._conn, _SHORTEST_LOCK_WAIT)
             if len(ids) == 1:
                 # A lock is released later, but a refusal needs a person.
                 level = logging.INFO if held else logging.ERROR
@@ -107,13 +108,8 @@ class Sweep:
         if not self._server:
             yield
             return
-        before = self._conn.scalar(select(func.current_setting("lock_timeout")))
-        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _LOCK_WAIT})
+        before = self._conn.scalars(select(func.current_setting("lock_timeout"))).one()
+        limit_lock_waits(self._conn, _LOCK_WAIT)
         yield
         # If the block fails, its transaction or savepoint is rolled back, and the setting with it.
-        self._conn.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
-
-
-_SET_LOCK_TIMEOUT = select(
-    func.set_config("lock_timeout", bindparam("timeout", type_=Text()), true())
-)
+        limit_lock_waits(self._conn, before)

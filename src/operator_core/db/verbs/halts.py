@@ -108,8 +108,7 @@ class HaltVerbs(Verbs):
     async def _reach(self, halt: Halt, seconds: float, *, ends: bool, cancels: bool) -> HaltReport:
         """Waits for what had begun before, cancels what is pending, and reports."""
         blockers: list[Blocker] = []
-        found = await self._units.read(partial(halts.reached, halt_id=halt.id))
-        if found.has_begun:
+        if await self._units.read(partial(halts.has_begun, halt=halt)):
             blockers = await self._outlast(seconds)
             if blockers and ends:
                 blockers = await self._end(blockers)
