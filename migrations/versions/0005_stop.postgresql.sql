@@ -90,9 +90,7 @@ BEGIN
             -- A number of the future comes from another server, whose dump this is.
             newest := 0;
         END;
-    END IF;
-    IF newest OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) ANY ('{repeatable read,serializable}'::pg_catalog.text[]) THEN
-        IF NOT pg_catalog.pg_visible_in_snapshot(newest::pg_catalog.text::pg_catalog.xid8, pg_catalog.pg_current_snapshot())
+        IF newest OPERATOR(pg_catalog.>) 0 AND NOT pg_catalog.pg_visible_in_snapshot(newest::pg_catalog.text::pg_catalog.xid8, pg_catalog.pg_current_snapshot())
             AND (newest::pg_catalog.text::pg_catalog.xid8 OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id_if_assigned()) IS NOT TRUE THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'serialization_failure',
