@@ -26,7 +26,7 @@ from operator_core.actions.digest import (
     proposal_digest,
 )
 from operator_core.actions.errors import InvalidValue
-from operator_core.actions.types import ActionProposal, ActionType
+from operator_core.actions.types import ActionProposal, ActionType, RequesterType
 from operator_core.actions.values import MAX_JSON_DEPTH
 
 VECTORS: list[dict[str, Any]] = json.loads(
@@ -77,7 +77,7 @@ IGNORED: dict[str, tuple[Any, Any]] = {
     "idempotency_key": (None, "key"),
     "supersedes_id": (None, 1),
     "end_code": (None, "denied"),
-    "digest": (None, "oc1:"),
+    "content_digest": (None, "oc1:"),
 }
 FIELDS = {name: values[0] for name, values in (COVERED | IGNORED).items()}
 REQUIRED = {
@@ -301,6 +301,43 @@ def test_the_depth_has_a_limit(kind: type, key: str) -> None:
     for depth in (MAX_JSON_DEPTH, 100_000):
         with pytest.raises(InvalidValue, match=f"must not be nested deeper than {MAX_JSON_DEPTH}"):
             canonical_bytes({key: nested(depth, kind)})
+
+
+PROPOSALS = st.fixed_dictionaries(
+    {
+        "action_name": TEXTS | st.none() | st.just(7),
+        "action_type": st.sampled_from([*ActionType, "tool", None, 1, Plain.NUMBER]),
+        "parameters": st.dictionaries(TEXTS, JSON, max_size=3) | st.none() | st.just([]),
+        "max_retries": st.sampled_from([0, 1, 0.0, False, True, 1.0, None]),
+        "retry_delay": st.sampled_from([0, 1, 0.0, -0.0, 1.0, 1, True, 1e300, None]),
+        "max_retry_delay": st.sampled_from([300, 300.0, 0.1]),
+        "wait_on_failure": st.sampled_from([True, False, 0, 1, None]),
+        "depends_on": st.sampled_from([(), [], (3, 1), None]),
+        "requester_type": st.sampled_from([*RequesterType, None, "user"]),
+        **{
+            name: TEXTS | st.none() | st.just(b"x")
+            for name in ("requester_id", "agent_id", "run_id")
+        },
+        **{name: st.sampled_from([None, None, 7, 7.0]) for name in ("ticket_id", "parent_id")},
+        "scheduled_at": st.sampled_from([None, None, TIME]),
+        "expires_at": st.sampled_from([None, None, TIME, "2026-01-01"]),
+    },
+    optional={"exclusive_key": st.none() | TEXTS},
+)
+
+
+@given(PROPOSALS)
+def test_the_faster_way_writes_the_same_bytes(fields: dict[str, Any]) -> None:
+    by_rules = outcome(digest._bytes_by_rules, fields)
+    assert outcome(digest.proposal_bytes, fields) == by_rules
+    usual = digest._usual_bytes(fields)
+    assert usual is None or usual == by_rules
+
+
+def test_the_faster_way_is_taken_by_a_usual_proposal() -> None:
+    for more in ({}, {"agent_id": "ä", "run_id": "r", "requester_type": RequesterType.USER}):
+        usual = ActionProposal(action_name="drain_store", reason="r", max_retries=3, **more)
+        assert digest._usual_bytes(usual.__dict__) == digest._bytes_by_rules(usual.__dict__)
 
 
 def test_a_circular_value_is_refused_at_once() -> None:

@@ -71,6 +71,8 @@ def test_what_has_a_default_need_not_be_said() -> None:
         "next_retry_at": None,
         "last_error": None,
         "version": None,
+        "end_code": None,
+        "content_digest": None,
     }
     assert before <= proposal.proposed_at <= datetime.now(UTC)
 

@@ -1,5 +1,6 @@
 """``operator-core actions list`` and ``show``: what people and programs see of a ledger."""
 
+import asyncio
 import json
 import re
 import time
@@ -279,6 +280,7 @@ def test_who_asked_and_where_it_comes_from_is_shown_and_chosen(
         ("--run-id", "thread-9"): [2, 1],
         ("--parent-id", "1"): [2],
         ("--call-id", "toolu_01"): [1],
+        ("--end-code", "halted"): [],
         ("--worker", "worker-7"): [2],
         ("--actor", "ops"): [2],
         ("--since", "2001-01-01"): [3, 2, 1],
@@ -298,3 +300,31 @@ def test_who_asked_and_where_it_comes_from_is_shown_and_chosen(
     assert re.search(
         r"parent:?\s+1\b", invoke("actions", "show", "2", "--db-path", str(path)).stdout
     )
+
+
+async def _halted(path: Path) -> None:
+    async with ActionDB(path) as db:
+        await db.create_proposal(ActionProposal(action_name="a", reason="r"))
+        await db.create_proposal(ActionProposal(action_name="b", reason="r", proposed_by="eve"))
+        await db.cancel_proposal(1, by="oncall", reason="no")
+        await db.halt(by="oncall", reason="stop")
+
+
+def test_how_it_ended_is_shown_and_chosen(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    asyncio.run(_halted(path))
+    place = ("--db-path", str(path))
+    listed = invoke("actions", "list", *place).stdout
+    assert "end code halted" in listed
+    assert "end code cancelled" not in listed
+    for code, ids in (("halted", [2]), ("cancelled", [1]), ("denied", [])):
+        result = invoke("actions", "list", *place, "--end-code", code, "--json")
+        assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ids
+    assert invoke("actions", "list", *place, "--end-code", "lost").exit_code == 2
+    page = " ".join(invoke("actions", "show", "2", *place).stdout.split())
+    assert "end code halted" in page
+    assert "digest oc1:" in page
+    assert "cancelled (halted, halt 1) by oncall" in page
+    page = " ".join(invoke("actions", "show", "1", *place).stdout.split())
+    assert "end code cancelled" in page
+    assert "cancelled by oncall: no" in page

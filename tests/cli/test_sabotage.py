@@ -159,6 +159,44 @@ ROWS = {
         "UPDATE outcome_resolutions SET proposal_id = 1 WHERE record_id = 5",
         "the resolution of record 5 names another proposal than its record",
     ),
+    "another end code than the history says": (
+        "ends",
+        "UPDATE action_proposals SET end_code = 'denied' WHERE id = 3",
+        "proposal 3 has another end code or cause than the event of its last move",
+    ),
+    "another cause than the history says": (
+        "ends",
+        "UPDATE action_proposals SET status_cause = '{\"proposal\":1}' WHERE id = 3",
+        "proposal 3 has another end code or cause than the event of its last move",
+    ),
+    "a cause that nobody told": (
+        "ends",
+        'UPDATE action_events SET details = \'{"end_code":"denied","rule":3}\''
+        " WHERE proposal_id = 2 AND to_status = 'failed'",
+        "proposal 2 has another end code or cause than the event of its last move",
+    ),
+    "an end without a code": (
+        "ends",
+        "UPDATE action_proposals SET end_code = NULL WHERE id = 3;"
+        "UPDATE action_events SET details = NULL WHERE proposal_id = 3",
+        "proposal 3 has an end code that its status does not have",
+    ),
+    "a code of what has not ended": (
+        "ends",
+        'UPDATE action_events SET details = \'{"end_code":"failed"}\''
+        " WHERE proposal_id = 1 AND to_status = 'executing'",
+        "proposal 1 has an event of a move whose end code and status do not fit",
+    ),
+    "another digest than the history says": (
+        "ends",
+        f"UPDATE action_proposals SET content_digest = 'oc1:{'0' * 64}' WHERE id = 5",
+        "proposal 5 has another digest than the event of its creation",
+    ),
+    "another digest than that of the content": (
+        "digests",
+        "UPDATE action_proposals SET parameters = '{\"a\":1}' WHERE id = 5",
+        "proposal 5: the digest is not that of its content",
+    ),
     "a change without an event": (
         "versions",
         "UPDATE action_events SET version = 1 WHERE proposal_id = 5;"

@@ -19,7 +19,15 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, insert, select, update
 
-from operator_core.actions import ActionProposal, ActionStatus, Claim, LeaseLost, NotFound
+from operator_core.actions import (
+    ActionProposal,
+    ActionStatus,
+    Claim,
+    EndCode,
+    LeaseLost,
+    NotFound,
+    StoredProposal,
+)
 from operator_core.db import ActionDB
 from operator_core.db.sql.functions import written_now
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
@@ -159,6 +167,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.claim_whatever_is_due("bob")
         self.heartbeat(held, lapses=False)
 
+    @some(among(S.PROPOSED, S.VALIDATED))
+    @rule(id=drawn(among(S.PROPOSED, S.VALIDATED)), itself=st.booleans())
+    def cancel(self, id: int, itself: bool) -> None:
+        by, code = ("\u200bAGENT", EndCode.WITHDRAWN) if itself else ("carol", None)
+        expected = self.model.move(id, S.CANCELLED, by, None, end_code=code)
+        self.check(expected, self.db.cancel_proposal(id, by=by, reason="no"))
+
     @sometimes
     @rule()
     def cancel_all_pending(self) -> None:
@@ -293,7 +308,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for row in found:
             self._compare(self.model.proposals[row.id or 0], row)
 
-    def _compare(self, known: Proposal, row: ActionProposal) -> None:
+    def _compare(self, known: Proposal, row: StoredProposal) -> None:
+        assert row.end_code == known.end_code
+        assert row.content_digest == row.digest == self.replay.digests[known.id]
         state = (row.status, row.version, row.retry_count, row.last_error)
         assert state == (known.status, known.version, known.retry_count, known.last_error)
         assert row.retry_count <= row.max_retries
@@ -333,6 +350,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self.model.proposals
         assert replay.statuses == {id: each.status for id, each in known.items()}
         assert replay.moved_by == {id: each.moved_by for id, each in known.items()}
+        assert replay.ends == {id: each.end_code for id, each in known.items()}
         assert replay.records == {
             id: (each.worker, each.ended_by, each.success, each.error)
             for id, each in self.model.records.items()

@@ -9,6 +9,7 @@ from operator_core.actions import (
     ActionEvent,
     ActionProposal,
     ActionStatus,
+    EndCode,
     EventType,
     Expired,
     InvalidTransition,
@@ -20,6 +21,9 @@ from operator_core.actions import (
 
 S = ActionStatus
 LEDGER = "ledger"
+
+PLAIN_ENDS = {S.CANCELLED: EndCode.CANCELLED, S.FAILED: EndCode.FAILED}
+"""How a proposal has ended of which nothing else is known."""
 
 Refusal = type[Exception] | None
 """What a call must raise; None if it must be done."""
@@ -45,6 +49,10 @@ class Proposal:
     """Where a retry stands in the order; None until it is put there."""
     settled: bool = False
     """Whether a retry's time is known to the model, and not one that clock and jitter gave."""
+    end_code: EndCode | None = None
+
+    def __post_init__(self) -> None:
+        self.end_code = PLAIN_ENDS.get(self.status)
 
     @property
     def id(self) -> int:
@@ -58,17 +66,24 @@ class Proposal:
         assert due is not None
         return -self.row.priority, due, self.id
 
-    def move(self, status: ActionStatus, by: str) -> None:
+    def move(self, status: ActionStatus, by: str, end_code: EndCode | None = None) -> None:
         assert status in TRANSITIONS[self.status]
         self.status, self.moved_by = status, by
+        self.end_code = end_code or PLAIN_ENDS.get(status)
         self.version += 1
 
     def off_the_list(self) -> None:
         self.retried = self.retry_due = self.settled = False
         self.retry_at = None
 
-    def fail(self, by: str, why: str, at: datetime | None = None) -> None:
-        self.move(S.FAILED, by)
+    def fail(
+        self,
+        by: str,
+        why: str,
+        at: datetime | None = None,
+        end_code: EndCode = EndCode.FAILED,
+    ) -> None:
+        self.move(S.FAILED, by, end_code)
         self.last_error = why
         self.off_the_list()
         if self.retry_count < self.row.max_retries:
@@ -108,7 +123,14 @@ class Model:
         return self.proposals[record.proposal_id].status is S.EXECUTING and record.id == last
 
     def move(
-        self, id: int, to: ActionStatus, by: str, version: int | None, *, retry: bool = False
+        self,
+        id: int,
+        to: ActionStatus,
+        by: str,
+        version: int | None,
+        *,
+        retry: bool = False,
+        end_code: EndCode | None = None,
     ) -> Refusal:
         proposal = self.proposals.get(id)
         if proposal is None:
@@ -121,7 +143,7 @@ class Model:
             return NotDue
         if to is S.EXECUTING and proposal.expired:
             return Expired
-        proposal.move(to, by)
+        proposal.move(to, by, end_code)
         proposal.off_the_list()
         return None
 
@@ -173,7 +195,8 @@ class Model:
             record.error = "its lease ran out: whether it was done is not known"
             if record.proposal_id not in begun and self.held(record):
                 at = failed_at[record.proposal_id]
-                self.proposals[record.proposal_id].fail(LEDGER, record.error, at)
+                proposal = self.proposals[record.proposal_id]
+                proposal.fail(LEDGER, record.error, at, EndCode.OUTCOME_UNKNOWN)
         return [record.id for record in silent]
 
     def overdue(self) -> bool:
@@ -194,7 +217,7 @@ class Model:
         self.recover(failed_at, begun)
         for proposal in self.proposals.values():
             if self._too_late(proposal):
-                proposal.move(S.CANCELLED, LEDGER)
+                proposal.move(S.CANCELLED, LEDGER, EndCode.EXPIRED)
                 proposal.off_the_list()
             elif self._to_retry(proposal):
                 proposal.move(S.VALIDATED, LEDGER)
@@ -234,6 +257,8 @@ class Replay:
 
     statuses: dict[int, ActionStatus] = field(default_factory=dict)
     moved_by: dict[int, str] = field(default_factory=dict)
+    ends: dict[int, EndCode | None] = field(default_factory=dict)
+    digests: dict[int, str | None] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
     failed_at: dict[int, datetime] = field(default_factory=dict)
     records: dict[int, tuple[str, str | None, bool | None, str | None]] = field(
@@ -262,6 +287,12 @@ class Replay:
                 assert self.statuses.get(id) == event.from_status
                 self.statuses[id], self.moved_by[id] = event.to_status, event.actor
                 self._count(event)
+                details = event.details or {}
+                if event.event_type is EventType.PROPOSAL_CREATED:
+                    self.ends[id] = PLAIN_ENDS.get(event.to_status)
+                    self.digests[id] = details.get("digest")
+                else:
+                    self.ends[id] = details.get("end_code")
                 if event.to_status is S.FAILED:
                     self.failed_at[id] = event.occurred_at
             case EventType.RETRY_SCHEDULED | EventType.RETRY_CANCELLED:

@@ -109,7 +109,9 @@ def _check_proposals(events: list[ActionEvent], before: World, after: World) -> 
     for id, columns in moved.items():
         row, was = after.proposals[id], before.proposals.get(id)
         if was is not None:
-            assert columns <= {"status", "next_retry_at", "retry_count"}, columns
+            ends = {"end_code", "status_cause"}
+            assert columns <= {"status", "next_retry_at", "retry_count", *ends}, columns
+            assert "status" in columns or not columns & ends
         # One event for each version of the row, none left out.
         first = 1 if was is None else was["version"] + 1
         assert [each.version for each in told[id]] == list(range(first, row["version"] + 1))

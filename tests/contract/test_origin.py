@@ -11,6 +11,7 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     Conflict,
+    EndCode,
     InvalidValue,
     NotFound,
     ProposalRequest,
@@ -158,7 +159,8 @@ async def test_every_filter_finds_what_matches(db: ActionDB) -> None:
     await db.create_proposals([proposal(name, **values) for name, values in made.items()])
     worked = await db.create_proposal(proposal("worked", status=S.VALIDATED))
     await db.claim_proposal(worked.id, "w-1", actor="ops")
-    every = ["p", *made, "worked"]
+    await db.create_proposal(proposal("over", status=S.FAILED))
+    every = ["p", *made, "worked", "over"]
     asked: list[tuple[ProposalFilters, list[str]]] = [
         ({}, every),
         ({"requester_id": "u"}, ["requester"]),
@@ -174,7 +176,10 @@ async def test_every_filter_finds_what_matches(db: ActionDB) -> None:
         ({"worker": "w-2"}, []),
         ({"created_after": before}, every),
         ({"created_before": before}, []),
-        ({"created_after": worked.created_at}, ["worked"]),
+        ({"created_after": worked.created_at}, ["worked", "over"]),
+        ({"end_code": EndCode.FAILED}, ["over"]),
+        ({"end_code": EndCode.FAILED, "action_name": "p"}, []),
+        ({"end_code": EndCode.DENIED}, []),
         ({"created_after": before, "created_before": parent.created_at}, []),
         ({"agent_id": "a", "run_id": "r"}, []),
         ({"agent_id": None, "action_name": "p"}, ["p"]),

@@ -135,7 +135,9 @@ async def test_planned_and_unplanned_ones_are_created_together(db: ActionDB) -> 
     ]
     created = await db.create_proposals(given)
     assert list(reversed(await db.list_proposals())) == created
-    ids = {"id": None, "created_at": None, "updated_at": None, "version": None}
+    assert [each.content_digest for each in created] == [each.digest for each in given]
+    kept = ("id", "created_at", "updated_at", "version", "content_digest", "end_code")
+    ids = dict.fromkeys(kept)
     assert [{**each.model_dump(), **ids} for each in created] == [
         each.model_dump() for each in given
     ]

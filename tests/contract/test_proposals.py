@@ -35,7 +35,8 @@ async def test_a_proposal_comes_back_with_its_id_and_the_databases_times(db: Act
     assert created.created_at is not None
     assert created.updated_at is not None
     assert before <= created.created_at <= after
-    unset = {"id": None, "created_at": None, "updated_at": None, "version": None}
+    assert created.content_digest == created.digest == given.digest
+    unset = dict.fromkeys(("id", "created_at", "updated_at", "version", "content_digest"))
     assert {**created.model_dump(), **unset} == given.model_dump()
     assert await db.get_proposal(1) == created
 

@@ -154,9 +154,14 @@ async def test_adopted_rows_are_read_as_models(legacy: Path) -> None:
     async with ActionDB(legacy) as db:
         proposals = await db.list_proposals()
         assert not proposals.corrupt
+        ends = {ActionStatus.CANCELLED: "cancelled", ActionStatus.FAILED: "failed"}
         assert {each.id: each.model_dump() for each in proposals} == {
-            id_: row | UNSAID_PROPOSAL for id_, row in old.items()
+            each.id: old[each.id]
+            | UNSAID_PROPOSAL
+            | {"end_code": ends.get(each.status), "content_digest": each.digest}
+            for each in proposals
         }
+        assert len(proposals) == len(old)
         counts = await db.count_proposals()
         for status in ActionStatus:
             assert counts[status] == sum(row["status"] == status for row in old.values())

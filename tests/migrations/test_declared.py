@@ -121,7 +121,8 @@ def test_every_revision_can_be_understood_without_todays_models() -> None:
     for path in sorted((ROOT / "migrations" / "versions").glob("*.py")):
         text = path.read_text()
         imported = re.findall(r"^(?:from|import) (operator_core\S*)", text, re.M)
-        assert set(imported) <= {"operator_core.actions.errors"}
+        # A digest of version oc1 stays the same for ever.
+        assert set(imported) <= {"operator_core.actions.errors", "operator_core.actions.digest"}
 
 
 def statements_of(path: Path, what: Any) -> list[str]:

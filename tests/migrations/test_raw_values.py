@@ -129,6 +129,9 @@ ACCEPTED: Final[Mapping[str, Mapping[str, list[object]]]] = {
         "requester_type": [None],
         "parent_id": ["1", None],
         "traceparent": [None],
+        "end_code": [None],
+        "status_cause": [None],
+        "content_digest": [None],
     },
     "action_records": {
         "id": ["2020", "1", None],

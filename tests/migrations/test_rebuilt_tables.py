@@ -72,14 +72,21 @@ def before(before_path: Path, tmp_path: Path) -> Path:
 
 
 def old_columns(now: Contents, before: Contents) -> Contents:
-    """The rows without the columns that were added, which are the last and empty."""
+    """The rows without the columns that were added, which are the last and empty but for end codes and digests."""
     found: Contents = {}
     for table, rows in now.items():
         if table not in before:
             assert not rows
             continue
         width = len(before[table][0]) if before[table] else 0
-        assert not any(value is not None for row in rows for value in row[width:])
+        for row in rows:
+            added = list(row[width:])
+            if table == "action_proposals":
+                *added, end_code, status_cause, digest = added
+                assert end_code == (row[6] if row[6] in ("failed", "cancelled") else None)
+                assert digest.startswith("oc1:")
+                added.append(status_cause)
+            assert not any(value is not None for value in added)
         found[table] = [row[:width] for row in rows]
     return found
 

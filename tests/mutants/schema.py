@@ -14,9 +14,8 @@ __all__ = ["MUTANTS"]
 
 _TEXT: Final = "src/operator_core/db/schema.py"
 _LEDGER: Final = "migrations/versions/0002_ledger.postgresql.sql"
-_ORIGIN: Final = "migrations/versions/0004_origin.postgresql.sql"
-_GUARD: Final = "migrations/versions/0005_stop.postgresql.sql"
-"""The revision that wrote the guard of proposals last."""
+_GUARD: Final = "migrations/versions/0007_ends.postgresql.sql"
+"""The revision that wrote the guard of proposals last, and the functions of their history."""
 _OUTCOMES: Final = "migrations/versions/0006_outcomes"
 _CONTRACT: Final = "tests/contract/"
 _RAW: Final = "tests/migrations/test_postgresql_raw_"
@@ -51,7 +50,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="called-off-retry-does-not-cascade-on-postgresql",
-        file=_LEDGER,
+        file=_GUARD,
         old="        OR coalesce(changed.next_retry_at, '-infinity') OPERATOR(pg_catalog.<>) coalesce(before.next_retry_at, '-infinity')\n    ORDER",
         new="    ORDER",
         tests=(
@@ -80,7 +79,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cascade-off-on-postgresql",
-        file=_LEDGER,
+        file=_GUARD,
         old="            PERFORM %1$I.action_proposals_cancel_dependants(ended);\n",
         new="            PERFORM 1;\n",
         tests=(_CONTRACT + "test_order.py::test_what_depends_on_it_is_cancelled_and_so_on",),
@@ -172,7 +171,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="anything-completes-a-failed-proposal-on-postgresql",
-        file=_OUTCOMES + ".py",
+        file=_GUARD,
         old="THEN %1$I.outcome_resolutions_done(OLD.id) END)",
         new="THEN true END)",
         tests=(_CONTRACT + "test_outcomes.py::test_no_other_door_leads_from_failed_to_completed",),
@@ -239,7 +238,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="run-can-be-edited-on-postgresql",
-        file=_ORIGIN,
+        file=_GUARD,
         old="    OR NEW.run_id IS DISTINCT FROM OLD.run_id\n",
         new="",
         tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),
@@ -262,5 +261,55 @@ MUTANTS: Final = (
         new="return []",
         tests=(_CONTRACT + "test_claim_proposal.py::test_it_takes_this_one_and_no_other",),
         why="claim_proposal executes what nobody asked for.",
+    ),
+    Mutant(
+        name="end-code-is-kept-by-a-retry-on-sqlite",
+        file=_TEXT,
+        old="            OR NEW.end_code IS NOT iif((NEW.status = 'cancelled' OR NEW.status = 'failed'), coalesce(NEW.end_code, NEW.status), NULL)\n",
+        new="",
+        tests=("tests/migrations/test_raw_ends.py::test_only_a_bad_end_has_a_code",),
+        why="A proposal that older code retries still looks as if it had failed.",
+    ),
+    Mutant(
+        name="end-code-is-kept-by-a-retry-on-postgresql",
+        file=_GUARD,
+        old="                    NEW.end_code := NULL;\n",
+        new="                    NULL;\n",
+        tests=(_RAW + "ends.py::test_only_a_bad_end_has_a_code",),
+        why="A proposal that older code retries still looks as if it had failed.",
+    ),
+    Mutant(
+        name="cause-is-inherited-on-sqlite",
+        file=_TEXT,
+        old="            OR NEW.status_cause IS NOT NULL AND NEW.status_cause IS OLD.status_cause)\n",
+        new="            )\n",
+        tests=(_CONTRACT + "test_ends.py::test_raw_sql_may_say_how_and_why",),
+        why="A move names the decision that caused another one.",
+    ),
+    Mutant(
+        name="cause-is-inherited-on-postgresql",
+        file=_GUARD,
+        old="                IF NEW.status_cause OPERATOR(pg_catalog.=) OLD.status_cause THEN\n",
+        new="                IF false THEN\n",
+        tests=(_CONTRACT + "test_ends.py::test_raw_sql_may_say_how_and_why",),
+        why="A move names the decision that caused another one.",
+    ),
+    Mutant(
+        name="stored-digest-can-be-edited-on-sqlite",
+        file=_TEXT,
+        old="    OR NEW.content_digest IS NOT OLD.content_digest AND (OLD.content_digest IS NULL AND ",
+        new="    OR NEW.content_digest IS NOT OLD.content_digest AND (",
+        tests=(
+            "tests/migrations/test_raw_ends.py::test_a_digest_has_one_form_and_is_written_once",
+        ),
+        why="Raw SQL makes an approval fit another content.",
+    ),
+    Mutant(
+        name="stored-digest-can-be-edited-on-postgresql",
+        file=_GUARD,
+        old="    OR OLD.content_digest IS NOT NULL AND NEW.content_digest IS DISTINCT FROM OLD.content_digest)",
+        new="    )",
+        tests=(_RAW + "ends.py::test_a_digest_has_one_form_and_is_written_once",),
+        why="Raw SQL makes an approval fit another content.",
     ),
 )

@@ -22,6 +22,7 @@ reason, proposed_by, proposed_at      no       The explanation, and who wrote it
 call_id, traceparent                  no       Links to the same call in other systems.
 idempotency_key                       no       It decides whether the proposal is written, not what runs.
 workflow_id, supersedes_id            no       Links between proposals. `depends_on` has the order of a workflow.
+content_digest                        no       The stored digest itself.
 id, created_at                        no       Not known before the row is written. A decision names the id itself.
 status and all that changes with it   no       The ledger sets them: times, version, retries, errors, end codes.
 ====================================  =======  ======================================================================
@@ -32,10 +33,16 @@ A change of this list or of the canonical form needs another version than ``oc1`
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
+from json.encoder import encode_basestring
+from operator import itemgetter
 from typing import Any, Final, NoReturn, TypeAlias, cast
+
+from pydantic_core import to_json
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.values import MAX_JSON_DEPTH, format_path, join_paths, to_utc
@@ -67,6 +74,10 @@ def canonical_bytes(value: object) -> bytes:
 
 def proposal_bytes(fields: Mapping[str, Any]) -> bytes:
     """Returns the bytes that `proposal_digest` hashes."""
+    return _usual_bytes(fields) or _bytes_by_rules(fields)
+
+
+def _bytes_by_rules(fields: Mapping[str, Any]) -> bytes:
     members: list[str] = []
     for name, key, write in _MEMBERS:
         value = fields.get(name)
@@ -181,11 +192,66 @@ _MEMBERS: Final = [
 ]
 
 
-_encode: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
+_TEXT: Final = frozenset({str})
+
+
+_names: Final = itemgetter("action_name", "agent_id", "requester_id", "run_id")
+_kinds: Final = itemgetter("action_type", "requester_type")
+_settings: Final = itemgetter("max_retries", "max_retry_delay", "retry_delay", "wait_on_failure")
+_unused: Final = itemgetter("depends_on", "expires_at", "parent_id", "scheduled_at", "ticket_id")
+
+
+def _usual_bytes(fields: Mapping[str, Any]) -> bytes | None:
+    """Returns the bytes of a usual proposal, in a third of the time; None for any other.
+
+    A usual one has no ticket, parent, times or dependencies, and nothing that would be refused.
+    """
+    try:
+        if _unused(fields) != ((), None, None, None, None) or "exclusive_key" in fields:
+            return None
+        name, agent, requester, run = map(_quoted, _names(fields))
+        kind, requester_type = map(_of_kind, _kinds(fields))
+        before, between, after = _around_parameters(*_settings(fields))
+        if name == "null" or kind == "null":
+            return None
+        return (
+            f'{_PREFIX}{{"action_name":{name},"action_type":{kind},"agent_id":{agent},{before}'
+            f'"parameters":{_canonical(fields["parameters"])},"parent_id":null,"requester_id":{requester},'
+            f'"requester_type":{requester_type},{between},"run_id":{run},{after}}}'
+        ).encode()
+    except (InvalidValue, KeyError, TypeError, UnicodeEncodeError):
+        # `_bytes_by_rules` finds the problem and its path.
+        return None
+
+
+def _quoted(value: object) -> str:
+    if value is None:
+        return "null"
+    if type(value) is not str:
+        raise TypeError
+    return encode_basestring(value)
+
+
+@lru_cache(256, typed=True)
+def _of_kind(value: object) -> str:
+    return "null" if value is None else _text("", value)
+
+
+@lru_cache(256, typed=True)
+def _around_parameters(
+    max_retries: object, max_retry_delay: object, retry_delay: object, wait_on_failure: object
+) -> tuple[str, str, str]:
+    """The members between the others, which few proposals change."""
+    retries = _integer("max_retries", max_retries)
+    longest = _seconds("max_retry_delay", max_retry_delay)
+    return (
+        f'"depends_on":[],"exclusive_key":null,"expires_at":null,"max_retries":{retries},"max_retry_delay":{longest},',
+        f'"retry_delay":{_seconds("retry_delay", retry_delay)}',
+        f'"scheduled_at":null,"ticket_id":null,"wait_on_failure":{_flag("wait_on_failure", wait_on_failure)}',
+    )
 
 
 def _canonical(value: object) -> str:
@@ -193,47 +259,46 @@ def _canonical(value: object) -> str:
 
 
 def _by_json(value: object) -> str | None:
-    """Returns the canonical form, written by `json`, or None if `json` may write another form or nothing.
+    """Returns the canonical form, written by Pydantic, or None if Pydantic may write another form or nothing.
 
-    For the usual value this takes a fourth of the time of `_by_rules`.
+    For the usual value this takes a sixth of the time of `_by_rules`.
     """
     try:
-        # First, because it finds circular references; `_is_usual` would follow each of them to the limit.
-        text = _encode(value)
-        _check_text(text, ())
-        return text if _is_usual(value) else None
+        text = to_json(_ordered(value, MAX_JSON_DEPTH)).decode()
     except Exception:
         # `_by_rules` finds the problem and its path.
         return None
+    return None if len(text) >= _LONG and _maybe_huge(text) else text
 
 
-def _is_usual(value: object) -> bool:
-    """Whether the canonical form of `value` is what `json` writes."""
-    level: list[Any] = [[value]]
-    for _ in range(MAX_JSON_DEPTH + 1):
-        below: list[Any] = []
-        for each in level:
-            if type(each) is dict:
-                for key in cast("dict[object, object]", each):
-                    # `json` sorts by code point. For ASCII that is the order of UTF-16 too.
-                    if type(key) is not str or not key.isascii():
-                        return False
-                items = cast("Iterable[object]", each.values())
-            else:
-                items = cast("Iterable[object]", each)
-            for item in items:
-                kind = type(item)
-                if kind in _SCALARS:
-                    continue
-                if kind is dict or kind is list:
-                    below.append(item)
-                # Outside these limits repr writes an exponent, often where ECMAScript writes none.
-                elif kind is not float or not (1e-4 <= abs(cast(float, item)) < 1e16 or item == 0):
-                    return False
-        if not below:
-            return True
-        level = below
-    return False
+# Python converts ints of this many digits whatever its limit is.
+_LONG: Final = 640
+_maybe_huge: Final = re.compile(rf"\d{{{_LONG}}}").search
+
+
+def _ordered(value: Any, levels: int) -> Any:
+    """Returns `value` with sorted keys; raises ValueError if its canonical form may not be what Pydantic writes."""
+    kind: object = type(cast(object, value))
+    if kind is dict:
+        # For ASCII, the order by code point is that of UTF-16 too.
+        if levels == 0 or not (_TEXT.issuperset(map(type, value)) and "".join(value).isascii()):
+            raise ValueError
+        ordered = {key: value[key] for key in sorted(value)}
+        if not _SCALARS.issuperset(map(type, value.values())):
+            for key, item in value.items():
+                if type(item) not in _SCALARS:
+                    ordered[key] = _ordered(item, levels - 1)
+        return ordered
+    if kind is list:
+        if levels == 0:
+            raise ValueError
+        if _SCALARS.issuperset(map(type, value)):
+            return value
+        return [_ordered(item, levels - 1) for item in value]
+    # Outside these limits, the exponent has another form.
+    if kind in _SCALARS or (kind is float and (1e-4 <= abs(value) < 1e16 or value == 0)):
+        return value
+    raise ValueError
 
 
 def _by_rules(value: object, path: _Path) -> str:

@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 
 from operator_core.actions.digest import proposal_digest
 from operator_core.actions.model import KEPT, Model
-from operator_core.actions.statuses import ActionStatus, ActionType, RequesterType
+from operator_core.actions.statuses import ActionStatus, ActionType, EndCode, RequesterType
 from operator_core.actions.values import (
     Dependencies,
+    Digest,
     Identifier,
     JsonObject,
     LongText,
@@ -189,10 +190,21 @@ class ActionProposal(ProposalRequest):
     version: Annotated[Version | None, KEPT] = Field(
         default=None, description="Counts the changes of the row, from 1. Set by the database."
     )
+    end_code: Annotated[EndCode | None, KEPT] = Field(
+        default=None,
+        description="How it has ended, if it is cancelled or failed. Set by the ledger.",
+    )
+    content_digest: Annotated[Digest | None, KEPT] = Field(
+        default=None,
+        description="The digest that the ledger stored when it was proposed; None if raw SQL wrote the row.",
+    )
 
     @property
     def digest(self) -> str:
-        """The digest of what was proposed: see `operator_core.actions.digest`. It is computed for each call."""
+        """The digest of what was proposed: see `operator_core.actions.digest`.
+
+        It is computed for each call. `content_digest` is the stored one.
+        """
         return proposal_digest(self.__dict__)
 
     @property

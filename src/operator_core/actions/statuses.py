@@ -2,7 +2,15 @@
 
 from enum import StrEnum
 
-__all__ = ["ActionStatus", "ActionType", "EventType", "HaltMode", "RequesterType", "WorkflowStatus"]
+__all__ = [
+    "ActionStatus",
+    "ActionType",
+    "EndCode",
+    "EventType",
+    "HaltMode",
+    "RequesterType",
+    "WorkflowStatus",
+]
 
 
 class ActionStatus(StrEnum):
@@ -33,6 +41,41 @@ class RequesterType(StrEnum):
     USER = "user"
     SYSTEM = "system"
     AGENT = "agent"
+
+
+class EndCode(StrEnum):
+    """How a cancelled or failed proposal has ended."""
+
+    DENIED = "denied"
+    """A rule denies it."""
+    REJECTED = "rejected"
+    """A person has rejected it."""
+    WITHDRAWN = "withdrawn"
+    """Its proposer or its requester has cancelled it."""
+    UNDECIDED = "undecided"
+    """It was not approved in time."""
+    EXPIRED = "expired"
+    """It was not started before its `expires_at`."""
+    APPROVAL_EXPIRED = "approval_expired"
+    """It was approved and not started in time."""
+    HALTED = "halted"
+    """A halt has cancelled it."""
+    SUPERSEDED = "superseded"
+    """Another proposal has taken its place."""
+    DEPENDENCY = "dependency"
+    """A proposal that it depends on has failed or was cancelled."""
+    CANCELLED = "cancelled"
+    """Somebody has cancelled it."""
+    FAILED = "failed"
+    """Its execution has failed."""
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    """Its execution has ended, and whether the action was done is not known."""
+    LIMIT = "limit"
+    """A limit does not allow it."""
+    NOT_BEGUN = "not_begun"
+    """It was claimed, and its execution was surely not begun."""
+    TAMPERED = "tampered"
+    """Its content does not fit its digest."""
 
 
 class EventType(StrEnum):

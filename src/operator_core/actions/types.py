@@ -12,6 +12,7 @@ from operator_core.actions.records import (
 from operator_core.actions.statuses import (
     ActionStatus,
     ActionType,
+    EndCode,
     EventType,
     HaltMode,
     RequesterType,
@@ -27,6 +28,7 @@ __all__ = [
     "ActionType",
     "Blocker",
     "Claim",
+    "EndCode",
     "EventType",
     "Halt",
     "HaltMode",

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_RETRIES",
     "MAX_TEXT",
     "Dependencies",
+    "Digest",
     "Identifier",
     "JsonObject",
     "LongText",
@@ -272,6 +273,7 @@ Name: TypeAlias = Annotated[str, _text(MAX_NAME, _NOT_BLANK)]
 Reason: TypeAlias = Annotated[str, _text(MAX_REASON, _NOT_BLANK)]
 LongText: TypeAlias = Annotated[str, _text(MAX_TEXT, _NO_NUL)]
 Traceparent: TypeAlias = Annotated[str, AfterValidator(_check_traceparent)]
+Digest: TypeAlias = Annotated[str, Field(strict=True, pattern="^oc1:[0-9a-f]{64}$")]
 Priority: TypeAlias = Annotated[int, Field(strict=True, ge=-32768, le=32767)]
 Retries: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)]
 Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=MAX_DELAY, allow_inf_nan=False)]

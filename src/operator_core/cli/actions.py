@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from operator_core.actions.errors import CorruptRow, NotFound
-from operator_core.actions.types import ActionStatus, StoredProposal, StoredRecord
+from operator_core.actions.types import ActionStatus, EndCode, StoredProposal, StoredRecord
 from operator_core.cli import views
 from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
 from operator_core.cli.formatting import plain
@@ -221,6 +221,9 @@ def list_command(
     call_id: Annotated[
         str | None, typer.Option(help="Only the proposal of this tool call.")
     ] = None,
+    end_code: Annotated[
+        EndCode | None, typer.Option(help="Only proposals that have ended so.")
+    ] = None,
     actor: Annotated[
         str | None, typer.Option(help="Only proposals that this actor moved last.")
     ] = None,
@@ -256,6 +259,7 @@ def list_command(
                 run_id=run_id,
                 parent_id=parent_id,
                 call_id=call_id,
+                end_code=end_code,
                 actor=actor,
                 worker=worker,
                 created_after=since,

@@ -67,7 +67,7 @@ def check_up(path: Path) -> Iterator[Finding]:
             yield _foreign_keys(connection, tables)
         else:
             yield from _schema(connection)
-            yield check_rows(
+            yield from check_rows(
                 lambda table, columns: connection.execute(
                     f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608
                 )

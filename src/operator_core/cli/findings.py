@@ -10,13 +10,14 @@ from typing import Any, Final
 from sqlalchemy import Connection, func
 from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import CorruptRow
+from operator_core.actions.errors import CorruptRow, InvalidValue
 from operator_core.actions.types import (
     ActionEvent,
     ActionProposal,
     ActionRecord,
     Halt,
     OutcomeResolution,
+    StoredProposal,
     Workflow,
 )
 from operator_core.db import migrate
@@ -103,28 +104,53 @@ def check_revision(revision: str | None, without: Callable[[], Finding]) -> Find
     return Finding("revision", Verdict.BROKEN, text)
 
 
-def check_rows(read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]) -> Finding:
-    """Checks that every row can be read; `read` takes a table and columns, and returns the rows."""
+def check_rows(
+    read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]],
+) -> Iterator[Finding]:
+    """Checks that every row can be read, and that the content of each proposal fits its stored digest.
+
+    `read` takes a table and columns, and returns the rows.
+    """
     counts: dict[str, int] = {}
+    edited: list[str] = []
+    digests = 0
 
     def unreadable() -> Iterator[str]:
+        nonlocal digests
         for table, model, convert in _ROWS:
             counts[table] = 0
             for row in read(table, list(model.model_fields)):
                 counts[table] += 1
                 try:
-                    convert(row)
+                    found = convert(row)
                 except CorruptRow as error:
                     yield str(error)
+                    continue
+                if isinstance(found, StoredProposal) and found.content_digest is not None:
+                    digests += 1
+                    if _digest(found) != found.content_digest:
+                        edited.append(f"proposal {found.id}: the digest is not that of its content")
 
     finding = told("rows", unreadable(), "")
-    if finding.verdict is not Verdict.OK:
-        return finding
+    if finding.verdict is Verdict.OK:
+        finding = Finding("rows", Verdict.OK, _counts(counts))
+    yield finding
+    yield told("digests", edited, f"{digests:,} fit the content of their proposals")
+
+
+def _digest(proposal: StoredProposal) -> str | None:
+    try:
+        return proposal.digest
+    except InvalidValue:
+        return None
+
+
+def _counts(counts: Mapping[str, int]) -> str:
     each = ", ".join(
         f"{count:,} {name.removeprefix('action_').removeprefix('outcome_')}"
         for name, count in counts.items()
     )
-    return Finding("rows", Verdict.OK, f"{each}: all readable")
+    return f"{each}: all readable"
 
 
 def compared(

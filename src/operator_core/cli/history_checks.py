@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Text,
     and_,
     case,
     cast,
@@ -274,6 +275,61 @@ def _bad_resolutions(_: Connection) -> Any:
     return select(*wrong.c)
 
 
+def _bad_ends(_: Connection) -> Any:
+    """Compares the end code, the cause and the digest of each row with the details of its events.
+
+    Events that are older than these columns have none.
+    """
+    event, row = EVENTS.c, PROPOSALS.c
+    details = cast(event.details, Text)
+    ended = event.to_status.in_((ActionStatus.CANCELLED.value, ActionStatus.FAILED.value))
+    moved = event.event_type == EventType.STATUS_CHANGED.value
+    last = (
+        select(func.max(event.id).label("id")).where(moved).group_by(event.proposal_id).subquery()
+    )
+    expected = case(
+        (row.end_code.is_(None), row.status_cause),
+        (
+            row.status_cause.is_(None),
+            literal('{"end_code":"') + row.end_code + literal('"}'),
+        ),
+        else_=literal('{"end_code":"')
+        + row.end_code
+        + literal('",')
+        + func.substr(row.status_cause, 2),
+    )
+    other_end = (
+        select(
+            row.id,
+            literal("has another end code or cause than the event of its last move").label(
+                "problem"
+            ),
+        )
+        .join_from(EVENTS, last, last.c.id == event.id)
+        .join(PROPOSALS, row.id == event.proposal_id)
+        .where(details.is_not(None), details.is_distinct_from(expected))
+    )
+    without_code = select(
+        event.proposal_id,
+        literal("has an event of a move whose end code and status do not fit"),
+    ).where(moved, details.is_not(None), details.like('{"end_code":%') != ended)
+    other_digest = (
+        select(row.id, literal("has another digest than the event of its creation"))
+        .join_from(EVENTS, PROPOSALS, row.id == event.proposal_id)
+        .where(
+            event.event_type == EventType.PROPOSAL_CREATED.value,
+            details.is_not(None),
+            details.is_distinct_from(literal('{"digest":"') + row.content_digest + literal('"}')),
+        )
+    )
+    of_status = select(row.id, literal("has an end code that its status does not have")).where(
+        row.end_code.is_(None)
+        == row.status.in_((ActionStatus.CANCELLED.value, ActionStatus.FAILED.value))
+    )
+    wrong = union_all(other_end, without_code, other_digest, of_status).subquery()
+    return select(*wrong.c)
+
+
 def _missing_events(_: Connection) -> Any:
     event = EVENTS.c
     versions = (
@@ -343,6 +399,12 @@ HISTORY_CHECKS: Final = (
         "the resolution of record {0} {1}",
         _bad_resolutions,
         "all are of unknown outcomes and have their events",
+    ),
+    Check(
+        "ends",
+        "proposal {0} {1}",
+        _bad_ends,
+        "every end code, cause and digest is that of the history",
     ),
     Check(
         "halts",

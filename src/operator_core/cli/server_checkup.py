@@ -60,7 +60,7 @@ def _check_up(conn: Connection) -> list[Finding]:
         findings += [
             *_schema(conn),
             *check_objects(conn),
-            check_rows(lambda name, columns: _rows(conn, name, columns)),
+            *check_rows(lambda name, columns: _rows(conn, name, columns)),
             *ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS)),
         ]
     return findings

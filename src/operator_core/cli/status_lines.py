@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionStatus, StoredProposal, StoredRecord
+from operator_core.actions.types import ActionStatus, EndCode, StoredProposal, StoredRecord
 from operator_core.cli.formatting import clock, one_line, plain, span
 from operator_core.cli.table import Line, Span
 
@@ -19,6 +19,9 @@ _STYLES: Final = {
     ActionStatus.FAILED: "bold red",
     ActionStatus.CANCELLED: "dim",
 }
+
+_PLAIN_ENDS: Final = (None, EndCode.CANCELLED, EndCode.FAILED, EndCode.OUTCOME_UNKNOWN)
+"""The end codes that the status and the last record tell already."""
 
 _UNKNOWN: Final = "bold magenta"
 """Neither the colour of success nor that of failure."""
@@ -78,5 +81,7 @@ def remarks(proposal: StoredProposal, last: StoredRecord | None, now: datetime) 
             yield [(f"outcome unknown, {worker} stopped responding", _UNKNOWN)]
         else:
             yield [(f"last error: {one_line(proposal.last_error)}", "red")]
+    if proposal.end_code not in _PLAIN_ENDS:
+        yield [(f"end code {proposal.end_code}", "")]
     if proposal.next_retry_at is not None:
         yield [(f"next retry {clock(proposal.next_retry_at, now)}", "yellow")]

@@ -197,8 +197,12 @@ def _proposal_facts(
         yield "priority", [(str(proposal.priority), "")]
     yield "proposed", [(f"{when(proposal.proposed_at)} by {one_line(proposal.proposed_by)}", "")]
     yield from _origin(proposal)
+    if proposal.content_digest is not None:
+        yield "digest", [(proposal.content_digest, "")]
     yield from _moments(("not before", proposal.scheduled_at), ("expires", proposal.expires_at))
     yield from _moments(("validated", proposal.validated_at), ("cancelled", proposal.cancelled_at))
+    if proposal.end_code is not None:
+        yield "end code", [(proposal.end_code.value, "")]
     if proposal.max_retries:
         yield "retries", [(f"{proposal.retry_count} of {proposal.max_retries}", "")]
     yield from _moments(("next retry", proposal.next_retry_at))
@@ -288,7 +292,7 @@ def what_happened(event: ActionEvent) -> Line:
         event.event_type in (EventType.PROPOSAL_CREATED, EventType.STATUS_CHANGED)
         and event.to_status
     ):
-        return status_line(event.to_status)
+        return [*status_line(event.to_status), *_why(event)]
     if event.proposal_id is None:
         details = event.details or {}
         limits = [
@@ -302,6 +306,16 @@ def what_happened(event: ActionEvent) -> Line:
         of = ", ".join(limits) or "the whole ledger"
         return [(f"{what} (halt {details.get('halt')}): {of}", "bold red")]
     return [(event.event_type.value.replace("_", " "), "")]
+
+
+def _why(event: ActionEvent) -> Line:
+    """Formats the end code of a move, unless it is the name of the status, and its cause."""
+    told = [
+        one_line(str(value)) if name == "end_code" else f"{name} {value}"
+        for name, value in (event.details or {}).items()
+        if name != "digest" and value != event.to_status
+    ]
+    return [(f" ({', '.join(told)})", "")] if told else []
 
 
 def tally_table(tally: Tally) -> Iterator[Line]:

@@ -110,7 +110,7 @@ CREATE TABLE IF NOT EXISTS action_proposals (
     version INTEGER DEFAULT 1 NOT NULL,
     workflow_id INTEGER,
     depends_on TEXT,
-    wait_on_failure BOOLEAN DEFAULT 0 NOT NULL, requester_id TEXT, requester_type TEXT, agent_id TEXT, run_id TEXT, parent_id INTEGER, call_id TEXT, traceparent TEXT,
+    wait_on_failure BOOLEAN DEFAULT 0 NOT NULL, requester_id TEXT, requester_type TEXT, agent_id TEXT, run_id TEXT, parent_id INTEGER, call_id TEXT, traceparent TEXT, end_code TEXT, status_cause TEXT, content_digest TEXT,
     CONSTRAINT fk_action_proposals_ticket_id_tickets FOREIGN KEY(ticket_id) REFERENCES tickets (id),
     CONSTRAINT ck_action_proposals_action_type CHECK (action_type = 'subject' OR action_type = 'tool' OR action_type = 'workflow'),
     CONSTRAINT ck_action_proposals_status CHECK (status = 'proposed' OR status = 'validated' OR status = 'executing' OR status = 'completed' OR status = 'failed' OR status = 'cancelled')
@@ -212,6 +212,8 @@ CREATE INDEX IF NOT EXISTS idx_action_proposals_run_agent ON action_proposals (r
 CREATE UNIQUE INDEX IF NOT EXISTS uq_outcome_resolutions_record_id ON outcome_resolutions (record_id);
 
 CREATE INDEX IF NOT EXISTS idx_action_records_unknown ON action_records (id) WHERE outcome_unknown = 1;
+
+CREATE INDEX IF NOT EXISTS idx_action_proposals_end_code ON action_proposals (end_code, id) WHERE end_code IS NOT NULL;
 
 CREATE VIEW IF NOT EXISTS action_halts_asked AS SELECT action_name, agent_id, run_id, parent_id, 0 AS starts FROM action_proposals WHERE 0;
 
@@ -584,18 +586,20 @@ END;
 CREATE TRIGGER IF NOT EXISTS action_events_genuine
 BEFORE INSERT ON action_events
 WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND (
-    NEW.record_id IS NULL AND NEW.success IS NULL AND NEW.worker IS NULL AND (NEW.details IS NULL AND (
+    NEW.record_id IS NULL AND NEW.success IS NULL AND NEW.worker IS NULL AND (
         NEW.event_type = 'status_changed' AND NEW.from_status <> NEW.to_status
-            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version
+                AND NEW.details IS iif(end_code IS NULL, status_cause, '{"end_code":"' || end_code || '"' || coalesce(',' || substr(status_cause, 2), '}')))
             AND (SELECT to_status FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1) IS NOT NEW.to_status
         OR NEW.event_type = 'proposal_created' AND NEW.from_status IS NULL AND NEW.version = 1
-            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version)
+            AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version
+                AND NEW.details IS '{"digest":"' || content_digest || '"}')
             AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id = NEW.proposal_id)
-        OR (NEW.event_type = 'retry_scheduled' OR NEW.event_type = 'retry_cancelled') AND NEW.from_status = NEW.to_status
+        OR (NEW.event_type = 'retry_scheduled' OR NEW.event_type = 'retry_cancelled') AND NEW.details IS NULL AND NEW.from_status = NEW.to_status
             AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = NEW.to_status AND version = NEW.version AND (next_retry_at IS NULL) = (NEW.event_type = 'retry_cancelled')
                 AND status_changed_by IS NEW.actor AND status_reason IS NEW.reason)
             AND coalesce((SELECT version FROM action_events WHERE proposal_id = NEW.proposal_id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1), 0) < NEW.version
-            AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+            AND NEW.occurred_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
         OR NEW.proposal_id IS NULL AND NEW.from_status IS NULL AND NEW.to_status IS NULL AND NEW.version IS NULL
             AND EXISTS (SELECT 1 FROM action_halts_told WHERE id = CAST(substr(NEW.details, 9) AS INTEGER) AND details = NEW.details AND event_type = NEW.event_type AND actor = NEW.actor AND reason = NEW.reason AND occurred_at = NEW.occurred_at)
             AND NOT EXISTS (SELECT 1 FROM action_events WHERE proposal_id IS NULL AND details = NEW.details AND event_type = NEW.event_type))
@@ -641,6 +645,10 @@ BEGIN
     SET status = 'cancelled',
         status_reason = iif(id = NEW.id, 'a proposal that it depends on has failed or was cancelled',
             'proposal ' || NEW.id || ', which it depends on, was cancelled'),
+        end_code = 'dependency',
+        status_cause = '{"proposal":' || iif(id <> NEW.id, NEW.id, (
+            SELECT min(depends_on_id) FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+            WHERE proposal_id = NEW.id AND (needed.status = 'cancelled' OR needed.status = 'failed' AND needed.next_retry_at IS NULL))) || '}',
         status_changed_by = 'ledger',
         cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
         status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
@@ -669,6 +677,8 @@ BEGIN
     UPDATE action_proposals
     SET status = 'cancelled',
         status_reason = 'proposal ' || NEW.id || ', which it depends on, ' || iif(NEW.status = 'failed', 'failed', 'was cancelled'),
+        end_code = 'dependency',
+        status_cause = '{"proposal":' || NEW.id || '}',
         status_changed_by = 'ledger',
         cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
         status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
@@ -693,18 +703,25 @@ BEGIN
         status_reason = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
         status_changed_at = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')), NEW.status_changed_at),
         updated_at = iif(NEW.updated_at > OLD.updated_at, NEW.updated_at, coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now'))),
-        version = OLD.version + 1
+        version = OLD.version + 1,
+        end_code = iif((NEW.status = 'cancelled' OR NEW.status = 'failed'), coalesce(NEW.end_code, NEW.status), NULL),
+        status_cause = iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) OR NEW.status_cause IS OLD.status_cause, NULL, NEW.status_cause)
     WHERE NEW.status IS NOT OLD.status
-        AND (NEW.version IS NOT OLD.version + 1 OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE OR (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL))
+        AND (NEW.version IS NOT OLD.version + 1 OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE OR (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL)
+            OR NEW.end_code IS NOT iif((NEW.status = 'cancelled' OR NEW.status = 'failed'), coalesce(NEW.end_code, NEW.status), NULL)
+            OR NEW.status_cause IS NOT NULL AND NEW.status_cause IS OLD.status_cause)
         AND id = NEW.id;
-    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at, version)
+    INSERT INTO action_events (proposal_id, event_type, from_status, to_status, actor, reason, occurred_at, version, details)
     VALUES (NEW.id,
         CASE WHEN NEW.status IS NOT OLD.status THEN 'status_changed'
             WHEN NEW.next_retry_at IS NULL THEN 'retry_cancelled' ELSE 'retry_scheduled' END,
         OLD.status, NEW.status,
         iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
         iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
-        strftime('%Y-%m-%d %H:%M:%f000', 'now'), OLD.version + 1);
+        strftime('%Y-%m-%d %H:%M:%f000', 'now'), OLD.version + 1,
+        CASE WHEN NEW.status IS NOT OLD.status THEN
+            iif((NEW.status = 'cancelled' OR NEW.status = 'failed'), '{"end_code":"' || coalesce(NEW.end_code, NEW.status) || '"' || coalesce(',' || substr(iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) OR NEW.status_cause IS OLD.status_cause, NULL, NEW.status_cause), 2), '}'),
+                iif((NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL) OR NEW.status_cause IS OLD.status_cause, NULL, NEW.status_cause)) END);
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_updated_at
@@ -724,7 +741,7 @@ CREATE TRIGGER IF NOT EXISTS action_proposals_guarded
 BEFORE UPDATE ON action_proposals
 WHEN NEW.id IS NOT OLD.id
     OR NEW.status IS OLD.status
-        AND (NEW.version <> OLD.version AND (NEW.version <> OLD.version + 1 OR (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
+        AND (NEW.end_code IS NOT OLD.end_code OR NEW.status_cause IS NOT OLD.status_cause OR NEW.version <> OLD.version AND (NEW.version <> OLD.version + 1 OR (NEW.updated_at IS OLD.updated_at OR (NEW.updated_at > OLD.updated_at) IS NOT TRUE
             AND coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')) > OLD.updated_at))
             OR NEW.version IS OLD.version AND NEW.updated_at > OLD.updated_at
             OR NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.version IS OLD.version OR (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL))
@@ -735,9 +752,10 @@ WHEN NEW.id IS NOT OLD.id
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_not_renumbered: an id never changes') WHERE NEW.id IS NOT OLD.id;
     SELECT RAISE(ABORT, 'action_proposals_attributed: who acts and why is said with what is done')
-    WHERE NEW.next_retry_at IS OLD.next_retry_at AND (NEW.status_changed_by IS NOT OLD.status_changed_by OR NEW.status_reason IS NOT OLD.status_reason OR NEW.status_changed_at IS NOT OLD.status_changed_at);
+    WHERE NEW.end_code IS NOT OLD.end_code OR NEW.status_cause IS NOT OLD.status_cause
+        OR NEW.next_retry_at IS OLD.next_retry_at AND (NEW.status_changed_by IS NOT OLD.status_changed_by OR NEW.status_reason IS NOT OLD.status_reason OR NEW.status_changed_at IS NOT OLD.status_changed_at);
     UPDATE action_proposals
-    SET id = NEW.id, ticket_id = NEW.ticket_id, action_name = NEW.action_name, action_type = NEW.action_type, parameters = NEW.parameters, reason = NEW.reason, status = NEW.status, proposed_at = NEW.proposed_at, proposed_by = NEW.proposed_by, validated_at = NEW.validated_at, cancelled_at = NEW.cancelled_at, created_at = NEW.created_at, idempotency_key = NEW.idempotency_key, priority = NEW.priority, scheduled_at = NEW.scheduled_at, expires_at = NEW.expires_at, max_retries = NEW.max_retries, retry_delay = NEW.retry_delay, max_retry_delay = NEW.max_retry_delay, retry_count = NEW.retry_count, next_retry_at = NEW.next_retry_at, last_error = NEW.last_error, workflow_id = NEW.workflow_id, depends_on = NEW.depends_on, wait_on_failure = NEW.wait_on_failure, requester_id = NEW.requester_id, requester_type = NEW.requester_type, agent_id = NEW.agent_id, run_id = NEW.run_id, parent_id = NEW.parent_id, call_id = NEW.call_id, traceparent = NEW.traceparent,
+    SET id = NEW.id, ticket_id = NEW.ticket_id, action_name = NEW.action_name, action_type = NEW.action_type, parameters = NEW.parameters, reason = NEW.reason, status = NEW.status, proposed_at = NEW.proposed_at, proposed_by = NEW.proposed_by, validated_at = NEW.validated_at, cancelled_at = NEW.cancelled_at, created_at = NEW.created_at, idempotency_key = NEW.idempotency_key, priority = NEW.priority, scheduled_at = NEW.scheduled_at, expires_at = NEW.expires_at, max_retries = NEW.max_retries, retry_delay = NEW.retry_delay, max_retry_delay = NEW.max_retry_delay, retry_count = NEW.retry_count, next_retry_at = NEW.next_retry_at, last_error = NEW.last_error, workflow_id = NEW.workflow_id, depends_on = NEW.depends_on, wait_on_failure = NEW.wait_on_failure, requester_id = NEW.requester_id, requester_type = NEW.requester_type, agent_id = NEW.agent_id, run_id = NEW.run_id, parent_id = NEW.parent_id, call_id = NEW.call_id, traceparent = NEW.traceparent, content_digest = NEW.content_digest,
         status_changed_by = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), 'raw SQL', NEW.status_changed_by),
         status_reason = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), NULL, NEW.status_reason),
         status_changed_at = iif(NEW.next_retry_at IS NOT OLD.next_retry_at AND (NEW.status_changed_at IS NULL OR NEW.status_changed_at IS OLD.status_changed_at OR NEW.status_changed_by IS NULL), coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', OLD.status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')), NEW.status_changed_at),
@@ -766,7 +784,9 @@ WHEN NEW.status IS NOT OLD.status
         OR CASE WHEN OLD.status = 'failed' AND NEW.status = 'completed' THEN (
             SELECT event_type = 'outcome_resolved' AND success AND record_id = (SELECT max(id) FROM action_records WHERE proposal_id = OLD.id)
             FROM action_events WHERE proposal_id = OLD.id ORDER BY id DESC LIMIT 1) END) IS NOT TRUE
-        OR NEW.status = 'executing' AND (NEW.scheduled_at IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.depends_on IS NOT NULL))
+        OR NEW.status = 'executing' AND (NEW.scheduled_at IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.depends_on IS NOT NULL)
+        OR NEW.end_code IS NOT NULL AND ((NEW.status = 'cancelled' OR NEW.status = 'failed') IS NOT TRUE AND NEW.end_code IS NOT OLD.end_code OR (NEW.end_code = 'failed' OR NEW.end_code = 'cancelled' OR NEW.end_code = 'denied' OR NEW.end_code = 'rejected' OR NEW.end_code = 'withdrawn' OR NEW.end_code = 'undecided' OR NEW.end_code = 'expired' OR NEW.end_code = 'approval_expired' OR NEW.end_code = 'halted' OR NEW.end_code = 'superseded' OR NEW.end_code = 'dependency' OR NEW.end_code = 'outcome_unknown' OR NEW.end_code = 'limit' OR NEW.end_code = 'not_begun' OR NEW.end_code = 'tampered') IS NOT TRUE)
+        OR NEW.status_cause IS NOT NULL AND (NEW.status_cause < x'' AND (NEW.status_cause GLOB '{"rule":*' OR NEW.status_cause GLOB '{"decision":*' OR NEW.status_cause GLOB '{"grant":*' OR NEW.status_cause GLOB '{"halt":*' OR NEW.status_cause GLOB '{"limit":*' OR NEW.status_cause GLOB '{"proposal":*') AND CAST(substr(NEW.status_cause, instr(NEW.status_cause, ':') + 1) AS INTEGER) BETWEEN 1 AND 4611686018427387903 AND NEW.status_cause = substr(NEW.status_cause, 1, instr(NEW.status_cause, ':')) || CAST(substr(NEW.status_cause, instr(NEW.status_cause, ':') + 1) AS INTEGER) || '}') IS NOT TRUE)
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_lifecycle: the lifecycle has no such step') WHERE (OLD.status = 'proposed' AND (NEW.status = 'validated' OR NEW.status = 'cancelled')
         OR OLD.status = 'validated' AND (NEW.status = 'executing' OR NEW.status = 'cancelled')
@@ -776,6 +796,12 @@ BEGIN
         OR CASE WHEN OLD.status = 'failed' AND NEW.status = 'completed' THEN (
             SELECT event_type = 'outcome_resolved' AND success AND record_id = (SELECT max(id) FROM action_records WHERE proposal_id = OLD.id)
             FROM action_events WHERE proposal_id = OLD.id ORDER BY id DESC LIMIT 1) END) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_attributed: an end code belongs to a move to cancelled or failed')
+    WHERE NEW.end_code IS NOT NULL AND (NEW.status = 'cancelled' OR NEW.status = 'failed') IS NOT TRUE AND NEW.end_code IS NOT OLD.end_code;
+    SELECT RAISE(ABORT, 'action_proposals_values: end_code is not what the ledger takes')
+    WHERE NEW.end_code IS NOT NULL AND (NEW.end_code = 'failed' OR NEW.end_code = 'cancelled' OR NEW.end_code = 'denied' OR NEW.end_code = 'rejected' OR NEW.end_code = 'withdrawn' OR NEW.end_code = 'undecided' OR NEW.end_code = 'expired' OR NEW.end_code = 'approval_expired' OR NEW.end_code = 'halted' OR NEW.end_code = 'superseded' OR NEW.end_code = 'dependency' OR NEW.end_code = 'outcome_unknown' OR NEW.end_code = 'limit' OR NEW.end_code = 'not_begun' OR NEW.end_code = 'tampered') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: status_cause is not what the ledger takes')
+    WHERE NEW.status_cause IS NOT NULL AND (NEW.status_cause < x'' AND (NEW.status_cause GLOB '{"rule":*' OR NEW.status_cause GLOB '{"decision":*' OR NEW.status_cause GLOB '{"grant":*' OR NEW.status_cause GLOB '{"halt":*' OR NEW.status_cause GLOB '{"limit":*' OR NEW.status_cause GLOB '{"proposal":*') AND CAST(substr(NEW.status_cause, instr(NEW.status_cause, ':') + 1) AS INTEGER) BETWEEN 1 AND 4611686018427387903 AND NEW.status_cause = substr(NEW.status_cause, 1, instr(NEW.status_cause, ':')) || CAST(substr(NEW.status_cause, instr(NEW.status_cause, ':') + 1) AS INTEGER) || '}') IS NOT TRUE;
     SELECT RAISE(ABORT, 'action_proposals_not_due: it is scheduled for later') WHERE NEW.scheduled_at > strftime('%Y-%m-%d %H:%M:%f000', 'now');
     SELECT RAISE(ABORT, 'action_proposals_expired: it was not started in time') WHERE NEW.expires_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now');
     SELECT RAISE(ABORT, 'action_proposals_dependency_pending: what it depends on is not completed')
@@ -786,13 +812,20 @@ END;
 CREATE TRIGGER IF NOT EXISTS action_proposals_created
 AFTER INSERT ON action_proposals
 BEGIN
-    UPDATE action_proposals SET status_changed_by = 'raw SQL', status_changed_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
-    WHERE NEW.status_changed_by IS NULL AND id = NEW.id;
-    INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at, version)
+    UPDATE action_proposals
+    SET status_changed_by = coalesce(NEW.status_changed_by, 'raw SQL'),
+        status_changed_at = iif(NEW.status_changed_by IS NULL, strftime('%Y-%m-%d %H:%M:%f000', 'now'), NEW.status_changed_at),
+        end_code = iif((NEW.status = 'cancelled' OR NEW.status = 'failed'), NEW.status, NULL)
+    WHERE (NEW.status_changed_by IS NULL OR (NEW.status = 'cancelled' OR NEW.status = 'failed') AND NEW.end_code IS NULL) AND id = NEW.id;
+    INSERT INTO action_events (proposal_id, event_type, to_status, actor, reason, occurred_at, version, details)
     VALUES (NEW.id, 'proposal_created', NEW.status, coalesce(NEW.status_changed_by, 'raw SQL'),
-        NEW.reason, strftime('%Y-%m-%d %H:%M:%f000', 'now'), 1);
+        NEW.reason, strftime('%Y-%m-%d %H:%M:%f000', 'now'), 1, '{"digest":"' || NEW.content_digest || '"}');
     UPDATE action_proposals
     SET status = 'cancelled', status_reason = 'a proposal that it depends on has failed or was cancelled',
+        end_code = 'dependency',
+        status_cause = '{"proposal":' || (
+            SELECT min(depends_on_id) FROM action_dependencies JOIN action_proposals AS needed ON needed.id = depends_on_id
+            WHERE proposal_id = NEW.id AND (needed.status = 'cancelled' OR needed.status = 'failed' AND needed.next_retry_at IS NULL)) || '}',
         status_changed_by = 'ledger',
         cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
         status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
@@ -844,6 +877,8 @@ WHEN (NEW.id >= 1
     AND (NEW.cancelled_at IS NULL OR NEW.cancelled_at = NEW.created_at OR NEW.cancelled_at < '9999' AND NEW.cancelled_at >= '1970-01-01' AND NEW.cancelled_at GLOB '????-*' AND julianday(NEW.cancelled_at) IS NOT NULL)
     AND (NEW.scheduled_at IS NULL OR NEW.scheduled_at = NEW.created_at OR NEW.scheduled_at < '9999' AND NEW.scheduled_at >= '1970-01-01' AND NEW.scheduled_at GLOB '????-*' AND julianday(NEW.scheduled_at) IS NOT NULL)
     AND (NEW.expires_at IS NULL OR NEW.expires_at = NEW.created_at OR NEW.expires_at < '9999' AND NEW.expires_at >= '1970-01-01' AND NEW.expires_at GLOB '????-*' AND julianday(NEW.expires_at) IS NOT NULL)
+    AND (NEW.content_digest IS NULL OR NEW.content_digest < x'' AND length(CAST(NEW.content_digest AS BLOB)) = 68 AND NEW.content_digest GLOB 'oc1:[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]')
+    AND NEW.status_cause IS NULL AND (NEW.end_code IS NULL OR NEW.end_code = NEW.status AND (NEW.status = 'cancelled' OR NEW.status = 'failed'))
     AND (NEW.version = 1 AND NEW.retry_count = 0 AND NEW.next_retry_at IS NULL AND NEW.last_error IS NULL)) IS NOT TRUE
 BEGIN
     SELECT RAISE(ABORT, 'action_proposals_created: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
@@ -868,13 +903,15 @@ BEGIN
     SELECT RAISE(ABORT, 'action_proposals_values: cancelled_at is not what the ledger takes') WHERE (NEW.cancelled_at IS NULL OR NEW.cancelled_at = NEW.created_at OR NEW.cancelled_at < '9999' AND NEW.cancelled_at >= '1970-01-01' AND NEW.cancelled_at GLOB '????-*' AND julianday(NEW.cancelled_at) IS NOT NULL) IS NOT TRUE;
     SELECT RAISE(ABORT, 'action_proposals_values: scheduled_at is not what the ledger takes') WHERE (NEW.scheduled_at IS NULL OR NEW.scheduled_at = NEW.created_at OR NEW.scheduled_at < '9999' AND NEW.scheduled_at >= '1970-01-01' AND NEW.scheduled_at GLOB '????-*' AND julianday(NEW.scheduled_at) IS NOT NULL) IS NOT TRUE;
     SELECT RAISE(ABORT, 'action_proposals_values: expires_at is not what the ledger takes') WHERE (NEW.expires_at IS NULL OR NEW.expires_at = NEW.created_at OR NEW.expires_at < '9999' AND NEW.expires_at >= '1970-01-01' AND NEW.expires_at GLOB '????-*' AND julianday(NEW.expires_at) IS NOT NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_values: content_digest is not what the ledger takes') WHERE (NEW.content_digest IS NULL OR NEW.content_digest < x'' AND length(CAST(NEW.content_digest AS BLOB)) = 68 AND NEW.content_digest GLOB 'oc1:[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_proposals_attributed: an end code or a cause belongs to a move') WHERE NEW.status_cause IS NOT NULL OR (NEW.end_code IS NULL OR NEW.end_code = NEW.status AND (NEW.status = 'cancelled' OR NEW.status = 'failed')) IS NOT TRUE;
     SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps version, retry_count, next_retry_at and last_error') WHERE (NEW.version = 1 AND NEW.retry_count = 0 AND NEW.next_retry_at IS NULL AND NEW.last_error IS NULL) IS NOT TRUE;
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_immutable
 BEFORE UPDATE OF ticket_id, action_name, action_type, parameters, reason, proposed_at, proposed_by,
     created_at, idempotency_key, priority, scheduled_at, expires_at, max_retries, retry_delay, max_retry_delay, workflow_id, depends_on, wait_on_failure,
-    requester_id, requester_type, agent_id, run_id, parent_id, call_id, traceparent ON action_proposals
+    requester_id, requester_type, agent_id, run_id, parent_id, call_id, traceparent, content_digest ON action_proposals
 WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.action_name IS NOT OLD.action_name
     OR NEW.action_type IS NOT OLD.action_type
@@ -900,7 +937,10 @@ WHEN NEW.ticket_id IS NOT OLD.ticket_id
     OR NEW.parent_id IS NOT OLD.parent_id
     OR NEW.call_id IS NOT OLD.call_id
     OR NEW.traceparent IS NOT OLD.traceparent
+    OR NEW.content_digest IS NOT OLD.content_digest AND (OLD.content_digest IS NULL AND NEW.content_digest < x'' AND length(CAST(NEW.content_digest AS BLOB)) = 68 AND NEW.content_digest GLOB 'oc1:[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]') IS NOT TRUE
 BEGIN
+    SELECT RAISE(ABORT, 'action_proposals_values: content_digest is not what the ledger takes')
+    WHERE OLD.content_digest IS NULL AND (NEW.content_digest < x'' AND length(CAST(NEW.content_digest AS BLOB)) = 68 AND NEW.content_digest GLOB 'oc1:[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]') IS FALSE;
     SELECT RAISE(ABORT, 'action_proposals_immutable: what was proposed can not be edited');
 END;
 

@@ -39,7 +39,7 @@ from operator_core.actions.errors import (
     LeaseLost,
     NotFound,
 )
-from operator_core.actions.types import ActionStatus, HaltMode
+from operator_core.actions.types import ActionStatus, EndCode, HaltMode
 from operator_core.db.ledger.halted import covering_execution, is_any_open, unhalted
 from operator_core.db.ledger.partial import in_parts
 from operator_core.db.ledger.status import moved
@@ -236,6 +236,18 @@ class Manner(NamedTuple):
     actor: str | None
     reason: str | None = None
     leased: bool = False
+    begun: bool = True
+    """False if the executions were surely not begun."""
+
+    @property
+    def end_code(self) -> EndCode | None:
+        """The end code of the proposals, or None if they are completed."""
+        if not self.begun:
+            return EndCode.NOT_BEGUN
+        return _END_CODES[self.success]
+
+
+_END_CODES: Final = {True: None, False: EndCode.FAILED, None: EndCode.OUTCOME_UNKNOWN}
 
 
 def _retry_at() -> Any:
@@ -246,12 +258,13 @@ def _retry_at() -> Any:
 _REASON = bindparam("for_reason", type_=Text())
 
 
-def _outcome(success: bool, by: Any, why: Any, reason: Any = _REASON) -> dict[str, Any]:
+def _outcome(end_code: EndCode | None, by: Any, why: Any, reason: Any = _REASON) -> dict[str, Any]:
     """The columns that an UPDATE of a proposal sets when its execution ends, including the time of a retry."""
-    if success:
+    if end_code is None:
         return moved(ActionStatus.COMPLETED, status_changed_by=by, status_reason=reason)
     return moved(
         ActionStatus.FAILED,
+        end_code=end_code,
         status_changed_by=by,
         status_reason=func.coalesce(reason, why),
         last_error=why,
@@ -268,7 +281,7 @@ _BY = _named(bindparam("actor", type_=Text()))
 
 
 @cache
-def _end_on_server(success: bool | None, leased: bool) -> Select[Any]:
+def _end_on_server(success: bool | None, leased: bool, end_code: EndCode | None) -> Select[Any]:
     arrays = (
         bindparam(name, type_=ARRAY(kind))
         for name, kind in (("ids", BigInteger()), ("results", Text()), ("errors", Text()))
@@ -301,7 +314,7 @@ def _end_on_server(success: bool | None, leased: bool) -> Select[Any]:
             _P.id == ended.c.proposal_id,
             nearly_all(*_executed_by(ended.c.id), *claimed),
         )
-        .values(_outcome(success is True, ended.c.completed_by, ended.c.error_message))
+        .values(_outcome(end_code, ended.c.completed_by, ended.c.error_message))
         .returning(_P.id)
         .cte("moved")
     )
@@ -332,7 +345,7 @@ def _complete_many() -> Select[Any]:
     moved = (
         update(PROPOSALS)
         .where(_P.id == ended.c.proposal_id, nearly_all(*_executed_by(ended.c.id)))
-        .values(_outcome(True, ended.c.completed_by, null(), ended.c.reason))
+        .values(_outcome(None, ended.c.completed_by, null(), ended.c.reason))
         .returning(_P.id)
         .cte("moved")
     )
@@ -364,9 +377,10 @@ _END_RECORD = (
 
 
 @cache
-def end_proposal(*, success: bool) -> Update:
+def end_proposal(end_code: EndCode | None) -> Update:
     """An UPDATE that moves the proposal of an ended record, if that record is its current execution.
 
+    It completes the proposal, or fails it with the `end_code`.
     Its parameters are `proposal`, `record`, `by` (the actor), `why` (the error of a failure) and `for_reason`.
     """
     return (
@@ -375,7 +389,7 @@ def end_proposal(*, success: bool) -> Update:
             _P.id == bindparam("proposal"),
             *_executed_by(bindparam("record", type_=BigInteger())),
         )
-        .values(_outcome(success, bindparam("by", type_=Text()), bindparam("why", type_=Text())))
+        .values(_outcome(end_code, bindparam("by", type_=Text()), bindparam("why", type_=Text())))
     )
 
 
@@ -392,7 +406,7 @@ def end(endings: Sequence[Ending], manner: Manner) -> SingleStatement[set[int]]:
         "actor": manner.actor,
         "for_reason": manner.reason,
     }
-    statement = _end_on_server(manner.success, manner.leased)
+    statement = _end_on_server(manner.success, manner.leased, manner.end_code)
 
     def unit(conn: Connection) -> set[int]:
         if is_sqlite(conn):
@@ -462,7 +476,7 @@ def _end_on_sqlite(conn: Connection, endings: Sequence[Ending], manner: Manner) 
             )
     # The proposals follow after all records, as on a server.
     for parameters in proposals:
-        fetch(conn, end_proposal(success=manner.success is True), parameters)
+        fetch(conn, end_proposal(manner.end_code), parameters)
     return ended
 
 

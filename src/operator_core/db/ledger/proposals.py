@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 
+from operator_core.actions.digest import proposal_digest
 from operator_core.actions.errors import (
     CommitOutcomeUnknown,
     Conflict,
@@ -21,7 +22,13 @@ from operator_core.actions.errors import (
     NotFound,
 )
 from operator_core.actions.model import KEPT
-from operator_core.actions.types import ActionProposal, ProposalRequest, StoredProposal
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionStatus,
+    EndCode,
+    ProposalRequest,
+    StoredProposal,
+)
 from operator_core.db.ledger.partial import IGNORED
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.base import JSONText, array_of, encode_json
@@ -81,6 +88,7 @@ _WRITTEN: Final = (
         if name not in _SET_BY_LEDGER or name == "workflow_id"
     ),
     "status_changed_by",
+    "content_digest",
 )
 
 
@@ -92,7 +100,7 @@ def _several(*names: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
 
 _set_by_ledger: Final = _several(*_SET_BY_LEDGER)
 _BEFORE: Final = tuple(_SET_BY_LEDGER.values())
-_written: Final = _several(*_WRITTEN[:-1])
+_written: Final = _several(*_WRITTEN[:-2])
 
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
@@ -187,10 +195,9 @@ class NewProposals:
         self.values.append(_values(proposal, self._actor, self._max_json_bytes, workflow_id))
         self.proposals.append(proposal)
 
-    def each(self) -> Iterator[tuple[ActionProposal, int | None]]:
-        """Each proposal, and the id of its workflow or None."""
-        for proposal, values in zip(self.proposals, self.values, strict=True):
-            yield proposal, values.get("workflow_id")
+    def each(self) -> Iterator[tuple[ActionProposal, dict[str, Any]]]:
+        """Each proposal, and the values of its row."""
+        return zip(self.proposals, self.values, strict=True)
 
     @property
     def depends(self) -> bool:
@@ -222,18 +229,15 @@ def create_proposals(
         raise ConstraintViolation(IGNORED)
     created = iter(rows)
     return [
-        [
-            _stored(conn, proposal, workflow_id, next(created))
-            for proposal, workflow_id in new.each()
-        ]
+        [_stored(conn, proposal, values, next(created)) for proposal, values in new.each()]
         for new in several
     ]
 
 
 def _stored(
-    conn: Connection, proposal: ActionProposal, workflow_id: int | None, row: Sequence[Any]
+    conn: Connection, proposal: ActionProposal, values: Mapping[str, Any], row: Sequence[Any]
 ) -> StoredProposal:
-    created = _with_row(proposal, row, workflow_id)
+    created = _with_row(proposal, values, row)
     if proposal.depends_on:
         # A trigger cancels it if a proposal that it depends on has already failed or been cancelled.
         return get_proposal(conn, created.id) or created
@@ -254,7 +258,7 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
     shortcut = Shortcut(
         _INSERT_ONE,
         values,
-        lambda rows: [_with_row(proposal, rows[0])] if rows else UNANSWERED,
+        lambda rows: [_with_row(proposal, values, rows[0])] if rows else UNANSWERED,
         explains=_OF_A_TRIGGER,
     )
     return SingleStatement(unit, shortcut, batch, shared)
@@ -268,7 +272,7 @@ def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredPropo
             return _missing(rows, several)
         created = iter(sorted(rows, key=itemgetter(0)))
         return [
-            [_with_row(proposal, next(created), of) for proposal, of in new.each()]
+            [_with_row(proposal, values, next(created)) for proposal, values in new.each()]
             for new in several
         ]
 
@@ -299,7 +303,7 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
     shortcut = Shortcut(
         _INSERT_UNLESS_THERE,
         {**values, "idempotency_key": key},
-        lambda rows: _with_row(proposal, rows[0]) if rows else UNANSWERED,
+        lambda rows: _with_row(proposal, values, rows[0]) if rows else UNANSWERED,
         explains=("23",),
     )
     return SingleStatement(unit, shortcut)
@@ -320,7 +324,7 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
             raise
         return _first_of_call(conn, proposal, key, error)
     if created is not None:
-        return _stored(conn, proposal, None, created)
+        return _stored(conn, proposal, values, created)
     found = replayed(conn, proposal, key)
     if found is None:
         raise ConstraintViolation(IGNORED)
@@ -455,13 +459,21 @@ def _values(
     values["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
     values["workflow_id"] = workflow_id
     values["status_changed_by"] = actor
+    values["content_digest"] = proposal_digest(fields)
     if _plan(values) == _NO_PLAN_VALUES:
         return dict(zip(_WITHOUT_PLAN, _without_plan(values), strict=True))
     return values
 
 
+# The end codes of imported proposals, which the database writes.
+_END_CODES: Final = {
+    ActionStatus.CANCELLED: EndCode.CANCELLED,
+    ActionStatus.FAILED: EndCode.FAILED,
+}
+
+
 def _with_row(
-    proposal: ActionProposal, row: Sequence[Any], workflow_id: int | None = None
+    proposal: ActionProposal, values: Mapping[str, Any], row: Sequence[Any]
 ) -> StoredProposal:
     id_, created_at, updated_at = row
     created = decode_time(created_at)
@@ -472,8 +484,10 @@ def _with_row(
             "created_at": created,
             # Usually equal, and reading it again would cost as much.
             "updated_at": created if updated_at == created_at else decode_time(updated_at),
-            "workflow_id": workflow_id,
+            "workflow_id": values.get("workflow_id"),
             "version": 1,
+            "end_code": _END_CODES.get(proposal.status),
+            "content_digest": values["content_digest"],
         }
     )
 

@@ -99,6 +99,7 @@ _EQUAL: Final = (
     "parent_id",
     "call_id",
     "traceparent",
+    "end_code",
 )
 _FILTERS: Final = {
     **{name: _ROW[name] == bindparam(name, type_=_ROW[name].type) for name in _EQUAL},
@@ -146,6 +147,7 @@ _LEADS: Final = (
     "ticket_id",
     "requester_id",
     "agent_id",
+    "end_code",
     "action_name",
     "status",
     "proposed_by",

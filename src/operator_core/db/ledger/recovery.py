@@ -27,7 +27,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from operator_core.actions.actors import LEDGER
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionStatus, EventType, StoredRecord
+from operator_core.actions.types import ActionStatus, EndCode, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
 from operator_core.db.ledger.status import TOO_LATE, any_of, moved
@@ -172,6 +172,7 @@ _CANCEL_EXPIRED = (
     .values(
         moved(
             ActionStatus.CANCELLED,
+            end_code=EndCode.EXPIRED,
             cancelled_at=utcnow(),
             status_changed_by=LEDGER,
             status_reason=TOO_LATE,
@@ -274,7 +275,7 @@ def _fail_proposals(
     if rows:
         parameters = {"by": by, "why": why, "for_reason": reason}
         proposals = [{"proposal": row.proposal_id, "record": row.id, **parameters} for row in rows]
-        conn.execute(end_proposal(success=False), proposals)
+        conn.execute(end_proposal(EndCode.OUTCOME_UNKNOWN), proposals)
 
 
 def _end_unrecorded(
@@ -290,7 +291,8 @@ def _end_unrecorded(
             "why": row.error_message,
             "for_reason": reason,
         }
-        if conn.execute(end_proposal(success=row.success), parameters).rowcount:
+        end_code = None if row.success else EndCode.FAILED
+        if conn.execute(end_proposal(end_code), parameters).rowcount:
             moved.append(row)
     parameters = {"ids": [id_ for id_ in ids if id_ not in known], "by": by, "why": ABANDONED}
     written = conn.execute(_RECORD_UNKNOWN, parameters).all()

@@ -13,13 +13,14 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    null,
     or_,
     select,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from operator_core.actions.actors import LEDGER
+from operator_core.actions.actors import LEDGER, normalised
 from operator_core.actions.errors import (
     AlreadyClaimed,
     Busy,
@@ -32,7 +33,7 @@ from operator_core.actions.errors import (
     VersionConflict,
 )
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
-from operator_core.actions.types import ActionStatus
+from operator_core.actions.types import ActionStatus, EndCode
 from operator_core.db.ledger.halted import covering_proposal, is_any_open, mode_of, unhalted
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.dialect import is_sqlite
@@ -49,6 +50,8 @@ __all__ = [
     "TOO_LATE",
     "Move",
     "any_of",
+    "attributed",
+    "cancel_proposal",
     "check_start",
     "may_start",
     "move_proposal",
@@ -84,10 +87,39 @@ def any_of(statuses: Iterable[ActionStatus]) -> ColumnElement[bool]:
     return _ROW.status.in_(values)
 
 
-def moved(status: Any, **more: Any) -> dict[str, Any]:
-    """The columns that an UPDATE sets to move a proposal; actor and reason are in `more` or are bound parameters."""
+def moved(
+    status: ActionStatus,
+    *,
+    end_code: EndCode | ColumnElement[Any] | None = None,
+    status_cause: str | ColumnElement[Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The columns that an UPDATE sets to move a proposal; actor and reason are in `more` or are bound parameters.
+
+    The end code of a move to `cancelled` or `failed` is by default the one of the same name. `status_cause` is the id
+    of what caused the move, as ``{"rule":3}``; see revision 0007 for the names.
+    """
+    if end_code is None:
+        end_code = _END_CODES.get(status)
+    if isinstance(end_code, EndCode):
+        end_code = literal_column(f"'{end_code.value}'", Text())
     return {
-        "status": status.value if isinstance(status, ActionStatus) else status,
+        "status": status.value,
+        "end_code": null() if end_code is None else end_code,
+        "status_cause": null() if status_cause is None else status_cause,
+        **attributed(**more),
+    }
+
+
+_END_CODES: Final = {
+    ActionStatus.CANCELLED: EndCode.CANCELLED,
+    ActionStatus.FAILED: EndCode.FAILED,
+}
+
+
+def attributed(**more: Any) -> dict[str, Any]:
+    """The columns that an UPDATE sets besides actor and reason, for a move or for another time of a retry."""
+    return {
         # A changed time tells the trigger that the writer has set the actor.
         "status_changed_at": strictly_after(_ROW.status_changed_at),
         "updated_at": strictly_after(_ROW.updated_at),
@@ -134,6 +166,8 @@ class Move(NamedTuple):
     reason: str | None
     expected_version: int | None = None
     source: ActionStatus | None = None
+    end_code: EndCode | None = None
+    """None stands for the end code with the name of the status, if there is one."""
 
     @property
     def sources(self) -> frozenset[ActionStatus]:
@@ -143,12 +177,16 @@ class Move(NamedTuple):
     @property
     def statement(self) -> ReturningUpdate[tuple[int]]:
         """The UPDATE that makes the move if the proposal's status allows it; its parameters are `parameters`."""
-        return _move_one(self.status, self.sources, self.expected_version is not None, halts=True)
+        return self._statement(halts=True)
 
     @property
     def statement_without_halts(self) -> ReturningUpdate[tuple[int]]:
         """The same if no halt is open."""
-        return _move_one(self.status, self.sources, self.expected_version is not None, halts=False)
+        return self._statement(halts=False)
+
+    def _statement(self, *, halts: bool) -> ReturningUpdate[tuple[int]]:
+        versioned = self.expected_version is not None
+        return _move_one(self.status, self.sources, versioned, self.end_code, halts=halts)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -255,6 +293,16 @@ def move_proposal(move: Move) -> SingleStatement[None]:
     )
 
 
+def cancel_proposal(conn: Connection, move: Move) -> None:
+    """`update_proposal_status` for a cancellation, which is a withdrawal if the proposer or the requester makes it."""
+    # Neither of them ever changes.
+    who = conn.execute(_PARTIES, {"proposal": move.id}).one_or_none()
+    by = normalised(move.actor)
+    if who is not None and any(normalised(each) == by for each in who if each is not None):
+        move = move._replace(end_code=EndCode.WITHDRAWN)
+    update_proposal_status(conn, move)
+
+
 def _shared(move: Move) -> Shared[Any, None]:
     call = {
         "id": move.id,
@@ -289,6 +337,8 @@ _CURRENT = select(
     (_ROW.expires_at <= written_now()).label("late"),
 ).where(_ROW.id == _PROPOSAL_ID)
 
+_PARTIES = select(_ROW.proposed_by, _ROW.requester_id).where(_ROW.id == _PROPOSAL_ID)
+
 _WORKER = (
     select(RECORDS.c.worker)
     .where(RECORDS.c.proposal_id == _PROPOSAL_ID, RECORDS.c.completed_at.is_(None))
@@ -310,12 +360,17 @@ _PENDING_NEEDS = (
 
 @cache
 def _move_one(
-    status: ActionStatus, sources: frozenset[ActionStatus], versioned: bool, *, halts: bool
+    status: ActionStatus,
+    sources: frozenset[ActionStatus],
+    versioned: bool,
+    end_code: EndCode | None,
+    *,
+    halts: bool,
 ) -> ReturningUpdate[tuple[int]]:
     conditions = [*_may_move(status, sources, halts), _ROW.id == _PROPOSAL_ID]
     if versioned:
         conditions.append(_ROW.version == bindparam("expected"))
-    values = moved(status, **_stamps(status))
+    values = moved(status, end_code=end_code, **_stamps(status))
     return update(PROPOSALS).where(*conditions).values(values).returning(_ROW.id)
 
 

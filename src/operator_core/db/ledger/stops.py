@@ -19,9 +19,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.lifecycle import PENDING_STATUSES
-from operator_core.actions.types import ActionStatus
+from operator_core.actions.types import ActionStatus, EndCode
 from operator_core.db.ledger.partial import in_parts, is_of_rows
-from operator_core.db.ledger.status import any_of, moved
+from operator_core.db.ledger.status import any_of, attributed, moved
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import utcnow
@@ -66,12 +66,16 @@ class Stop:
         halt_id: int | None = None,
     ) -> None:
         self.parameters: dict[str, Any] = {"by": actor, "why": reason}
+        self.parameters["code"] = EndCode.CANCELLED.value
+        self.parameters["cause"] = None
         self.which: list[ColumnElement[bool]] = []
         if workflow_id is not None:
             self.parameters["workflow"] = workflow_id
             self.which = [_OF_WORKFLOW]
         if ids is not None:
             self.parameters |= {"ids": ids, "halt": halt_id}
+            self.parameters["code"] = EndCode.HALTED.value
+            self.parameters["cause"] = f'{{"halt":{halt_id}}}'
             self.which = [listed(_ROW.id, "ids"), _HALT_OPEN]
 
     def free(self, conn: Connection) -> "Stop":
@@ -97,6 +101,8 @@ _FREE = (
 _CANCEL = update(PROPOSALS).values(
     moved(
         ActionStatus.CANCELLED,
+        end_code=bindparam("code", type_=Text()),
+        status_cause=bindparam("cause", type_=Text()),
         cancelled_at=utcnow(),
         status_changed_by=bindparam("by", type_=Text()),
         status_reason=bindparam("why", type_=Text()),
@@ -106,8 +112,7 @@ _CALL_OFF = (
     update(PROPOSALS)
     .where(*_RETRIED)
     .values(
-        moved(
-            ActionStatus.FAILED,
+        attributed(
             next_retry_at=None,
             status_changed_by=bindparam("by", type_=Text()),
             status_reason=bindparam("why", type_=Text()),

@@ -16,6 +16,7 @@ from operator_core.actions.types import (
     ActionEvent,
     ActionStatus,
     ActionType,
+    EndCode,
     EventType,
     Halt,
     HaltMode,
@@ -80,6 +81,7 @@ _PROPOSAL: Final = {
     "status": _STATUS,
     "action_type": _one_of(ActionType, "is not an action type"),
     "requester_type": _one_of(RequesterType, "is not a type of requester"),
+    "end_code": _one_of(EndCode, "is not an end code"),
     "depends_on": Reader(to_ids, "is not a list of ids", reads_null=True),
 }
 _EVENT: Final = {

@@ -202,6 +202,7 @@ class ActionProposalRow(Base):
             "id",
             where="requester_id IS NOT NULL",
         ),
+        _partial("idx_action_proposals_end_code", "end_code", "id", where="end_code IS NOT NULL"),
         # The order of claims.
         _partial(
             "idx_action_proposals_due",
@@ -270,6 +271,10 @@ class ActionProposalRow(Base):
     parent_id: Mapped[int | None] = mapped_column(BIGINT)
     call_id: Mapped[str | None] = mapped_column(Text)
     traceparent: Mapped[str | None] = mapped_column(Text)
+    # How it has ended badly, and what caused its last move: see revision 0007.
+    end_code: Mapped[str | None] = mapped_column(Text)
+    status_cause: Mapped[str | None] = mapped_column(Text)
+    content_digest: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionDependencyRow(Base):

@@ -22,6 +22,7 @@ from operator_core.actions.types import (
     ActionStatus,
     ActionType,
     Claim,
+    EndCode,
     HaltMode,
     ProposalRequest,
     RequesterType,
@@ -215,6 +216,10 @@ TIME: Final[Argument[datetime | None]] = Argument(
     UtcDatetime | None, "must be None or a datetime of the years 1970 to 9998"
 )
 """A time. A naive one is local time, as it is in Python."""
+
+END_CODE: Final[Argument[EndCode | None]] = Argument(
+    EndCode | None, f"must be None or one of {', '.join(EndCode)}"
+)
 
 REQUESTER_TYPE: Final[Argument[RequesterType | None]] = Argument(
     RequesterType | None, f"must be None or one of {', '.join(RequesterType)}"

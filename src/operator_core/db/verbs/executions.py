@@ -173,8 +173,8 @@ class WorkVerbs(Verbs):
         """Fails claimed proposals that no worker will run, instead of leaving them to the end of their leases."""
         try:
             worker = next((known.record.worker for known in taken), None)
-            unbegun = {known.record.id: _UNBEGUN for known in taken}
-            await self.fail_many(unbegun, actor=worker)
+            unbegun = [self._ending(known.record.id, None, _UNBEGUN) for known in taken]
+            await self._end_many(unbegun, self._manner(False, worker, None)._replace(begun=False))
         except ActionError as error:
             logger.warning(
                 "the proposals of a cancelled claim wait for their leases to expire: %s", error

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, TypedDict, Unpack
 from operator_core.actions.errors import Halted
 from operator_core.actions.types import (
     ActionStatus,
+    EndCode,
     ProposalRequest,
     RequesterType,
     StoredProposal,
@@ -34,7 +35,7 @@ class ProposalFilters(TypedDict, total=False):
     """The filters of the verbs that list and count proposals. One that is absent or None does not count.
 
     A filter by a column with an index (`action_name`, `ticket_id`, `proposed_by`, `requester_id`, `agent_id`,
-    `run_id`, `parent_id`) reads the matching rows only; the others are applied to the rows that are read.
+    `run_id`, `parent_id`, `end_code`) reads the matching rows only; the others are applied to the rows that are read.
     """
 
     action_name: str | None
@@ -47,6 +48,7 @@ class ProposalFilters(TypedDict, total=False):
     parent_id: int | None
     call_id: str | None
     traceparent: str | None
+    end_code: EndCode | None
     actor: str | None
     """Who moved it last."""
     worker: str | None
@@ -62,6 +64,7 @@ _ARGUMENTS: Final[dict[str, arguments.Argument[Any]]] = {
     **dict.fromkeys(("ticket_id", "parent_id"), arguments.OPTIONAL_ID),
     **dict.fromkeys(("created_after", "created_before"), arguments.TIME),
     "requester_type": arguments.REQUESTER_TYPE,
+    "end_code": arguments.END_CODE,
     "traceparent": arguments.TRACEPARENT,
 }
 

@@ -5,7 +5,7 @@ from functools import partial
 from operator_core.actions.errors import ConstraintViolation
 from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.halted import HALTED
-from operator_core.db.ledger.status import Move, move_proposal
+from operator_core.db.ledger.status import Move, cancel_proposal, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
 from operator_core.db.verbs.arguments import check
@@ -45,6 +45,7 @@ class StatusVerbs(Verbs):
     async def cancel_proposal(self, proposal_id: int, *, by: str, reason: str) -> None:
         """Cancels a proposal that is proposed, validated or executing, as the decision of `by`.
 
+        Its end code is `withdrawn` if `by` is its proposer or its requester, and otherwise `cancelled`.
         Only its worker can stop an execution that is running: its next heartbeat raises `LeaseLost`. Raises `NotFound`
         and `InvalidTransition`.
         """
@@ -54,7 +55,7 @@ class StatusVerbs(Verbs):
             check(arguments.ACTOR, by, "by"),
             check(arguments.REQUIRED_REASON, reason, "reason"),
         )
-        await self._units.write(move_proposal(move))
+        await self._units.write(partial(cancel_proposal, move=move))
 
     async def cancel_all_pending(
         self, *, actor: str | None = None, reason: str | None = None
