@@ -32,10 +32,12 @@ _EMPTY: Final = cast(
             *(
                 f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)"
                 for table in TABLES
-                if table != "action_dependencies"
+                if table not in ("action_dependencies", "action_starts")
             ),
             # No halt is open.
             "SELECT setval('action_halts_flag', -('action_halts'::regclass::oid::bigint))",
+            # Nor is a limit.
+            "SELECT setval('action_governance_flag', -('action_limits'::regclass::oid::bigint))",
             "COMMIT",
         )
     ),

@@ -74,6 +74,8 @@ FACTS: dict[str, tuple[Any, ...]] = {
     "TransitionHalted": (5, "proposed", "validated", ["cancelled"]),
     "Halted": ([3, 4], "observe", {"agent_id": "a"}),
     "HaltRequested": (5,),
+    "LimitReached": (5, "validated", ["executing"], 3, "drains", 10, None),
+    "ExclusiveBusy": (5, "validated", ["executing"], "store-5", 4),
     "AlreadyClaimed": (5, ["completed"], "worker-1"),
     "InvalidValue": ("parameters.a[0]", "must be a finite number"),
     "Conflict": ("record", 5, "completed"),

@@ -56,6 +56,7 @@ def test_what_has_a_default_need_not_be_said() -> None:
         "workflow_id": None,
         "depends_on": (),
         "wait_on_failure": False,
+        "exclusive_key": None,
         "requester_id": None,
         "requester_type": None,
         "agent_id": None,

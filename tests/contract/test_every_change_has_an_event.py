@@ -100,7 +100,7 @@ def _check_proposals(events: list[ActionEvent], before: World, after: World) -> 
     told: dict[int, list[ActionEvent]] = {}
     for event in events:
         if event.proposal_id is None:
-            assert event.event_type in (EventType.HALTED, EventType.RESUMED)
+            assert event.event_type in OF_NO_PROPOSAL
         elif event.record_id is None:
             told.setdefault(event.proposal_id, []).append(event)
         else:
@@ -236,12 +236,24 @@ async def fill(db: ActionDB, raw: RawSQL) -> Bench:
     )  # fmt: skip
 
 
+OF_NO_PROPOSAL = {
+    EventType.HALTED,
+    EventType.RESUMED,
+    EventType.LIMIT_SET,
+    EventType.LIMIT_REMOVED,
+}
+
 Verb = Callable[[ActionDB, Bench], Awaitable[object]]
 
 
 async def halt_and_resume(db: ActionDB, on: Any) -> None:
     await db.halt(by="oncall", reason="stop", cancel=False)
     await db.resume(by="oncall", reason="over")
+
+
+async def set_and_remove_a_limit(db: ActionDB, on: Any) -> None:
+    await db.set_limit("some", window=60.0, max_starts=1, by="oncall", reason="careful")
+    await db.remove_limit("some", by="oncall", reason="over")
 
 
 async def in_a_transaction(db: ActionDB, on: Bench) -> None:
@@ -328,6 +340,10 @@ VERBS: dict[str, Verb] = {
     "halt": lambda db, on: db.halt(by="oncall", reason="stop"),
     "halt of one action": lambda db, on: db.halt(by="me", reason="stop", action_name="none such"),
     "resume": halt_and_resume,
+    "set_limit": lambda db, on: db.set_limit(
+        "some", window=60.0, max_starts=1, by="me", reason="careful"
+    ),
+    "remove_limit": set_and_remove_a_limit,
     "cancel_workflow": lambda db, on: db.cancel_workflow(on.workflow),
     "claimed": a_block,
     "holding": a_block_that_fails,
@@ -340,7 +356,7 @@ NONE = {"heartbeat"}
 READING = {
     "changes", "count_proposals", "events", "find_call", "get_proposal", "get_record",
     "get_records_for_proposal", "get_workflow", "halt_report", "halts", "history", "iter_proposals",
-    "list_proposals", "list_workflow_actions", "mode", "newest_event_id", "unresolved", "wait_for",
+    "limits", "list_proposals", "list_workflow_actions", "mode", "newest_event_id", "unresolved", "wait_for",
     "wait_until", "workflow_status",
 }  # fmt: skip
 

@@ -97,6 +97,7 @@ OTHERS: dict[str, Any] = {
     "max_retry_delay": 2.0,
     "depends_on": [1],
     "wait_on_failure": True,
+    "exclusive_key": "store-5",
     "requester_id": "u-7",
     "requester_type": RequesterType.USER,
     "agent_id": "other",

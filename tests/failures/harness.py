@@ -22,6 +22,7 @@ _WARM: Final = {
     "clocked_worker.py",
     "contender.py",
     "event_writer.py",
+    "limit_racer.py",
     "mortal_worker.py",
     "server_claimant.py",
     "server_contender.py",

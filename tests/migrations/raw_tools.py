@@ -33,6 +33,7 @@ NUMBERED: Final = (
     "action_events",
     "workflows",
     "outcome_resolutions",
+    "action_limits",
 )
 
 

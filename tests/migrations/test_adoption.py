@@ -40,6 +40,7 @@ UNSAID_PROPOSAL = {
     "workflow_id": None,
     "depends_on": (),
     "wait_on_failure": False,
+    "exclusive_key": None,
     "requester_id": None,
     "requester_type": None,
     "agent_id": None,

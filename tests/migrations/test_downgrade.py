@@ -223,3 +223,22 @@ async def test_a_halt_is_history_and_goes_only_if_told(fresh: Path, tmp_path: Pa
         assert len(await db.history()) == 1
         await db.create_proposal(proposal(run_id="run-1"))
     assert catalogue(path) == catalogue(fresh)
+
+
+async def test_limits_and_exclusive_keys_go_only_if_told(fresh: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(fresh, tmp_path / "limited.db"))
+    async with ActionDB(path) as db:
+        await db.create_proposal(proposal(exclusive_key="a"))
+    with pytest.raises(WouldLoseData, match="action_proposals"):
+        alembic_here(path, "downgrade", "0007")
+    async with ActionDB(path) as db:
+        await db.set_limit("all", window=60.0, max_starts=1, by="oncall", reason="careful")
+    with pytest.raises(WouldLoseData, match="action_limits"):
+        alembic_here(path, "downgrade", "0007")
+    assert version(path) == [migrate.HEAD]
+    alembic_here(path, "downgrade", "0007", "discard-history=yes")
+    assert query(path, "SELECT event_type FROM action_events") == [("proposal_created",)]
+    migrate.upgrade(f"sqlite:///{path}")
+    async with ActionDB(path) as db:
+        assert await db.limits(active=False) == []
+    assert catalogue(path) == catalogue(fresh)

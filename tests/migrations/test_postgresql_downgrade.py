@@ -64,3 +64,21 @@ async def test_a_halt_is_history_and_goes_only_if_told(postgres: Databases) -> N
     async with ActionDB(url) as db:
         assert len(await db.history()) == 1
         await db.create_proposal(proposal(run_id="run-1"))
+
+
+async def test_limits_and_exclusive_keys_go_only_if_told(postgres: Databases) -> None:
+    url = ledger_at(postgres, "head")
+    async with ActionDB(url) as db:
+        await db.create_proposal(proposal(exclusive_key="a"))
+    with pytest.raises(WouldLoseData, match=r"^action_proposals has rows .*discard-history"):
+        alembic_here(url, "downgrade", "0007")
+    async with ActionDB(url) as db:
+        await db.set_limit("all", window=60.0, max_starts=1, by="oncall", reason="careful")
+    with pytest.raises(WouldLoseData, match=r"^action_limits has rows .*discard-history"):
+        alembic_here(url, "downgrade", "0007")
+    alembic_here(url, "downgrade", "0007", x={"discard-history": "yes"})
+    assert catalogue(url) == made_by(postgres, "0007")
+    migrate.upgrade(url)
+    assert catalogue(url) == made_by(postgres, "head")
+    async with ActionDB(url) as db:
+        assert [each.event_type for each in await db.history()] == ["proposal_created"]

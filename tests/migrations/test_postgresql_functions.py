@@ -40,7 +40,7 @@ def code(source: str) -> str:
     # Where these are no operators: assignments, options, loops.
     source = re.sub(r"(\bSET|,)\s+\w+ =(?= )", "", source.replace(":=", ""))
     source = re.sub(r"\b(ERRCODE|MESSAGE|SCHEMA|TABLE|CONSTRAINT) =", "", source)
-    return re.sub(r"\bUSING\n|\bFOR edge IN\b", "", source)
+    return re.sub(r"\bUSING\n|\bFOR \w+ IN\b|\bIN ARRAY\b", "", source)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,9 @@ def test_every_name_and_operator_says_its_schema(functions: dict[str, Any]) -> N
         # Words of the grammar.
         assert types <= {"bigint"}, name
         tables = set(
-            re.findall(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?([a-z_]\w*)\b(?![.(])", said)
+            re.findall(
+                r"\b(?:FROM|JOIN|INSERT INTO|UPDATE)\s+(?:ONLY\s+)?([a-z_]\w*)\b(?![.(])", said
+            )
         )
         assert tables <= {"created", "changed", "before", "started", "reached"}, name
 
@@ -94,6 +96,7 @@ def test_no_setting_of_a_session_is_read(functions: dict[str, Any]) -> None:
         for name in (
             "action_halts_refusal",
             "action_halts_settle",
+            "action_limits_start",
             "action_proposals_cancel_dependants",
         )
     }

@@ -31,6 +31,14 @@ RESOLUTION: Final = {
     "evidence": "e",
 }
 
+LIMIT: Final = {
+    "name": "drains",
+    "window": 60,
+    "max_starts": 1000,
+    "set_by": "oncall",
+    "reason": "r",
+}
+
 ROWS: Final = {
     "tickets": TICKET,
     "action_proposals": PROPOSAL,
@@ -44,6 +52,7 @@ ROWS: Final = {
     "workflows": WORKFLOW,
     "outcome_resolutions": RESOLUTION,
     "action_halts": {"mode": "halted", "halted_by": "oncall", "reason": "r"},
+    "action_limits": LIMIT,
 }
 
 
@@ -71,6 +80,8 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
         # They cover nothing that is here.
         for _ in range(2):
             insert(connection, "action_halts", {**ROWS["action_halts"], "run_id": "stopped"})
+        for name in ("one", "two"):
+            insert(connection, "action_limits", {**LIMIT, "name": name})
         yield connection
 
 
@@ -98,6 +109,9 @@ def test_these_are_all_the_doors(fresh: Path) -> None:
         *((table, "id") for table in ROWS),
         ("action_proposals", "idempotency_key"),
         ("action_proposals", "run_id", "call_id"),
+        ("action_proposals", "exclusive_key"),
+        ("action_limits", "name"),
+        ("action_starts", "limit_id", "place"),
         ("outcome_resolutions", "record_id"),
         ("action_dependencies", "proposal_id", "depends_on_id"),
     }

@@ -125,7 +125,10 @@ ACCEPTED: Final[Mapping[str, Mapping[str, list[object]]]] = {
         "last_error": [None],
         "depends_on": ["[]", None],
         "wait_on_failure": [0, "1"],
-        **{each: [*SAID, None] for each in ("requester_id", "agent_id", "run_id", "call_id")},
+        **{
+            each: [*SAID, None]
+            for each in ("requester_id", "agent_id", "run_id", "call_id", "exclusive_key")
+        },
         "requester_type": [None],
         "parent_id": ["1", None],
         "traceparent": [None],
@@ -425,7 +428,7 @@ def test_the_ledger_carries_on_with_what_was_accepted(conn: Connection, column: 
     for row in rows:
         put(conn, row)
     request = claims.ClaimRequest("w", 100, 60.0, None, None)
-    taken, _ = claims.claim(request).unit(conn)
+    taken = claims.claim(request).unit(conn).claims
     failed = [executions.Ending(each.record.id or 0, None, "no") for each in taken]
     assert len(executions.end(failed, executions.Manner(False, "w")).unit(conn)) == len(taken)
     conn.exec_driver_sql(

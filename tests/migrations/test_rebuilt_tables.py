@@ -82,7 +82,8 @@ def old_columns(now: Contents, before: Contents) -> Contents:
         for row in rows:
             added = list(row[width:])
             if table == "action_proposals":
-                *added, end_code, status_cause, digest = added
+                *added, end_code, status_cause, digest, exclusive_key = added
+                added.append(exclusive_key)
                 assert end_code == (row[6] if row[6] in ("failed", "cancelled") else None)
                 assert digest.startswith("oc1:")
                 added.append(status_cause)
@@ -135,6 +136,19 @@ def test_down_and_up_again_gives_the_same(before: Path) -> None:
     assert (contents(before), sequences(before), catalogue(before)) == states[-1]
 
 
+def test_the_events_are_made_again_for_limits_and_back(before: Path) -> None:
+    migrate.upgrade(f"sqlite:///{before}", "0007")
+    old = contents(before), sequences(before), catalogue(before)
+    migrate.upgrade(f"sqlite:///{before}", "0008")
+    new = contents(before), sequences(before), catalogue(before)
+    assert new[0]["action_events"] == old[0]["action_events"]
+    alembic_here(before, "downgrade", "0007")
+    assert (contents(before), sequences(before), catalogue(before)) == old
+    assert is_sound(before)
+    migrate.upgrade(f"sqlite:///{before}", "0008")
+    assert (contents(before), sequences(before), catalogue(before)) == new
+
+
 def order(db: sqlite3.Connection) -> dict[str, list[str]]:
     """The triggers of each table, in the order in which they were made, which is SQLite's order backwards."""
     found: dict[str, list[str]] = {}
@@ -149,8 +163,8 @@ def test_the_order_of_the_triggers_is_one_in_every_ledger(fresh: Path, tmp_path:
     path = tmp_path / "ledger.db"
     orders: list[dict[str, list[str]]] = []
     for how, revision in (
-        *(("upgrade", each) for each in ("0002", "0003", "0004", "0005", "0006")),
-        *(("downgrade", each) for each in ("0005", "0004", "0003", "0002")),
+        *(("upgrade", each) for each in ("0002", "0003", "0004", "0005", "0006", "0007", "0008")),
+        *(("downgrade", each) for each in ("0007", "0006", "0005", "0004", "0003", "0002")),
         ("upgrade", "head"),
     ):
         alembic_here(path, how, revision)

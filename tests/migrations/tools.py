@@ -26,10 +26,12 @@ TABLES = (
     "workflows",
     "action_halts",
     "outcome_resolutions",
+    "action_limits",
+    "action_starts",
     "action_dependencies",
 )
 
-NUMBERED = TABLES[:-1]
+NUMBERED = TABLES[:-2]
 """Those whose rows have ids."""
 
 Rows = list[tuple[Any, ...]]

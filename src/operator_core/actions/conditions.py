@@ -33,6 +33,7 @@ __all__ = [
     "MAX_PATH",
     "Condition",
     "Operator",
+    "ParameterPath",
     "condition_matches",
     "read_parameters",
 ]
@@ -113,10 +114,14 @@ def _to_operand(value: object) -> Scalar | tuple[Scalar, ...]:
     return tuple(_to_scalar(item, f"[{index}]") for index, item in enumerate(items))
 
 
+ParameterPath: TypeAlias = Annotated[tuple[str | int, ...], BeforeValidator(_to_path)]
+"""Where a value is in the parameters: 1 to 16 keys of objects, and indices of lists from 0."""
+
+
 class Condition(Model):
     """A condition on one value in the parameters of a proposal."""
 
-    path: Annotated[tuple[str | int, ...], BeforeValidator(_to_path)] = Field(
+    path: ParameterPath = Field(
         description="Where the value is: keys of objects, and indices of lists from 0."
     )
     op: Operator = Field(

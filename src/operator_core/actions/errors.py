@@ -9,6 +9,8 @@
     │   ├── Expired                   it did not start before it expired
     │   ├── DependencyPending         a proposal that it depends on is not completed
     │   ├── TransitionHalted          a halt is open (it is a Halted too)
+    │   ├── LimitReached              a limit is reached
+    │   ├── ExclusiveBusy             a proposal with the same exclusive key is executing
     │   └── AlreadyClaimed            it is executing already
     ├── InvalidValue (ValueError)     a value that the ledger can't store
     ├── Conflict                      another caller was first
@@ -54,6 +56,7 @@ __all__ = [
     "ConstraintViolation",
     "CorruptRow",
     "DependencyPending",
+    "ExclusiveBusy",
     "Expired",
     "ForeignTransactions",
     "HaltRequested",
@@ -61,6 +64,7 @@ __all__ = [
     "InvalidTransition",
     "InvalidValue",
     "LeaseLost",
+    "LimitReached",
     "NotDue",
     "NotFound",
     "NotOpen",
@@ -106,10 +110,10 @@ def _restored(kind: type[ActionError], args: tuple[Any, ...], facts: dict[str, A
 
 
 class NotFound(ActionError, LookupError):
-    """No row of `kind` has the id `id`."""
+    """No row of `kind` has the id `id`; no open limit has that name."""
 
-    def __init__(self, kind: str, id: int) -> None:
-        super().__init__(f"no {kind} with id {id}")
+    def __init__(self, kind: str, id: int | str) -> None:
+        super().__init__(f"no {kind} {'with id' if isinstance(id, int) else 'named'} {id}")
         self.kind = kind
         self.id = id
 
@@ -210,6 +214,45 @@ class TransitionHalted(Halted, InvalidTransition):
         self.scope = dict(scope or {})
         problem = _halts(self.halt_ids, mode, self.scope)
         InvalidTransition.__init__(self, id, from_status, to_status, allowed, problem=problem)
+
+
+class LimitReached(InvalidTransition):
+    """A proposal can't start while a limit is reached.
+
+    `limit_id` and `name` are those of the limit, and `used` is what is used of it: starts, or the sum of their integers. The
+    proposal can start at `retry_at`, unless others start before. `retry_at` is None if it can't start under this limit at
+    all: its integer is missing, or greater than the whole limit.
+    """
+
+    def __init__(  # noqa: PLR0917 - all of them are facts
+        self,
+        id: int,
+        from_status: str,
+        allowed: Iterable[str],
+        limit_id: int,
+        name: str,
+        used: int,
+        retry_at: datetime | None,
+    ) -> None:
+        when = "never starts" if retry_at is None else f"may start at {retry_at.isoformat()}"
+        problem = f"limit {limit_id}, {name}, is reached: {used} used, it {when}"
+        super().__init__(id, from_status, "executing", allowed, problem=problem)
+        self.limit_id = limit_id
+        self.name = name
+        self.used = used
+        self.retry_at = retry_at
+
+
+class ExclusiveBusy(InvalidTransition):
+    """A proposal can't start while proposal `proposal_id` is executing: both have the exclusive key `key`."""
+
+    def __init__(
+        self, id: int, from_status: str, allowed: Iterable[str], key: str, proposal_id: int
+    ) -> None:
+        problem = f"proposal {proposal_id} is executing with the same exclusive key"
+        super().__init__(id, from_status, "executing", allowed, problem=problem)
+        self.key = key
+        self.proposal_id = proposal_id
 
 
 class HaltRequested(ActionError):

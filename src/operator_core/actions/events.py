@@ -17,7 +17,7 @@ class ActionEvent(Model):
     )
     proposal_id: Identifier | None = Field(
         default=None,
-        description="The proposal that the event belongs to; None for events of a halt.",
+        description="The proposal that the event belongs to; None for events of a halt or a limit.",
     )
     record_id: Identifier | None = Field(
         default=None, description="The record, if the event belongs to an execution."

@@ -89,6 +89,11 @@ class ProposalRequest(Model):
         description="The effect of a dependency that fails or is cancelled. False: this proposal is cancelled too. "
         "True: it waits until somebody retries the dependency.",
     )
+    exclusive_key: Name | None = Field(
+        default=None,
+        description="What it needs for itself alone, such as a store or a host: at most one proposal with the same key is "
+        "executing in the ledger.",
+    )
     requester_id: Name | None = Field(
         default=None,
         description="The one for whom the action is proposed, as the service knows it.",
@@ -131,6 +136,7 @@ class ProposalRequest(Model):
             max_retry_delay: float = 300.0,
             depends_on: Sequence[int] = (),
             wait_on_failure: bool = False,
+            exclusive_key: str | None = None,
             requester_id: str | None = None,
             requester_type: RequesterType | None = None,
             agent_id: str | None = None,
@@ -238,6 +244,7 @@ class ActionProposal(ProposalRequest):
             max_retry_delay: float = 300.0,
             depends_on: Sequence[int] = (),
             wait_on_failure: bool = False,
+            exclusive_key: str | None = None,
             requester_id: str | None = None,
             requester_type: RequesterType | None = None,
             agent_id: str | None = None,

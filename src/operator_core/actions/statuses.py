@@ -95,6 +95,10 @@ class EventType(StrEnum):
     """A halt began; it is about no proposal."""
     RESUMED = "resumed"
     """A halt ended; it is about no proposal."""
+    LIMIT_SET = "limit_set"
+    """A limit was set; it is about no proposal."""
+    LIMIT_REMOVED = "limit_removed"
+    """A limit was removed, or replaced; it is about no proposal."""
 
 
 class HaltMode(StrEnum):

@@ -2,6 +2,7 @@
 
 from operator_core.actions.events import ActionEvent
 from operator_core.actions.halts import Blocker, Halt, HaltReport, RunningExecution
+from operator_core.actions.limits import Limit, LimitUse
 from operator_core.actions.proposals import ActionProposal, ProposalRequest, StoredProposal
 from operator_core.actions.records import (
     ActionRecord,
@@ -33,6 +34,8 @@ __all__ = [
     "Halt",
     "HaltMode",
     "HaltReport",
+    "Limit",
+    "LimitUse",
     "OutcomeResolution",
     "ProposalRequest",
     "RequesterType",

@@ -304,11 +304,13 @@ def show_command(
         records = run(db.get_records_for_proposal(id))
         history = run(db.history(id))
         now = run(db.now())
+        waits = proposal.status is ActionStatus.VALIDATED
+        hindrance = run(db.hindrance(id)) if waits else None
     if as_json:
         print_json({"proposal": proposal, "records": records, "history": history})
         _exit_over((*records.corrupt, *history.corrupt))
         return
-    page = views.page(proposal, records, history, now)
+    page = views.page(proposal, records, history, now, hindrance)
     if terminal_width() is None:
         print_lines(page.for_pipe())
     else:

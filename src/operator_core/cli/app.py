@@ -10,6 +10,7 @@ from operator_core.cli import (
     actions,
     db,
     halt_commands,
+    limit_commands,
     outcome_commands,
     stop_command,
     watch,
@@ -35,6 +36,7 @@ actions.app.add_typer(stop_command.app)
 actions.app.add_typer(halt_commands.app)
 actions.app.add_typer(watch.app)
 app.add_typer(actions.app, name="actions")
+app.add_typer(limit_commands.app, name="limits")
 app.add_typer(db.app, name="db")
 
 

@@ -16,6 +16,7 @@ from operator_core.actions.types import (
     ActionProposal,
     ActionRecord,
     Halt,
+    Limit,
     OutcomeResolution,
     StoredProposal,
     Workflow,
@@ -25,6 +26,7 @@ from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import (
     to_event,
     to_halt,
+    to_limit,
     to_proposal,
     to_record,
     to_resolution,
@@ -54,6 +56,7 @@ _ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
     ("action_records", ActionRecord, to_record),
     ("action_events", ActionEvent, to_event),
     ("action_halts", Halt, to_halt),
+    ("action_limits", Limit, to_limit),
     ("outcome_resolutions", OutcomeResolution, to_resolution),
 )
 

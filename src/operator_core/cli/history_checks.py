@@ -25,7 +25,7 @@ from sqlalchemy import (
 from operator_core.actions.lifecycle import TRANSITIONS
 from operator_core.actions.types import ActionStatus, EventType
 from operator_core.cli.findings import Check, Verdict
-from operator_core.db.sql.tables import EVENTS, HALTS, PROPOSALS, RECORDS, RESOLUTIONS
+from operator_core.db.sql.tables import EVENTS, HALTS, LIMITS, PROPOSALS, RECORDS, RESOLUTIONS
 
 __all__ = ["HISTORY_CHECKS"]
 
@@ -36,7 +36,12 @@ _OF_RECORDS: Final = (
     EventType.RECORD_FINISHED.value,
     EventType.OUTCOME_RESOLVED.value,
 )
-_OF_HALTS: Final = (EventType.HALTED.value, EventType.RESUMED.value)
+_OF_NO_PROPOSAL: Final = (
+    EventType.HALTED.value,
+    EventType.RESUMED.value,
+    EventType.LIMIT_SET.value,
+    EventType.LIMIT_REMOVED.value,
+)
 _OF_RETRIES: Final = (EventType.RETRY_SCHEDULED.value, EventType.RETRY_CANCELLED.value)
 
 
@@ -61,7 +66,7 @@ def _was_resolved(event: Any) -> Any:
 def _bad_statuses(_: Connection) -> Any:
     last = (
         select(EVENTS.c.proposal_id, func.max(EVENTS.c.id).label("id"))
-        .where(EVENTS.c.event_type.not_in((*_OF_RECORDS, *_OF_HALTS)))
+        .where(EVENTS.c.event_type.not_in((*_OF_RECORDS, *_OF_NO_PROPOSAL)))
         .group_by(EVENTS.c.proposal_id)
         .subquery()
     )
@@ -101,7 +106,7 @@ def _impossible_events(_: Connection) -> Any:
             func.lag(event.to_status).over(**window).label("status"),
             func.max(event.version).over(**window, rows=(None, -1)).label("last_version"),
         )
-        .where(event.event_type.not_in((*_OF_RECORDS, *_OF_HALTS)))
+        .where(event.event_type.not_in((*_OF_RECORDS, *_OF_NO_PROPOSAL)))
         .subquery()
         .c
     )
@@ -167,13 +172,13 @@ def _impossible_events(_: Connection) -> Any:
         .join(PROPOSALS, PROPOSALS.c.id == event.proposal_id)
         .where(event.version > PROPOSALS.c.version)
     )
-    of_halts = select(
+    of_others = select(
         event.id,
         event.proposal_id,
-        literal("is about a halt and a proposal, or about neither").label("problem"),
-    ).where(event.event_type.in_(_OF_HALTS) != event.proposal_id.is_(None))
+        literal("is about a proposal and something else, or about neither").label("problem"),
+    ).where(event.event_type.in_(_OF_NO_PROPOSAL) != event.proposal_id.is_(None))
     chain = select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
-    wrong = union_all(chain, of_records, of_halts, too_new).subquery()
+    wrong = union_all(chain, of_records, of_others, too_new).subquery()
     return select(*wrong.c)
 
 
@@ -351,8 +356,8 @@ def _missing_events(_: Connection) -> Any:
 
 
 def _bad_halts(_: Connection) -> Any:
-    """Compares the numbers: each halt has an event of its beginning, and of its end if it was resumed."""
-    event, halt = EVENTS.c, HALTS.c
+    """Compares the numbers: each halt and each limit has an event of its beginning, and of its end if it has ended."""
+    event, halt, limit = EVENTS.c, HALTS.c, LIMITS.c
 
     def counted(kind: EventType) -> Any:
         return (
@@ -364,6 +369,8 @@ def _bad_halts(_: Connection) -> Any:
 
     halts = select(func.count()).select_from(HALTS).scalar_subquery()
     resumed = select(func.count(halt.resumed_at)).scalar_subquery()
+    limits = select(func.count()).select_from(LIMITS).scalar_subquery()
+    removed = select(func.count(limit.removed_at)).scalar_subquery()
     both = union_all(
         select(
             literal("halted").label("kind"),
@@ -371,6 +378,8 @@ def _bad_halts(_: Connection) -> Any:
             halts.label("rows"),
         ),
         select(literal("resumed"), counted(EventType.RESUMED), resumed),
+        select(literal("limit_set"), counted(EventType.LIMIT_SET), limits),
+        select(literal("limit_removed"), counted(EventType.LIMIT_REMOVED), removed),
     ).subquery()
     return select(both.c.kind, both.c.events, both.c.rows).where(both.c.events != both.c.rows)
 
@@ -408,7 +417,7 @@ HISTORY_CHECKS: Final = (
     ),
     Check(
         "halts",
-        "{1} events say {0}, and {2} halts are",
+        "{1} events say {0}, and {2} halts or limits are",
         _bad_halts,
         "all have the events of their beginning and end",
     ),

@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from operator_core.actions.errors import CorruptRow
+from operator_core.actions.errors import CorruptRow, InvalidTransition
 from operator_core.actions.types import ActionStatus, StoredRecord
 from operator_core.db import ActionDB
 from operator_core.db.ledger.queries import count_proposals
-from operator_core.db.ledger.status import any_of
+from operator_core.db.ledger.status import any_of, check_start
 from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.rows import RECORD_COLUMNS, Listing, decode_time, to_listing, to_record
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
@@ -52,6 +52,14 @@ class OverviewDB(ActionDB):
     async def now(self) -> datetime:
         """Returns the database's time, which decides about leases; this machine's clock may differ."""
         return await self._units.read(_now)
+
+    async def hindrance(self, proposal_id: int) -> InvalidTransition | None:
+        """Returns the error that says why a validated proposal can't start now, or None."""
+        try:
+            await self._units.read(lambda conn: check_start(conn, proposal_id))
+        except InvalidTransition as error:
+            return error
+        return None
 
     async def overview(self) -> Overview:
         """Returns the counts and the running executions: at most 200, those whose lease expires first."""

@@ -24,9 +24,11 @@ from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.tables import (
     DEPENDENCIES,
     EVENTS,
+    LIMITS,
     NUMBERED,
     PROPOSALS,
     RECORDS,
+    STARTS,
     TICKETS,
     WORKFLOWS,
 )
@@ -46,6 +48,8 @@ _REFERENCES: Final = (
     (DEPENDENCIES.c.depends_on_id, PROPOSALS),
     (EVENTS.c.proposal_id, PROPOSALS),
     (EVENTS.c.record_id, RECORDS),
+    (STARTS.c.limit_id, LIMITS),
+    (STARTS.c.proposal_id, PROPOSALS),
 )
 
 

@@ -33,7 +33,7 @@ sequences AS MATERIALIZED (
 functions AS MATERIALIZED (
     SELECT * FROM pg_proc
     WHERE pronamespace = quote_ident(current_schema())::regnamespace
-        AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts)_'
+        AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts|limits)_'
             OR proname IN ('tickets_touch', 'workflows_touch')
             OR oid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid)))
 """  # noqa: S608
@@ -78,7 +78,7 @@ FROM sequences JOIN pg_sequence ON seqrelid = sequences.oid
 # The privileges of `db grants`, and those that the owner of tickets may grant to their writers.
 _ALLOWED: Final = """(
     privilege_type = 'SELECT'
-    OR relname IN ('action_proposals', 'action_records', 'workflows', 'action_halts') AND privilege_type IN ('INSERT', 'UPDATE')
+    OR relname IN ('action_proposals', 'action_records', 'workflows', 'action_halts', 'action_limits') AND privilege_type IN ('INSERT', 'UPDATE')
     OR relname = 'outcome_resolutions' AND privilege_type = 'INSERT'
     OR relname = 'tickets' AND privilege_type NOT IN ('TRIGGER', 'TRUNCATE'))"""
 
@@ -199,6 +199,16 @@ WHERE has_sequence_privilege(flag.oid, 'SELECT')
 ORDER BY 1
 """
 
+_LIMIT_FLAG: Final = """
+, flag AS (SELECT sequences.oid FROM sequences WHERE relname = 'action_governance_flag')
+SELECT 'the flag that tells the triggers of limits is down, and limit ' || id || ' is open'
+FROM flag CROSS JOIN action_limits
+WHERE has_sequence_privilege(flag.oid, 'SELECT')
+    AND pg_sequence_last_value(flag.oid::regclass) = -('action_limits'::regclass::oid::bigint)
+    AND removed_at IS NULL
+ORDER BY 1
+"""
+
 _CHECKS: Final = (
     _Check(
         "tables",
@@ -212,5 +222,6 @@ _CHECKS: Final = (
     _Check("triggers", Verdict.BROKEN, "they work for every role of the database", _REPLICA),
     _Check("next ids", Verdict.BROKEN, "all are unused", _NEXT_IDS),
     _Check("halt flag", Verdict.BROKEN, "the triggers know whether a halt is open", _FLAG),
+    _Check("limit flag", Verdict.BROKEN, "the triggers know whether a limit is open", _LIMIT_FLAG),
     _Check("subscriptions", Verdict.WARNING, "none writes without the triggers", _SUBSCRIPTIONS),
 )

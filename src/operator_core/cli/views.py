@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from operator_core.actions.errors import ExclusiveBusy, InvalidTransition, LimitReached
 from operator_core.actions.types import (
     ActionEvent,
     ActionStatus,
@@ -166,18 +167,33 @@ def page(
     records: Sequence[StoredRecord],
     history: Iterable[ActionEvent],
     now: datetime,
+    hindrance: InvalidTransition | None = None,
 ) -> Page:
-    """Returns the page of a proposal at the time `now`."""
+    """Returns the page of a proposal at the time `now`; `hindrance` says why it can't start."""
     last = records[-1] if records else None
     name = one_line(proposal.action_name)
     title: list[Span] = [(f"proposal {proposal.id}", "bold"), (f"  {name}  ", "")]
     title += _words(status_line(proposal.status, last))
     return Page(
         title,
-        list(_proposal_facts(proposal, last)),
+        [*_proposal_facts(proposal, last), *_waiting(hindrance)],
         [(f"execution {record.id}", list(_record_facts(record, now))) for record in records],
         [_happened(event) for event in history],
     )
+
+
+def _waiting(hindrance: InvalidTransition | None) -> Iterator[tuple[str, Line]]:
+    if isinstance(hindrance, LimitReached):
+        limit = f"limit {hindrance.limit_id}, {one_line(hindrance.name)}, is reached"
+        free = "never starts under it"
+        if hindrance.retry_at is not None:
+            free = f"may start at {when(hindrance.retry_at)}"
+        yield "waits", [(f"{limit} ({hindrance.used:,} used): it {free}", "yellow")]
+    elif isinstance(hindrance, ExclusiveBusy):
+        yield (
+            "waits",
+            [(f"for proposal {hindrance.proposal_id}, with the same exclusive key", "yellow")],
+        )
 
 
 def _words(line: Line) -> Iterator[Span]:
@@ -220,6 +236,7 @@ def _origin(proposal: StoredProposal) -> Iterator[tuple[str, Line]]:
         ("parent", proposal.parent_id),
         ("call", proposal.call_id),
         ("trace", proposal.traceparent),
+        ("exclusive", proposal.exclusive_key),
     ):
         if value is not None:
             yield name, [(one_line(str(value)), "")]
@@ -295,6 +312,14 @@ def what_happened(event: ActionEvent) -> Line:
         return [*status_line(event.to_status), *_why(event)]
     if event.proposal_id is None:
         details = event.details or {}
+        if "limit" in details:
+            name = one_line(str(details.get("name")))
+            return [
+                (
+                    f"{event.event_type.value.replace('_', ' ')} (limit {details['limit']}): {name}",
+                    "bold",
+                )
+            ]
         limits = [
             f"{name} {one_line(str(details[name]))}"
             for name in ("action_name", "agent_id", "run_id")

@@ -109,12 +109,12 @@ _DUE = {"limit": 1, "offset": 0}
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (claims._candidates(frozenset(), False), _DUE),
+        (claims._candidates(frozenset(), False, False), _DUE),
         (
-            claims._candidates(frozenset({"names", "types"}), True),
+            claims._candidates(frozenset({"names", "types"}), True, True),
             {**_DUE, "names": ["a"], "types": ["tool"]},
         ),
-        (claims._candidates(frozenset({"proposal"}), False), {**_DUE, "proposal": 1}),
+        (claims._candidates(frozenset({"proposal"}), False, False), {**_DUE, "proposal": 1}),
         (queries._newest(frozenset({"limit"}), 0), {"limit": 1}),
         (queries._newest(frozenset(), 1), {"status_0": "validated"}),
         (history._NEXT_ON_SQLITE, {"id": 0, "limit": 1}),

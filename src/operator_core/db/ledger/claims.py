@@ -12,8 +12,12 @@ from sqlalchemy import (
     Double,
     Select,
     Text,
+    and_,
+    any_,
     bindparam,
+    cast,
     column,
+    exists,
     func,
     insert,
     literal_column,
@@ -22,7 +26,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.selectable import CTE
 
@@ -37,13 +41,14 @@ from operator_core.actions.types import (
 )
 from operator_core.actions.values import MAX_ID
 from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
+from operator_core.db.ledger.limited import admitted, is_any_limit_open, unexclusive, unlimited
 from operator_core.db.ledger.partial import in_parts, is_of_rows
 from operator_core.db.ledger.recovery import overdue, sweep
 from operator_core.db.ledger.status import any_of, may_start, moved
 from operator_core.db.sql.arrays import each, listed
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
-from operator_core.db.sql.functions import from_now, readable, utcnow, written_now
+from operator_core.db.sql.functions import from_now, limits_are_quiet, readable, utcnow, written_now
 from operator_core.db.sql.planner_hints import any_number, few, few_in, nearly_all, unseen
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
@@ -54,7 +59,7 @@ from operator_core.db.sql.savepoint import savepoint
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
 from operator_core.db.sql.unit import Shared, Shortcut, SingleStatement, Unanswered
 
-__all__ = ["ClaimRequest", "claim", "claim_in_parts"]
+__all__ = ["ClaimRequest", "Claimed", "claim", "claim_in_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +99,16 @@ class ClaimRequest(NamedTuple):
         if self.proposal_id is not None:
             found["proposal"] = self.proposal_id
         return found
+
+
+class Claimed(NamedTuple):
+    """What a claim has taken."""
+
+    claims: list[Claim]
+    overdue: bool
+    """Whether `sweep` has something to do."""
+    passed: bool
+    """Whether it has passed over due proposals that could not start together with others, or that others were starting."""
 
 
 _VALIDATED = any_of([ActionStatus.VALIDATED])
@@ -137,12 +152,12 @@ _FOR_REASON = bindparam("for_reason", type_=Text())
 def _due(filters: frozenset[str]) -> CTE:
     """Locks due proposals, and skips those that other transactions have locked."""
     return (
-        select(_P.id, _P.priority, _DUE.label("due"))
+        select(_P.id, _P.priority, _DUE.label("due"), _P.exclusive_key)
         .where(
             _VALIDATED,
             # The predicate of the index.
             few_in(_P.status, ActionStatus.VALIDATED.value),
-            nearly_all(*_claimable(*_filters(filters)), unhalted()),
+            nearly_all(*_claimable(*_filters(filters)), unhalted(), unexclusive(), unlimited()),
             not_all_halted(),
             *_one(filters),
         )
@@ -153,11 +168,39 @@ def _due(filters: frozenset[str]) -> CTE:
     )
 
 
+def _admitted(due: CTE) -> CTE:
+    """Those of the due proposals that may start together: all of them, if there are no limits and exclusive keys.
+
+    A function of the schema takes the locks of limits and keys without waiting for long, and counts. So the triggers,
+    which ask again, refuse nothing.
+    """
+    keyed = exists(select(due.c.id).where(due.c.exclusive_key.is_not(None)))
+    free = select(and_(limits_are_quiet(), ~keyed)).scalar_subquery()
+    in_order = aggregate_order_by(due.c.id, due.c.priority.desc(), due.c.due, due.c.id)
+    together = select(func.action_limits_admitted(func.array_agg(in_order))).scalar_subquery()
+    # Without the cast, it would be the rows of a subquery that are compared.
+    ids = cast(together, ARRAY(BigInteger()))
+    return (
+        select(due.c.id, due.c.priority, due.c.due)
+        # The function runs only if the first condition is false.
+        .where(or_(free, due.c.id == any_(ids)))
+        .cte("admitted")
+    )
+
+
+def _passed(due: CTE, taken: CTE) -> ColumnElement[bool]:
+    due_count, taken_count = (
+        select(func.count()).select_from(each).scalar_subquery() for each in (due, taken)
+    )
+    return due_count > taken_count
+
+
 @cache
 def _claim_on_server(filters: frozenset[str]) -> Select[Any]:
     """Claims due proposals for one worker."""
     due = _due(filters)
-    return _claim_all(due, due.c.due, _start(), _record(select(due.c.id)))
+    free = _admitted(due)
+    return _claim_all(due, free, free.c.due, _start(), _record(select(free.c.id)))
 
 
 @cache
@@ -173,8 +216,9 @@ def _claim_together(filters: frozenset[str]) -> Select[Any]:
         .table_valued(*(column(name, Text()) for name in columns), with_ordinality="place")
         .render_derived(name="calls")
     )
-    order = due.c.priority.desc(), due.c.due, due.c.id
-    numbered = select(due.c.id, func.row_number().over(order_by=order).label("place")).subquery()
+    free = _admitted(due)
+    order = free.c.priority.desc(), free.c.due, free.c.id
+    numbered = select(free.c.id, func.row_number().over(order_by=order).label("place")).subquery()
     dealt = (
         select(numbered, calls.c.who, calls.c.actor, calls.c.for_reason)
         .join_from(numbered, calls, calls.c.place == numbered.c.place)
@@ -183,16 +227,16 @@ def _claim_together(filters: frozenset[str]) -> Select[Any]:
     )
     to = dealt.c
     record = _record(select(to.id).order_by(to.place), to.actor, to.who)
-    return _claim_all(dealt, to.place, _start(to.actor, to.for_reason), record)
+    return _claim_all(due, dealt, to.place, _start(to.actor, to.for_reason), record)
 
 
 def _claim_all(
-    taken: CTE, place: ColumnElement[Any], start: dict[str, Any], record: Any
+    due: CTE, taken: CTE, place: ColumnElement[Any], start: dict[str, Any], record: Any
 ) -> Select[Any]:
     """Starts the proposals of `taken` and writes their records, in one statement.
 
-    It always returns at least one row, because each row tells whether the ledger has overdue rows. The rows have no
-    order.
+    It always returns at least one row, because each row tells whether the ledger has overdue rows, and whether due ones
+    were passed over. The rows have no order.
     """
     started = record.cte("started")
     # The server runs the statements of a WITH in the order in which its plan reads them. This one reads the other's
@@ -212,8 +256,11 @@ def _claim_all(
         .join_from(begun, started, started.c.proposal_id == begun.c.id)
         .subquery("taken")
     )
-    one = select(overdue().label("overdue")).subquery("one")
-    return select(one.c.overdue, *claimed.c).select_from(one.outerjoin(claimed, true()))
+    passed = _passed(due, taken).label("passed")
+    one = select(overdue().label("overdue"), passed).subquery("one")
+    return select(one.c.overdue, one.c.passed, *claimed.c).select_from(
+        one.outerjoin(claimed, true())
+    )
 
 
 def _start(actor: Any = _ACTOR, reason: Any = _FOR_REASON) -> dict[str, Any]:
@@ -258,8 +305,12 @@ def _record(ids: Select[Any], actor: Any = _ACTOR, who: Any = _WHO) -> Any:
 
 
 @cache
-def _candidates(filters: frozenset[str], halts: bool) -> Select[Any]:
-    held = [not_all_halted(), unhalted()] if halts else []
+def _candidates(filters: frozenset[str], halts: bool, limits: bool) -> Select[Any]:
+    held = [unexclusive()]
+    if halts:
+        held += [not_all_halted(), unhalted()]
+    if limits:
+        held.append(unlimited())
     return (
         select(*PROPOSAL_COLUMNS)
         .where(_VALIDATED, *_claimable(*_filters(filters)), *held, *_one(filters))
@@ -281,8 +332,8 @@ _RECORD_LISTED = _record(select(_P.id).where(listed(_P.id, "ids")))
 _RECORD_EACH = _record(select(each("ids").c.value))
 
 
-def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
-    """Claims due proposals for a worker; returns the claims, and whether `sweep` has something to do."""
+def claim(request: ClaimRequest) -> SingleStatement[Claimed]:
+    """Claims due proposals for a worker."""
     filters = request.filters
     parameters = {
         **request.who,
@@ -292,16 +343,16 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
     }
     statement = _claim_on_server(frozenset(filters))
 
-    def unit(conn: Connection) -> tuple[list[Claim], bool]:
+    def unit(conn: Connection) -> Claimed:
         if is_sqlite(conn):
             sweep(conn)
-            return _select_and_start(conn, request), False
+            return Claimed(_select_and_start(conn, request), False, False)
         return answer(fetch(conn, statement, parameters))
 
-    def answer(rows: Sequence[Any]) -> tuple[list[Claim], bool]:
+    def answer(rows: Sequence[Any]) -> Claimed:
         # Sorting here costs less than in the statement.
         found = sorted(_found(rows), key=_in_order)
-        return _claims(found, request.worker), rows[0][0]
+        return Claimed(_claims(found, request.worker), *rows[0][:_FACTS])
 
     # Claims of different callers can share a statement if any of them could get each proposal.
     key = "claim", request.lease, request.action_names, request.action_types
@@ -311,7 +362,7 @@ def claim(request: ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
 
 def _deal(
     requests: Sequence[ClaimRequest],
-) -> Shortcut[list[tuple[list[Claim], bool] | Unanswered]]:
+) -> Shortcut[list[Claimed | Unanswered]]:
     """One statement for several claims: the first caller gets the first proposals."""
     filters = requests[0].filters
     wanted = [place for place, each in enumerate(requests) for _ in range(each.limit)]
@@ -323,13 +374,13 @@ def _deal(
         **filters,
     }
 
-    def answer(rows: Sequence[Any]) -> list[tuple[list[Claim], bool] | Unanswered]:
-        left = rows[0][0]
+    def answer(rows: Sequence[Any]) -> list[Claimed | Unanswered]:
+        left = rows[0][:_FACTS]
         shares: list[list[tuple[Any, ...]]] = [[] for _ in requests]
         for row in sorted(_found(rows), key=_place):
             shares[wanted[_place(row) - 1]].append(row)
         return [
-            (_claims(share, each.worker), left)
+            Claimed(_claims(share, each.worker), *left)
             for each, share in zip(requests, shares, strict=True)
         ]
 
@@ -345,7 +396,9 @@ def _claims(rows: Sequence[tuple[Any, ...]], worker: str) -> list[Claim]:
     taken: list[Claim] = []
     for row in rows:
         try:
-            taken.append(Claim(to_proposal(row[1:_DUE_AT]), _begun(row[_DUE_AT + 1 :], worker)))
+            taken.append(
+                Claim(to_proposal(row[_FACTS:_DUE_AT]), _begun(row[_DUE_AT + 1 :], worker))
+            )
         except CorruptRow as error:
             # The server could not detect this one. The others must reach the worker, and this lease expires.
             logger.error("claimed a row that can't be read, its lease will expire: %s", error)
@@ -353,8 +406,10 @@ def _claims(rows: Sequence[tuple[Any, ...]], worker: str) -> list[Claim]:
 
 
 _FIELDS = tuple(StoredProposal.model_fields)
-_ID, _PRIORITY = (1 + _FIELDS.index(name) for name in ("id", "priority"))
-_DUE_AT = 1 + len(PROPOSAL_COLUMNS)
+_FACTS = 2
+"""The columns before those of the proposal."""
+_ID, _PRIORITY = (_FACTS + _FIELDS.index(name) for name in ("id", "priority"))
+_DUE_AT = _FACTS + len(PROPOSAL_COLUMNS)
 """When the proposal has been due since, or its place in the order of the claim."""
 
 
@@ -366,9 +421,9 @@ def _in_order(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return -row[_PRIORITY], row[_DUE_AT], row[_ID]
 
 
-def claim_in_parts(conn: Connection, request: ClaimRequest) -> tuple[list[Claim], bool]:
+def claim_in_parts(conn: Connection, request: ClaimRequest) -> Claimed:
     """As `claim`, but skips the proposals that the database refuses to start, which are logged."""
-    return _select_and_start(conn, request), False
+    return Claimed(_select_and_start(conn, request), False, False)
 
 
 def _select_and_start(conn: Connection, request: ClaimRequest) -> list[Claim]:
@@ -378,13 +433,22 @@ def _select_and_start(conn: Connection, request: ClaimRequest) -> list[Claim]:
     while len(taken) < request.limit:
         rest = request._replace(limit=request.limit - len(taken))
         found = _first_due(conn, rest, refused)
-        started = _start_unrefused(conn, request, found)
+        chosen = _together(conn, found)
+        started = _start_unrefused(conn, request, chosen)
         taken += started
         if len(started) == len(found):
             break
-        # The refused ones keep their places in the order.
-        refused += len(found) - len(started)
+        # The refused ones keep their places in the order. What could not start together with these is not found again
+        # if it can't start after them.
+        refused += len(chosen or found) - len(started)
     return taken
+
+
+def _together(conn: Connection, found: Sequence[StoredProposal]) -> Sequence[StoredProposal]:
+    """Those of the proposals that may start together."""
+    if any(each.exclusive_key is not None for each in found) or is_any_limit_open(conn):
+        return admitted(conn, found)
+    return found
 
 
 def _start_unrefused(
@@ -418,7 +482,7 @@ def _start_unrefused(
 def _first_due(conn: Connection, request: ClaimRequest, offset: int) -> list[StoredProposal]:
     found: list[StoredProposal] = []
     filters = request.filters
-    candidates = _candidates(frozenset(filters), is_any_open(conn))
+    candidates = _candidates(frozenset(filters), is_any_open(conn), is_any_limit_open(conn))
     parameters: dict[str, Any] = {"offset": offset, **filters}
     while len(found) < request.limit:
         parameters["limit"] = request.limit - len(found)

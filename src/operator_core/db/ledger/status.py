@@ -35,6 +35,12 @@ from operator_core.actions.errors import (
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
 from operator_core.actions.types import ActionStatus, EndCode
 from operator_core.db.ledger.halted import covering_proposal, is_any_open, mode_of, unhalted
+from operator_core.db.ledger.limited import (
+    check_limits,
+    is_any_limit_open,
+    unexclusive,
+    unlimited,
+)
 from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
@@ -177,16 +183,16 @@ class Move(NamedTuple):
     @property
     def statement(self) -> ReturningUpdate[tuple[int]]:
         """The UPDATE that makes the move if the proposal's status allows it; its parameters are `parameters`."""
-        return self._statement(halts=True)
+        return self._statement(asks=True)
 
     @property
-    def statement_without_halts(self) -> ReturningUpdate[tuple[int]]:
-        """The same if no halt is open."""
-        return self._statement(halts=False)
+    def statement_unasked(self) -> ReturningUpdate[tuple[int]]:
+        """The same if no halt and no limit is open."""
+        return self._statement(asks=False)
 
-    def _statement(self, *, halts: bool) -> ReturningUpdate[tuple[int]]:
+    def _statement(self, *, asks: bool) -> ReturningUpdate[tuple[int]]:
         versioned = self.expected_version is not None
-        return _move_one(self.status, self.sources, versioned, self.end_code, halts=halts)
+        return _move_one(self.status, self.sources, versioned, self.end_code, asks=asks)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -205,12 +211,16 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
     """Moves a proposal along its lifecycle.
 
     Raises `NotFound`, `VersionConflict`, or `InvalidTransition`; its subclasses `NotDue`, `Expired` and
-    `DependencyPending` are for a proposal that can't start yet or any longer, and `TransitionHalted` is for one that a halt
-    covers. Raises `Busy` if other writers move the
+    `DependencyPending` are for a proposal that can't start yet or any longer, `LimitReached` and `ExclusiveBusy` for one that
+    has to wait for others, and `TransitionHalted` is for one that a halt covers. Raises `Busy` if other writers move the
     proposal so often that every attempt fails.
     """
-    ask = move.status in HELD and (not is_sqlite(conn) or is_any_open(conn))
-    statement = move.statement if ask else move.statement_without_halts
+    ask = move.status in HELD and (
+        not is_sqlite(conn)
+        or is_any_open(conn)
+        or (move.status is ActionStatus.EXECUTING and is_any_limit_open(conn))
+    )
+    statement = move.statement if ask else move.statement_unasked
     for _ in range(_MOVES):
         if fetch(conn, statement, move.parameters):
             return
@@ -252,6 +262,9 @@ def _check_start(conn: Connection, id: int, found: Any) -> None:
         raise Expired(*here, decode_time(found.expires_at))
     if pending := conn.scalars(_PENDING_NEEDS, {"proposal": id}).all():
         raise DependencyPending(*here, pending)
+    proposal = get_proposal(conn, id)
+    if proposal is not None:
+        check_limits(conn, proposal, here[2], decode_time(found.now))
 
 
 def check_start(conn: Connection, id: int) -> bool:
@@ -335,6 +348,7 @@ _CURRENT = select(
     (_ROW.next_retry_at > written_now()).label("paused"),
     (_ROW.scheduled_at > written_now()).label("early"),
     (_ROW.expires_at <= written_now()).label("late"),
+    written_now().label("now"),
 ).where(_ROW.id == _PROPOSAL_ID)
 
 _PARTIES = select(_ROW.proposed_by, _ROW.requester_id).where(_ROW.id == _PROPOSAL_ID)
@@ -365,9 +379,9 @@ def _move_one(
     versioned: bool,
     end_code: EndCode | None,
     *,
-    halts: bool,
+    asks: bool,
 ) -> ReturningUpdate[tuple[int]]:
-    conditions = [*_may_move(status, sources, halts), _ROW.id == _PROPOSAL_ID]
+    conditions = [*_may_move(status, sources, asks), _ROW.id == _PROPOSAL_ID]
     if versioned:
         conditions.append(_ROW.version == bindparam("expected"))
     values = moved(status, end_code=end_code, **_stamps(status))
@@ -394,10 +408,13 @@ def _move_many(
 
 
 def _may_move(
-    status: ActionStatus, sources: frozenset[ActionStatus], halts: bool = True
+    status: ActionStatus, sources: frozenset[ActionStatus], asks: bool = True
 ) -> list[ColumnElement[bool]]:
-    start = may_start() if status is ActionStatus.EXECUTING else []
-    held = [unhalted()] if halts and status in HELD else []
+    starts = status is ActionStatus.EXECUTING
+    start = [*may_start(), unexclusive()] if starts else []
+    held = [unhalted()] if asks and status in HELD else []
+    if asks and starts:
+        held.append(unlimited())
     return [any_of(sources), *start, *held]
 
 

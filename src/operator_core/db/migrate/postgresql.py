@@ -126,7 +126,7 @@ SELECT 'function ' || proname || '(' || pg_get_function_identity_arguments(oid) 
         CASE WHEN prosecdef THEN 'SECURITY DEFINER' END, 'SET ' || array_to_string(proconfig, ' SET '))
 FROM pg_proc
 WHERE pronamespace = quote_ident(current_schema())::regnamespace
-    AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts)_|^workflows_(touch|guard)$'
+    AND (proname ~ '^action_(ledger|proposals|records|events|dependencies|halts|limits)_|^workflows_(touch|guard)$'
         OR oid IN (SELECT tgfoid FROM ours JOIN pg_trigger ON tgrelid = ours.oid WHERE NOT tgisinternal))
 """
 
@@ -155,9 +155,12 @@ def grants(schema: str, role: str, version_table: str) -> str:
             f"GRANT SELECT ON {into}.{_quoted(version_table)}, {into}.action_events, "
             f"{into}.action_dependencies TO {to}",
             f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records, "
-            f"{into}.workflows, {into}.action_halts TO {to}",
-            # The triggers ask it whether a halt is open.
-            f"GRANT SELECT ON SEQUENCE {into}.action_halts_flag TO {to}",
+            f"{into}.workflows, {into}.action_halts, {into}.action_limits TO {to}",
+            # The triggers ask them whether a halt is open, and whether there are limits.
+            f"GRANT SELECT ON SEQUENCE {into}.action_halts_flag, {into}.action_governance_flag TO {to}",
+            # The triggers count starts by it.
+            f"GRANT SELECT ON {into}.action_starts TO {to}",
+            f"GRANT INSERT ON {into}.action_limits_asked TO {to}",
             # A reference to a ticket reads it; another service writes tickets.
             f"GRANT SELECT ON {into}.tickets TO {to}",
             f"GRANT SELECT, INSERT ON {into}.outcome_resolutions TO {to}",
@@ -174,6 +177,12 @@ def grants(schema: str, role: str, version_table: str) -> str:
 _CALLED: Final = (
     "action_halts_covers",
     "action_halts_refusal",
+    "action_limits_admitted",
+    "action_limits_amount",
+    "action_limits_covers",
+    "action_limits_lock",
+    "action_limits_quiet",
+    "action_limits_used",
     "action_ledger_is_action_type",
     "action_ledger_is_list_of_ids",
     "action_ledger_is_status",

@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 from operator_core.actions.errors import CorruptRow
 from operator_core.db.sql.base import JSONText, UTCDateTime
 
-__all__ = ["Reader", "converter", "decode_time", "to_ids"]
+__all__ = ["Reader", "converter", "decode_time", "to_ids", "to_path"]
 
 T = TypeVar("T")
 
@@ -100,6 +100,20 @@ def to_ids(value: Any) -> tuple[int, ...]:
     if type(found) is not list or any(type(each) is not int for each in cast("list[Any]", found)):
         raise TypeError
     return tuple(cast("list[int]", found))
+
+
+def to_path(value: Any) -> tuple[str | int, ...] | None:
+    """Returns the steps of a JSON list of keys and indices; NULL is None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError
+    found: Any = from_json(value)
+    if type(found) is not list or any(
+        type(each) not in (int, str) for each in cast("list[Any]", found)
+    ):
+        raise TypeError
+    return tuple(cast("list[str | int]", found))
 
 
 _BY_TYPE: Final[dict[type[TypeEngine[Any]], Reader]] = {

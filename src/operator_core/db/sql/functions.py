@@ -14,12 +14,18 @@ from operator_core.db.sql.base import SQLITE_NOW, UTCDateTime
 
 __all__ = [
     "after_jitter",
+    "amount_in",
+    "counts_under",
     "covers",
     "current_transaction",
     "from_now",
+    "holds_key",
+    "limits_are_quiet",
     "readable",
     "strictly_after",
     "ticket_now",
+    "used_starts",
+    "used_sum",
     "utcnow",
     "written_now",
 ]
@@ -219,6 +225,120 @@ def _covers_sqlite(element: covers, compiler: SQLCompiler, **options: Any) -> st
         f"AND ({term(of_action)} IS NULL OR {term(action)} GLOB replace({term(of_action)}, '[', '[[]')) "
         f"AND ({by_agent}))"
     )
+
+
+class counts_under(FunctionElement[Any]):  # noqa: N801
+    """Whether a limit is about a proposal: the limit's `action_name` and `agent_id`, and those of the proposal."""
+
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(counts_under)
+def _counts_under(element: counts_under, compiler: SQLCompiler, **options: Any) -> str:
+    return f"action_limits_covers({compiler.process(element.clauses, **options)})"
+
+
+@compiles(counts_under, "sqlite")
+def _counts_under_sqlite(element: counts_under, compiler: SQLCompiler, **options: Any) -> str:
+    of_action, of_agent, action, agent = (
+        compiler.process(each, **options) for each in element.clauses
+    )
+    return (
+        f"(({of_action} IS NULL OR {action} GLOB replace({of_action}, '[', '[[]')) "
+        f"AND ({of_agent} IS NULL OR coalesce({agent}, '') = '' OR lower({agent}) = lower({of_agent}) "
+        f"OR {agent} GLOB '*[^!-~]*'))"
+    )
+
+
+class used_starts(FunctionElement[int]):  # noqa: N801
+    """The number of starts that an open limit counts now: the limit's `id` and `window`."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+class used_sum(FunctionElement[int]):  # noqa: N801
+    """The sum that an open limit counts now: the limit's `id` and `window`."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+def _used(column: str, kind: type[FunctionElement[Any]]) -> None:
+    def on_server(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+        return f"(action_limits_used({compiler.process(element.clauses, **options)})).{column}"
+
+    def on_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+        id_, _ = (compiler.process(each, **options) for each in element.clauses)
+        return f"(SELECT {column} FROM action_limits_used WHERE limit_id = {id_})"  # noqa: S608
+
+    compiles(kind)(on_server)
+    compiles(kind, "sqlite")(on_sqlite)
+
+
+_used("starts", used_starts)
+_used("spent", used_sum)
+
+
+class amount_in(FunctionElement[int]):  # noqa: N801
+    """The integer from 0 at a path of the parameters, or NULL: the columns of the parameters and of the path."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(amount_in)
+def _amount_in(element: amount_in, compiler: SQLCompiler, **options: Any) -> str:
+    return f"action_limits_amount({compiler.process(element.clauses, **options)})"
+
+
+@compiles(amount_in, "sqlite")
+def _amount_in_sqlite(element: amount_in, compiler: SQLCompiler, **options: Any) -> str:
+    parameters, path = (compiler.process(each, **options) for each in element.clauses)
+    # As in revision 0008, but text that is not JSON must not fail the statement.
+    return (
+        "(SELECT CASE WHEN walked.depth = walked.steps AND walked.visited = walked.steps + 1 "  # noqa: S608
+        "AND walked.type = 'integer' AND typeof(walked.value) = 'integer' AND walked.value >= 0 "
+        "THEN walked.value END FROM (WITH RECURSIVE walk (depth, type, value) AS ("
+        f"SELECT 0, 'object', CASE WHEN json_valid({parameters}) THEN {parameters} END UNION ALL "
+        "SELECT walk.depth + 1, member.type, member.value FROM walk "
+        f"CROSS JOIN json_each({path}) AS step ON +step.key = walk.depth "
+        "CROSS JOIN json_each(CASE WHEN walk.type = 'object' OR walk.type = 'array' THEN walk.value END) AS member "
+        "ON +member.key IS step.value) "
+        "SELECT max(walk.depth) AS depth, count(*) AS visited, walk.type, walk.value, "
+        f"(SELECT count(*) FROM json_each({path})) AS steps FROM walk) AS walked)"
+    )
+
+
+class holds_key(FunctionElement[Any]):  # noqa: N801
+    """Whether a proposal with this status is executing, as the index of exclusive keys says it."""
+
+    # As in `covers`.
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(holds_key)
+def _holds_key(element: holds_key, compiler: SQLCompiler, **options: Any) -> str:
+    return f"{compiler.process(element.clauses, **options)} || '' = 'executing'"
+
+
+@compiles(holds_key, "sqlite")
+def _holds_key_sqlite(element: holds_key, compiler: SQLCompiler, **options: Any) -> str:
+    return f"{compiler.process(element.clauses, **options)} = 'executing'"
+
+
+class limits_are_quiet(FunctionElement[bool]):  # noqa: N801
+    """Whether no limit has ever been set, on a server."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(limits_are_quiet)
+def _limits_are_quiet(element: limits_are_quiet, compiler: SQLCompiler, **_: Any) -> str:
+    return "action_limits_quiet()"
 
 
 class readable(FunctionElement[bool]):  # noqa: N801

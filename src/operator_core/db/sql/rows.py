@@ -20,16 +20,18 @@ from operator_core.actions.types import (
     EventType,
     Halt,
     HaltMode,
+    Limit,
     OutcomeResolution,
     RequesterType,
     StoredProposal,
     StoredRecord,
     Workflow,
 )
-from operator_core.db.sql.conversion import Reader, converter, decode_time, to_ids
+from operator_core.db.sql.conversion import Reader, converter, decode_time, to_ids, to_path
 from operator_core.db.sql.tables import (
     EVENTS,
     HALTS,
+    LIMITS,
     PROPOSALS,
     RECORDS,
     RESOLUTIONS,
@@ -39,6 +41,7 @@ from operator_core.db.sql.tables import (
 __all__ = [
     "EVENT_COLUMNS",
     "HALT_COLUMNS",
+    "LIMIT_COLUMNS",
     "PROPOSAL_COLUMNS",
     "RECORD_COLUMNS",
     "RESOLUTION_COLUMNS",
@@ -47,6 +50,7 @@ __all__ = [
     "decode_time",
     "to_event",
     "to_halt",
+    "to_limit",
     "to_listing",
     "to_proposal",
     "to_record",
@@ -68,6 +72,7 @@ RECORD_COLUMNS: Final = _columns(RECORDS, StoredRecord.model_fields)
 EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
 RESOLUTION_COLUMNS: Final = _columns(RESOLUTIONS, OutcomeResolution.model_fields)
 HALT_COLUMNS: Final = _columns(HALTS, Halt.model_fields)
+LIMIT_COLUMNS: Final = _columns(LIMITS, Limit.model_fields)
 WORKFLOW_COLUMNS: Final = _columns(WORKFLOWS, Workflow.model_fields)
 
 
@@ -105,6 +110,13 @@ to_halt: Final = converter(
     HALT_COLUMNS, Halt.from_stored, {"mode": _one_of(HaltMode, "is not a mode")}
 )
 """A row of `HALT_COLUMNS` as a model; raises `CorruptRow`."""
+
+to_limit: Final = converter(
+    LIMIT_COLUMNS,
+    Limit.from_stored,
+    {"sum_of": Reader(to_path, "is not a path", reads_null=True)},
+)
+"""A row of `LIMIT_COLUMNS` as a model; raises `CorruptRow`."""
 
 to_workflow: Final = converter(WORKFLOW_COLUMNS, Workflow.from_stored, {})
 """A row of `WORKFLOW_COLUMNS` as a model; raises `CorruptRow`."""

@@ -30,10 +30,12 @@ __all__ = [
     "DEPENDENCIES",
     "EVENTS",
     "HALTS",
+    "LIMITS",
     "NUMBERED",
     "PROPOSALS",
     "RECORDS",
     "RESOLUTIONS",
+    "STARTS",
     "TABLES",
     "TICKETS",
     "VIEWS",
@@ -41,8 +43,10 @@ __all__ = [
     "ActionDependencyRow",
     "ActionEventRow",
     "ActionHaltRow",
+    "ActionLimitRow",
     "ActionProposalRow",
     "ActionRecordRow",
+    "ActionStartRow",
     "OutcomeResolutionRow",
     "TicketRow",
     "WorkflowRow",
@@ -53,6 +57,7 @@ ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
 # Without AUTOINCREMENT, SQLite reuses the id of the newest row after that row is deleted.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
 
+_EXCLUSIVE = "status = 'executing' AND exclusive_key IS NOT NULL"
 _CALL_KNOWN = "run_id IS NOT NULL AND call_id IS NOT NULL"
 
 
@@ -188,6 +193,13 @@ class ActionProposalRow(Base):
             sqlite_where=text(_CALL_KNOWN),
             postgresql_where=text(_CALL_KNOWN),
         ),
+        Index(
+            "uq_action_proposals_exclusive",
+            "exclusive_key",
+            unique=True,
+            sqlite_where=text(_EXCLUSIVE),
+            postgresql_where=text(_EXCLUSIVE.replace("status", "status || ''")),
+        ),
         _partial("idx_action_proposals_parent", "parent_id", "id", where="parent_id IS NOT NULL"),
         _partial("idx_action_proposals_agent", "agent_id", "id", where="agent_id IS NOT NULL"),
         _partial(
@@ -275,6 +287,8 @@ class ActionProposalRow(Base):
     end_code: Mapped[str | None] = mapped_column(Text)
     status_cause: Mapped[str | None] = mapped_column(Text)
     content_digest: Mapped[str | None] = mapped_column(Text)
+    # What it needs for itself alone while it is executing.
+    exclusive_key: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionDependencyRow(Base):
@@ -364,6 +378,67 @@ class ActionHaltRow(Base):
     resume_reason: Mapped[str | None] = mapped_column(Text)
 
 
+# What the triggers on PostgreSQL read before they look for a limit: see revision 0008.
+Sequence("action_governance_flag", minvalue=-(2**63), data_type=BIGINT, metadata=Base.metadata)
+
+
+class ActionLimitRow(Base):
+    """A limit. It is removed once and never edited."""
+
+    __tablename__ = "action_limits"
+    __table_args__ = (
+        Index(
+            "uq_action_limits_name",
+            "name",
+            unique=True,
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    action_name: Mapped[str | None] = mapped_column(Text)
+    agent_id: Mapped[str | None] = mapped_column(Text)
+    window: Mapped[float] = mapped_column(DOUBLE)
+    max_starts: Mapped[int | None] = mapped_column(BIGINT)
+    sum_of: Mapped[str | None] = mapped_column(JSONText)
+    max_sum: Mapped[int | None] = mapped_column(BIGINT)
+    set_by: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    removed_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    removed_by: Mapped[str | None] = mapped_column(Text)
+    remove_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class ActionStartRow(Base):
+    """A start that counts under a limit. Triggers write it; it is given back once, and never changes otherwise."""
+
+    __tablename__ = "action_starts"
+    __table_args__ = (
+        Index("idx_action_starts_time", "limit_id", "started_at", "place"),
+        _partial(
+            "idx_action_starts_given_back",
+            "limit_id",
+            "started_at",
+            where="given_back_at IS NOT NULL",
+        ),
+        Index("idx_action_starts_proposal", "proposal_id", "limit_id", "place"),
+    )
+
+    limit_id: Mapped[int] = mapped_column(BIGINT, primary_key=True, autoincrement=False)
+    # From 1 without gaps, in the order of the times.
+    place: Mapped[int] = mapped_column(BIGINT, primary_key=True, autoincrement=False)
+    started_at: Mapped[str] = mapped_column(UTCDateTime)
+    proposal_id: Mapped[int] = mapped_column(BIGINT)
+    amount: Mapped[int] = mapped_column(BIGINT)
+    # The sum of the amounts up to this place.
+    total: Mapped[int] = mapped_column(BIGINT)
+    given_back_at: Mapped[str | None] = mapped_column(UTCDateTime)
+
+
 class OutcomeResolutionRow(Base):
     """What became of an execution with an unknown outcome. It is written once and never changes."""
 
@@ -417,7 +492,7 @@ class ActionEventRow(Base):
     )
 
     id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
-    # None for events of halts.
+    # None for events of halts and limits.
     proposal_id: Mapped[int | None] = mapped_column(BIGINT)
     record_id: Mapped[int | None] = mapped_column(BIGINT)
     event_type: Mapped[str] = mapped_column(Text)
@@ -441,6 +516,8 @@ PROPOSALS: Final = cast(Table, ActionProposalRow.__table__)
 RECORDS: Final = cast(Table, ActionRecordRow.__table__)
 EVENTS: Final = cast(Table, ActionEventRow.__table__)
 HALTS: Final = cast(Table, ActionHaltRow.__table__)
+LIMITS: Final = cast(Table, ActionLimitRow.__table__)
+STARTS: Final = cast(Table, ActionStartRow.__table__)
 WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
 RESOLUTIONS: Final = cast(Table, OutcomeResolutionRow.__table__)
 DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
@@ -448,7 +525,13 @@ DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
 TABLES: Final = tuple(Base.metadata.tables)
 """The names of all tables."""
 
-VIEWS: Final = ("action_halts_asked", "action_halts_told")
+VIEWS: Final = (
+    "action_halts_asked",
+    "action_halts_told",
+    "action_limits_asked",
+    "action_limits_told",
+    "action_limits_used",
+)
 """The names of the views, which SQLite's triggers use."""
 
 NUMBERED: Final = tuple(

@@ -15,7 +15,9 @@ from pydantic import (
 )
 
 from operator_core.actions.actors import is_reserved
+from operator_core.actions.conditions import ParameterPath
 from operator_core.actions.errors import InvalidValue
+from operator_core.actions.limits import MaxStarts, MaxSum, Window
 from operator_core.actions.model import to_invalid_value
 from operator_core.actions.types import (
     ActionProposal,
@@ -50,11 +52,14 @@ __all__ = [
     "JSON",
     "LEASE",
     "MAPPING",
+    "MAX_STARTS",
+    "MAX_SUM",
     "MODE",
     "NAME",
     "NAMES",
     "OPTIONAL_ERROR_MESSAGE",
     "OPTIONAL_ID",
+    "PATH",
     "POSITION",
     "REASON",
     "REQUESTER_TYPE",
@@ -66,6 +71,7 @@ __all__ = [
     "TIME",
     "TRACEPARENT",
     "TYPES",
+    "WINDOW",
     "Argument",
     "check",
     "check_proposal",
@@ -226,6 +232,16 @@ REQUESTER_TYPE: Final[Argument[RequesterType | None]] = Argument(
 )
 
 TRACEPARENT: Final[Argument[str | None]] = Argument(Traceparent | None)
+
+WINDOW: Final[Argument[float]] = Argument(Window)
+"""The window of a limit, in seconds."""
+
+MAX_STARTS: Final[Argument[int | None]] = Argument(MaxStarts | None)
+
+MAX_SUM: Final[Argument[int | None]] = Argument(MaxSum | None)
+
+PATH: Final[Argument[tuple[str | int, ...] | None]] = Argument(ParameterPath | None)
+"""Where a value is in the parameters: keys and indices."""
 
 COLLECTION: Final[Argument[Iterable[Any]]] = Argument(
     Annotated[Any, AfterValidator(_check_collection)], "must be a collection, not {kind}"

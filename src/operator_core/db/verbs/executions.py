@@ -99,8 +99,8 @@ class WorkVerbs(Verbs):
         """Claims this very proposal for one worker, as `claim` does; its priority and its place in the order don't count.
 
         Raises the error that says why it can't be claimed now: `NotFound`, `AlreadyClaimed`, `NotDue` (also for a failed
-        proposal whose retry is due later), `TransitionHalted`, `Expired`, `DependencyPending`, `CorruptRow`, or `InvalidTransition` for any
-        other status than `validated`. If other writers hold the proposal, it tries again for some seconds, and then
+        proposal whose retry is due later), `TransitionHalted`, `Expired`, `DependencyPending`, `LimitReached`, `ExclusiveBusy`,
+        `CorruptRow`, or `InvalidTransition` for any other status than `validated`. If other writers hold the proposal, it tries again for some seconds, and then
         raises `Busy`.
         """
         check(arguments.ACTOR, worker, "worker")
@@ -130,24 +130,26 @@ class WorkVerbs(Verbs):
         raise Busy(None, "other writers hold the proposal")
 
     async def _claim(self, request: claims.ClaimRequest) -> list[Claim]:
-        taken, overdue = await self._write_or_in_parts(
+        taken, overdue, passed = await self._write_or_in_parts(
             _claim(request),
             lambda conn: read_damaged(conn, partial(claims.claim_in_parts, request=request)),
         )
-        if overdue:
+        if overdue or passed:
             try:
-                async with self._kept(taken, request.lease):
-                    await self._units.write(recovery.sweep)
+                if overdue:
+                    async with self._kept(taken, request.lease):
+                        await self._units.write(recovery.sweep)
                 if len(taken) < request.limit:
                     rest = request._replace(limit=request.limit - len(taken))
-                    more, _ = await self._units.write(_claim(rest))
-                    taken += more
+                    more = await self._units.write(_claim(rest))
+                    taken += more.claims
             except ActionError as error:
                 if not taken:
                     raise
                 # The claimed proposals must reach the worker; the next claim sweeps again.
                 logger.warning(
-                    "the sweep of overdue rows failed and is left to the next claim: %s", error
+                    "the rest of a claim, or its sweep, failed and is left to the next claim: %s",
+                    error,
                 )
         return taken
 
@@ -349,7 +351,7 @@ def lease_of(claim: Claim, lease: timedelta | None) -> float:
     return check(arguments.LEASE, own if lease is None else lease, "lease")
 
 
-def _claim(request: claims.ClaimRequest) -> SingleStatement[tuple[list[Claim], bool]]:
+def _claim(request: claims.ClaimRequest) -> SingleStatement[claims.Claimed]:
     """A claim that skips rows with text that is not UTF-8, instead of failing."""
     claim = claims.claim(request)
     return replace(claim, unit=partial(read_damaged, unit=claim.unit))

@@ -3,6 +3,7 @@
 from operator_core.db.verbs.halts import HaltVerbs
 from operator_core.db.verbs.history import HistoryVerbs
 from operator_core.db.verbs.holding import HoldingVerbs
+from operator_core.db.verbs.limits import LimitVerbs
 from operator_core.db.verbs.outcomes import OutcomeVerbs
 from operator_core.db.verbs.proposals import ProposalVerbs
 from operator_core.db.verbs.records import RecordVerbs
@@ -21,6 +22,7 @@ class ActionLedger(
     HistoryVerbs,
     WorkflowVerbs,
     HaltVerbs,
+    LimitVerbs,
 ):
     """The verbs of the ledger. Each is one unit of work: one transaction, durable when the call returns.
 

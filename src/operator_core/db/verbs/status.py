@@ -5,6 +5,7 @@ from functools import partial
 from operator_core.actions.errors import ConstraintViolation
 from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.halted import HALTED
+from operator_core.db.ledger.limited import REFUSALS
 from operator_core.db.ledger.status import Move, cancel_proposal, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
@@ -30,8 +31,8 @@ class StatusVerbs(Verbs):
 
         Raises `NotFound` for an unknown proposal, and `InvalidTransition` for a move that the lifecycle does not
         allow; its `allowed` lists the possible ones. Its subclasses `NotDue`, `Expired` and `DependencyPending` mean
-        that the proposal can't start yet, or can't start any longer, and `TransitionHalted` that a halt covers it. Raises `VersionConflict` if the proposal has
-        another version than `expected_version`.
+        that the proposal can't start yet, or can't start any longer, `TransitionHalted` that a halt covers it, and
+        `LimitReached` and `ExclusiveBusy` that it has to wait for others. Raises `VersionConflict` if the proposal has another version than `expected_version`.
         """
         move = Move(
             check(arguments.ID, proposal_id, "proposal_id"),
@@ -92,7 +93,8 @@ class StatusVerbs(Verbs):
         try:
             await self._units.write(move_proposal(move))
         except ConstraintViolation as error:
-            # A halt that was committed after the UPDATE had begun. The next one sees it, and raises the error for it.
-            if HALTED not in str(error):
+            # A halt, or a start of another proposal, that was committed after the UPDATE had begun. The next one sees it,
+            # and raises the error for it.
+            if not any(refusal in str(error) for refusal in (HALTED, *REFUSALS)):
                 raise
             await self._units.write(move_proposal(move))

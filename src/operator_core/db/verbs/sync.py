@@ -129,6 +129,10 @@ class SyncActionLedger:
     halts = _call(ActionLedger.halts)
     halt_report = _call(ActionLedger.halt_report)
 
+    set_limit = _call(ActionLedger.set_limit)
+    remove_limit = _call(ActionLedger.remove_limit)
+    limits = _call(ActionLedger.limits)
+
     @contextmanager
     def claimed(
         self,
