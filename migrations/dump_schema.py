@@ -52,7 +52,7 @@ def render(path: Path) -> str:
             "The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`.",
         ),
     ):
-        script = "\n".join(parts[about_tickets])
+        script = "\n".join(parts[about_tickets]).replace("\\", "\\\\")
         text += f'\n{name}: Final = """\\\n{script}"""\n"""{doc}"""\n'
     return text
 

@@ -115,7 +115,6 @@ BEGIN
                     RETURN false;
                 END IF;
                 CONTINUE each WHEN found IS NULL OR op OPERATOR(pg_catalog.=) 'exists';
-
                 kind := pg_catalog.json_typeof(found);
                 CONTINUE each WHEN kind OPERATOR(pg_catalog.=) 'object' OR kind OPERATOR(pg_catalog.=) 'array';
                 value := found OPERATOR(pg_catalog.#>>) '{}';
@@ -137,7 +136,6 @@ BEGIN
                         approximate := 0;
                     END IF;
                 END IF;
-
                 signs := CASE WHEN op OPERATOR(pg_catalog.=) 'eq' THEN '=' WHEN op OPERATOR(pg_catalog.=) 'in' THEN '='
                     WHEN op OPERATOR(pg_catalog.=) 'ne' THEN '<>' WHEN op OPERATOR(pg_catalog.=) 'lt' THEN '<'
                     WHEN op OPERATOR(pg_catalog.=) 'le' THEN '<=' WHEN op OPERATOR(pg_catalog.=) 'gt' THEN '>'

@@ -12,6 +12,7 @@ from operator_core.actions import (
     ActionRecord,
     ActionStatus,
     EventType,
+    Rule,
     WorkflowProposal,
 )
 from operator_core.db import ActionDB
@@ -28,13 +29,18 @@ FAR = "'2999-01-01 00:00:00.000000'"
 
 # ------ what stands in the tables, and which of it an event need not tell of
 
-TABLES = ("action_proposals", "action_records", "workflows", "action_dependencies", "action_events")
+GOVERNING = ("action_rules", "action_grants", "action_requirements", "action_decisions")
+TABLES = (
+    "action_proposals", "action_records", "workflows", "action_dependencies", "action_events", *GOVERNING
+)  # fmt: skip
 
 BESIDE = {
     # Who did it, when and in which words: that is what the event itself says.
     "action_proposals": {
         "updated_at", "version", "status_changed_at", "status_changed_by", "status_reason",
         "validated_at", "cancelled_at", "last_error",
+        # What the requirements and decisions come to.
+        "approval", "lapses_at",
     },
     "action_records": {"updated_at", "error_message", "result_data", "completed_by"},
 }  # fmt: skip
@@ -51,6 +57,10 @@ class World(NamedTuple):
     workflows: Rows
     dependencies: Rows
     events: Rows
+    rules: Rows
+    grants: Rows
+    requirements: Rows
+    decisions: Rows
 
 
 async def look(raw: RawSQL) -> World:
@@ -86,6 +96,7 @@ async def check(db: ActionDB, before: World, after: World, *, heartbeat: bool = 
     events = [each for each in await db.history() if each.id not in before.events]
     _check_proposals(events, before, after)
     _check_records(events, before, after, heartbeat=heartbeat)
+    _check_governing(events, before, after)
     made = {e.proposal_id for e in events if e.event_type is EventType.PROPOSAL_CREATED}
     edges = changed("action_dependencies", before.dependencies, after.dependencies)
     assert {proposal_id for proposal_id, _ in edges} <= made
@@ -95,12 +106,47 @@ async def check(db: ActionDB, before: World, after: World, *, heartbeat: bool = 
     return len(events)
 
 
+OTHERS = {EventType.HALTED, EventType.RESUMED, EventType.LIMIT_SET, EventType.LIMIT_REMOVED}
+ABOUT_NO_PROPOSAL = OTHERS | {
+    EventType.RULE_ADDED, EventType.RULE_REVOKED, EventType.GRANT_ADDED, EventType.GRANT_REVOKED,
+}  # fmt: skip
+ABOUT_APPROVALS = {
+    EventType.APPROVAL_REQUIRED, EventType.APPROVED, EventType.REJECTED, EventType.APPROVAL_WITHDRAWN,
+}  # fmt: skip
+
+
+def _check_governing(events: list[ActionEvent], before: World, after: World) -> None:
+    """Each new or revoked rule or grant, each requirement and each decision has one event, which names it."""
+    rows = [("rule", key) for key in changed("action_rules", before.rules, after.rules)]
+    rows += [("grant", key) for key in changed("action_grants", before.grants, after.grants)]
+    of_proposals = {
+        "requirement": changed("action_requirements", before.requirements, after.requirements),
+        "decision": changed("action_decisions", before.decisions, after.decisions),
+    }
+    rows += [(kind, key) for kind, keys in of_proposals.items() for key in keys]
+    told = [
+        (
+            next(name for name in ("decision", "requirement", "grant", "rule") if name in details),
+            details,
+        )
+        for each in events
+        if each.event_type in ABOUT_APPROVALS | ABOUT_NO_PROPOSAL - OTHERS
+        and (details := each.details) is not None
+    ]
+    named = [(kind, details[kind]) for kind, details in told]
+    assert set(named) == set(rows)
+    # Only a rule or a grant that was added and revoked has two.
+    assert all(named.count(each) == 1 or each[0] in ("rule", "grant") for each in named)
+
+
 def _check_proposals(events: list[ActionEvent], before: World, after: World) -> None:
     moved = changed("action_proposals", before.proposals, after.proposals)
     told: dict[int, list[ActionEvent]] = {}
     for event in events:
         if event.proposal_id is None:
-            assert event.event_type in OF_NO_PROPOSAL
+            assert event.event_type in ABOUT_NO_PROPOSAL
+        elif event.event_type in ABOUT_APPROVALS:
+            assert event.version is event.record_id is None
         elif event.record_id is None:
             told.setdefault(event.proposal_id, []).append(event)
         else:
@@ -236,13 +282,6 @@ async def fill(db: ActionDB, raw: RawSQL) -> Bench:
     )  # fmt: skip
 
 
-OF_NO_PROPOSAL = {
-    EventType.HALTED,
-    EventType.RESUMED,
-    EventType.LIMIT_SET,
-    EventType.LIMIT_REMOVED,
-}
-
 Verb = Callable[[ActionDB, Bench], Awaitable[object]]
 
 
@@ -290,7 +329,61 @@ async def resolve(db: ActionDB, on: Bench) -> None:
     await db.resolve_outcome(on.record, by="mia", succeeded=True, evidence="seen")
 
 
+RULE = {"by": "boss", "reason": "careful"}
+
+
+async def add_and_revoke(db: ActionDB, on: Bench) -> None:
+    rule = await db.add_rule(Rule(name="r", action_name="drop*"), **RULE)
+    await db.create_proposal(proposal("drop"))
+    await db.revoke_rule(rule.id, **RULE)
+
+
+async def deny(db: ActionDB, on: Bench) -> None:
+    await db.add_rule(Rule(name="r", action_name="drop*", effect="deny"), **RULE)
+    await db.create_proposal(proposal("drop"))
+
+
+async def grant_and_revoke(db: ActionDB, on: Bench) -> None:
+    await db.add_rule(Rule(name="r", action_name="drop*", approvals=2), **RULE)
+    given = await db.grant(
+        by="gus",
+        action_name="drop*",
+        max_uses=1,
+        valid_until=datetime(2999, 1, 1, tzinfo=UTC),
+        reason="ok",
+    )
+    await db.create_proposal(proposal("drop"))
+    await db.revoke_grant(given.id, **RULE)
+
+
+async def approve(db: ActionDB, on: Bench) -> None:
+    await db.add_rule(Rule(name="r", action_name="drop*"), **RULE)
+    made = await db.create_proposal(proposal("drop"))
+    await db.approve_proposal(made.id, by="ann", digest=made.digest)
+    await db.approve_proposal(made.id, by="ann", digest=made.digest)
+
+
+async def approve_and_withdraw(db: ActionDB, on: Bench) -> None:
+    await approve(db, on)
+    (made,) = await db.approved_not_started()
+    await db.withdraw_approval(made.proposal.id, by="ann", reason="hm")
+
+
 VERBS: dict[str, Verb] = {
+    "add_rule": add_and_revoke,
+    "revoke_rule": add_and_revoke,
+    "add_rule that denies": deny,
+    "grant": grant_and_revoke,
+    "revoke_grant": grant_and_revoke,
+    "approve_proposal": approve,
+    "withdraw_approval": approve_and_withdraw,
+    "reject_proposal": lambda db, on: db.reject_proposal(on.proposed, by="ann", reason="no"),
+    "reject_proposal that has failed": lambda db, on: db.reject_proposal(
+        on.retrying, by="ann", reason="no"
+    ),
+    "amend_proposal": lambda db, on: db.amend_proposal(
+        on.proposed, parameters={"n": 1}, by="ann", reason="less"
+    ),
     "create_proposal": lambda db, on: db.create_proposal(proposal()),
     "create_proposal executing": lambda db, on: db.create_proposal(proposal(status=S.EXECUTING)),
     "create_proposal behind a failure": lambda db, on: db.create_proposal(
@@ -354,6 +447,7 @@ NONE = {"heartbeat"}
 """The verbs that write no event."""
 
 READING = {
+    "approvals", "approved_not_started", "explain", "grants", "is_approved", "pending_approvals", "rules",
     "changes", "count_proposals", "events", "find_call", "get_proposal", "get_record",
     "get_records_for_proposal", "get_workflow", "halt_report", "halts", "history", "iter_proposals",
     "limits", "list_proposals", "list_workflow_actions", "mode", "newest_event_id", "unresolved", "wait_for",

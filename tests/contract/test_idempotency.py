@@ -114,7 +114,7 @@ NOT_COMPARED = {
 
 KEPT = {
     "id", "created_at", "updated_at", "retry_count", "next_retry_at", "last_error", "version", "workflow_id",
-    "end_code", "content_digest",
+    "end_code", "content_digest", "supersedes_id", "approval", "lapses_at",
 }  # fmt: skip
 """What the ledger gives, and no proposer."""
 

@@ -11,11 +11,16 @@
     │   ├── TransitionHalted          a halt is open (it is a Halted too)
     │   ├── LimitReached              a limit is reached
     │   ├── ExclusiveBusy             a proposal with the same exclusive key is executing
+    │   ├── TransitionUnapproved      an approval is missing (it is an ApprovalRequired too)
     │   └── AlreadyClaimed            it is executing already
     ├── InvalidValue (ValueError)     a value that the ledger can't store
     ├── Conflict                      another caller was first
     │   └── VersionConflict           the proposal has changed since it was read
     ├── Halted                        a halt is open; nothing was changed
+    ├── ApprovalRequired              a rule asks for approvals first; nothing was changed
+    ├── NotEligible                   this person may not give an approval that is required
+    ├── DigestMismatch                what was approved is not what would run; nothing was changed
+    ├── TamperedProposal              a proposal was changed after it was approved; it does not run
     ├── HaltRequested                 a halt covers the execution: its worker should stop
     ├── LeaseLost                     the execution no longer belongs to the caller; the error says why
     ├── ConstraintViolation           the database refused a change that violates a constraint or a trigger
@@ -50,12 +55,14 @@ __all__ = [
     "MAX_MESSAGE",
     "ActionError",
     "AlreadyClaimed",
+    "ApprovalRequired",
     "Busy",
     "CommitOutcomeUnknown",
     "Conflict",
     "ConstraintViolation",
     "CorruptRow",
     "DependencyPending",
+    "DigestMismatch",
     "ExclusiveBusy",
     "Expired",
     "ForeignTransactions",
@@ -66,6 +73,7 @@ __all__ = [
     "LeaseLost",
     "LimitReached",
     "NotDue",
+    "NotEligible",
     "NotFound",
     "NotOpen",
     "PermissionDenied",
@@ -77,7 +85,9 @@ __all__ = [
     "StorageFull",
     "StorageReadOnly",
     "StorageUnavailable",
+    "TamperedProposal",
     "TransitionHalted",
+    "TransitionUnapproved",
     "UnmanagedSchema",
     "VersionConflict",
     "WouldLoseData",
@@ -253,6 +263,69 @@ class ExclusiveBusy(InvalidTransition):
         super().__init__(id, from_status, "executing", allowed, problem=problem)
         self.key = key
         self.proposal_id = proposal_id
+
+
+class ApprovalRequired(ActionError):
+    """A rule asks for approvals before the proposal may be validated or start; nothing was changed.
+
+    `missing` names the requirements that are not met, if they could be read.
+    """
+
+    def __init__(
+        self, missing: Sequence[str] = (), *, what: str = "no proposal was created"
+    ) -> None:
+        self.missing = tuple(missing)
+        super().__init__(f"{_approvals(self.missing)}: {what}")
+
+
+class TransitionUnapproved(ApprovalRequired, InvalidTransition):
+    """A proposal can't move to `validated` or `executing` before its requirements are met; `missing` names them."""
+
+    def __init__(
+        self,
+        id: int,
+        from_status: str,
+        to_status: str,
+        allowed: Iterable[str],
+        *,
+        missing: Sequence[str] = (),
+    ) -> None:
+        self.missing = tuple(missing)
+        problem = _approvals(self.missing)
+        InvalidTransition.__init__(self, id, from_status, to_status, allowed, problem=problem)
+
+
+def _approvals(missing: Sequence[str]) -> str:
+    some = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+    return "an approval is missing" + (f" ({some})" if some else "")
+
+
+class NotEligible(ActionError):
+    """`by` may not give an approval that proposal `id` requires: not in a role, not named, or its own proposal."""
+
+    def __init__(self, id: int, by: str) -> None:
+        super().__init__(f"{by} may not give an approval that proposal {id} requires")
+        self.id = id
+        self.by = by
+
+
+class DigestMismatch(ActionError):
+    """The digest of a decision is not that of proposal `id`, which is `digest`; nothing was changed."""
+
+    def __init__(self, id: int, digest: str | None) -> None:
+        super().__init__(
+            f"what was seen is not what proposal {id} would run: its digest is {digest}"
+        )
+        self.id = id
+        self.digest = digest
+
+
+class TamperedProposal(ActionError):
+    """Proposal `id` was changed after it was approved: its content does not fit its digest. It was not run."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__(f"proposal {id} does not fit its digest any more, and is not run")
+        self.id = id
 
 
 class HaltRequested(ActionError):

@@ -9,7 +9,13 @@ from pydantic import BaseModel, Field
 
 from operator_core.actions.digest import proposal_digest
 from operator_core.actions.model import KEPT, Model
-from operator_core.actions.statuses import ActionStatus, ActionType, EndCode, RequesterType
+from operator_core.actions.statuses import (
+    ActionStatus,
+    ActionType,
+    ApprovalStatus,
+    EndCode,
+    RequesterType,
+)
 from operator_core.actions.values import (
     Dependencies,
     Digest,
@@ -203,6 +209,20 @@ class ActionProposal(ProposalRequest):
     content_digest: Annotated[Digest | None, KEPT] = Field(
         default=None,
         description="The digest that the ledger stored when it was proposed; None if raw SQL wrote the row.",
+    )
+
+    supersedes_id: Annotated[Identifier | None, KEPT] = Field(
+        default=None,
+        description="The proposal that it replaces. Set by `amend_proposal`.",
+    )
+    approval: Annotated[ApprovalStatus | None, KEPT] = Field(
+        default=None,
+        description="What its requirements and decisions came to when they last changed; None: nothing is required. "
+        "`is_approved` tells what they come to now.",
+    )
+    lapses_at: Annotated[UtcDatetime | None, KEPT] = Field(
+        default=None,
+        description="When it is cancelled unless it is decided or started before; None: never.",
     )
 
     @property

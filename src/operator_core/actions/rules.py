@@ -28,12 +28,14 @@ __all__ = [
     "MAX_PERIOD",
     "Condition",
     "Effect",
+    "Identity",
     "Operator",
     "Rule",
     "condition_matches",
     "name_matches",
     "normalised",
     "rule_matches",
+    "why_it_matches",
 ]
 
 MAX_APPROVALS: Final = 20
@@ -202,6 +204,23 @@ def rule_matches(rule: Rule, fields: Mapping[str, Any]) -> bool:
         return True
     document = read_parameters(fields.get("parameters"))
     return document is None or all(matches(each, document) for each in rule.conditions)
+
+
+def why_it_matches(rule: Rule, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a rule that matches asks for, and how a proposal with these fields fits it; empty if it asks for nothing."""
+    found: list[str] = []
+    if rule.action_name is not None:
+        found.append(f"action_name fits {rule.action_name}")
+    for field in ("action_type", "agent_id", "requester_type"):
+        wanted = getattr(rule, field)
+        if wanted is not None:
+            given = "" if fields.get(field) else ", and the proposal does not say it"
+            found.append(f"{field} is {wanted}{given}")
+    for each in rule.conditions:
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in each.path)
+        value = "" if each.op == "exists" else f" {to_json(each.value).decode()}"
+        found.append(f"parameters{path} {each.op}{value}, or it can't be evaluated")
+    return tuple(found)
 
 
 def name_matches(pattern: str | None, name: str | None) -> bool:

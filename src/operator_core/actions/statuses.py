@@ -5,6 +5,8 @@ from enum import StrEnum
 __all__ = [
     "ActionStatus",
     "ActionType",
+    "ApprovalStatus",
+    "DecisionKind",
     "EndCode",
     "EventType",
     "HaltMode",
@@ -99,6 +101,36 @@ class EventType(StrEnum):
     """A limit was set; it is about no proposal."""
     LIMIT_REMOVED = "limit_removed"
     """A limit was removed, or replaced; it is about no proposal."""
+    RULE_ADDED = "rule_added"
+    RULE_REVOKED = "rule_revoked"
+    """These two are about no proposal."""
+    APPROVAL_REQUIRED = "approval_required"
+    """A rule, or the policy of a service, requires approvals of a proposal."""
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    APPROVAL_WITHDRAWN = "approval_withdrawn"
+    GRANT_ADDED = "grant_added"
+    GRANT_REVOKED = "grant_revoked"
+    """These two are about no proposal."""
+
+
+class ApprovalStatus(StrEnum):
+    """What the requirements and decisions of a proposal came to when they last changed."""
+
+    NEEDED = "needed"
+    """An approval is missing."""
+    GIVEN = "given"
+    HELD = "held"
+    """They were given while a halt covered it, and it moves when it is resumed."""
+
+
+class DecisionKind(StrEnum):
+    """What a person decided."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    """Of an approval by the same person."""
 
 
 class HaltMode(StrEnum):

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from operator_core.actions.errors import InvalidValue, WrongLoop
+from operator_core.actions.policies import Policy
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db import migrate
 from operator_core.db.postgresql.connect import make_engine
@@ -75,6 +76,10 @@ class ActionDB(ActionLedger):
     write waits for the writes of other processes before it raises `Busy`; on a borrowed engine, the owner of the
     engine sets it. `pool_size` (1 to 1,000) is the maximum number of connections to a server. `max_json_bytes` (2
     bytes to 256 MiB) limits the size of parameters and of result data as JSON.
+
+    `policy` is called with each proposal before it is written, and returns what it adds to the rules in the database:
+    a `Deny`, a `Require`, a list of `Require`, or None for nothing. It may be a coroutine function. It can't take
+    anything away, and proposals of other programs don't pass it.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class ActionDB(ActionLedger):
         max_json_bytes: int = MAX_JSON_BYTES,
         upgrade: bool = True,
         file_mode: int = FILE_MODE,
+        policy: Policy | None = None,
     ) -> None:
         check_settings(
             actor=actor,
@@ -95,8 +101,9 @@ class ActionDB(ActionLedger):
             max_json_bytes=max_json_bytes,
             upgrade=upgrade,
             file_mode=file_mode,
+            policy=policy,
         )
-        super().__init__(None, actor, max_json_bytes)
+        super().__init__(None, actor, max_json_bytes, policy)
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
         self._place = _shown(db_path)
         # Calls of `open` and `close` run one at a time, on any thread and event loop.
@@ -162,7 +169,7 @@ class ActionDB(ActionLedger):
         process wait until the block ends, and those of other processes wait up to their `busy_timeout`.
         """
         async with self._units.transaction() as units:
-            yield ActionLedger(units, self._actor, self._max_json_bytes)
+            yield ActionLedger(units, self._actor, self._max_json_bytes, self._policy)
 
 
 def _runner(
@@ -196,6 +203,7 @@ def check_settings(
     max_json_bytes: int,
     upgrade: bool,
     file_mode: int,
+    policy: Policy | None,
 ) -> None:
     """Raises `InvalidValue` for an invalid setting; `ActionDB` documents their ranges."""
     if actor is not None:
@@ -204,6 +212,8 @@ def check_settings(
     check(arguments.count_up_to(1000), pool_size, "pool_size")
     check(arguments.SIZE, max_json_bytes, "max_json_bytes")
     check(arguments.FLAG, upgrade, "upgrade")
+    if policy is not None and not callable(policy):
+        raise InvalidValue("policy", "must be None or a function")
     _check_file_mode(file_mode)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias, cast
 from sqlalchemy.engine import URL
 
 from operator_core.actions.errors import InvalidValue
+from operator_core.actions.policies import Policy
 from operator_core.actions.values import MAX_JSON_BYTES
 from operator_core.db import migrate
 from operator_core.db.actions import (
@@ -57,6 +58,7 @@ class SyncActionDB(SyncActionLedger):
         max_json_bytes: int = MAX_JSON_BYTES,
         upgrade: bool = True,
         file_mode: int = FILE_MODE,
+        policy: Policy | None = None,
     ) -> None:
         check_settings(
             actor=actor,
@@ -65,11 +67,12 @@ class SyncActionDB(SyncActionLedger):
             max_json_bytes=max_json_bytes,
             upgrade=upgrade,
             file_mode=file_mode,
+            policy=policy,
         )
         self._database = _runner(db_path, busy_timeout, pool_size, upgrade, file_mode)
         self._place = masked(db_path)
-        self._settings = actor, max_json_bytes
-        super().__init__(self._database, actor, max_json_bytes)
+        self._settings = actor, max_json_bytes, policy
+        super().__init__(self._database, actor, max_json_bytes, policy)
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:

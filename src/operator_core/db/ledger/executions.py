@@ -238,10 +238,14 @@ class Manner(NamedTuple):
     leased: bool = False
     begun: bool = True
     """False if the executions were surely not begun."""
+    tampered: bool = False
+    """Whether they are not to begin, because their proposals don't fit their digests."""
 
     @property
     def end_code(self) -> EndCode | None:
         """The end code of the proposals, or None if they are completed."""
+        if self.tampered:
+            return EndCode.TAMPERED
         if not self.begun:
             return EndCode.NOT_BEGUN
         return _END_CODES[self.success]

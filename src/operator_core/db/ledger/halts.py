@@ -35,6 +35,7 @@ from operator_core.actions.types import (
 )
 from operator_core.actions.values import MAX_REASON
 from operator_core.db.ledger.halted import in_scope, is_not_over
+from operator_core.db.ledger.lapses import release_all
 from operator_core.db.ledger.status import any_of
 from operator_core.db.sql.base import UTCDateTime
 from operator_core.db.sql.dialect import is_sqlite
@@ -209,6 +210,8 @@ def resume(
 ) -> list[Halt]:
     """Resumes one halt, or all open ones of exactly this scope; returns those that it resumed.
 
+    What was approved meanwhile, and is not halted any more, is validated.
+
     Raises `NotFound` for an unknown id.
     """
     parameters: dict[str, Any] = {"by": by, "why": reason}
@@ -218,6 +221,8 @@ def resume(
     else:
         _halt(conn, halt_id)
         rows = conn.execute(_RESUME_ONE, {**parameters, "halt": halt_id}).all()
+    if rows:
+        release_all(conn)
     return sorted((to_halt(row) for row in rows), key=lambda halt: halt.id)
 
 

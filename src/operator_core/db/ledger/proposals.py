@@ -3,11 +3,21 @@
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable, Table, bindparam, cast, func, insert, select
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Table,
+    bindparam,
+    cast,
+    func,
+    insert,
+    not_,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +31,9 @@ from operator_core.actions.errors import (
     InvalidValue,
     NotFound,
 )
+from operator_core.actions.identities import identity_keys
 from operator_core.actions.model import KEPT
+from operator_core.actions.policies import Deny, Require
 from operator_core.actions.types import (
     ActionProposal,
     ActionStatus,
@@ -30,12 +42,14 @@ from operator_core.actions.types import (
     StoredProposal,
 )
 from operator_core.db.ledger.partial import IGNORED
+from operator_core.db.ledger.policies import require as require_approvals
 from operator_core.db.ledger.queries import get_proposal
+from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch, insert_rows
-from operator_core.db.sql.functions import utcnow
+from operator_core.db.sql.functions import has_rules, utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
@@ -68,7 +82,8 @@ __all__ = [
 _ROW = PROPOSALS.c
 
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
-_CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at)
+# A trigger evaluates the rules after the row that RETURNING shows was written: if there are rules, it is read again.
+_CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at, has_rules())
 _INSERT_ONE = _INSERT.returning(*_CREATED)
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
@@ -85,8 +100,9 @@ _WRITTEN: Final = (
     *(
         name
         for name in ActionProposal.model_fields
-        if name not in _SET_BY_LEDGER or name == "workflow_id"
+        if name not in _SET_BY_LEDGER or name in ("workflow_id", "supersedes_id")
     ),
+    "identity_keys",
     "status_changed_by",
     "content_digest",
 )
@@ -100,7 +116,7 @@ def _several(*names: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
 
 _set_by_ledger: Final = _several(*_SET_BY_LEDGER)
 _BEFORE: Final = tuple(_SET_BY_LEDGER.values())
-_written: Final = _several(*_WRITTEN[:-2])
+_written: Final = _several(*_WRITTEN[:-3])
 
 # The columns that keep their defaults in most proposals. They are then not sent, and the table's defaults apply.
 _ALWAYS_SENT: Final = frozenset({"ticket_id", "action_type", "parameters"})
@@ -111,11 +127,16 @@ _PLAN: Final = (
         if not field.is_required() and name not in _ALWAYS_SENT
     ),
     "workflow_id",
+    "supersedes_id",
+    "identity_keys",
 )
 _WITHOUT_PLAN: Final = tuple(name for name in _WRITTEN if name not in _PLAN)
 _NO_PLAN: Final = {
-    **{name: ActionProposal.model_fields[name].default for name in _PLAN},
+    **{
+        name: ActionProposal.model_fields[name].default for name in _PLAN if name != "identity_keys"
+    },
     "depends_on": None,
+    "identity_keys": None,
 }
 
 _plan: Final = _several(*_NO_PLAN)
@@ -134,8 +155,10 @@ _CONTENT: Final = (
 )
 
 
-def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
-    """An INSERT with an array for each column.
+def _insert_arrays(
+    names: Sequence[str], *, unless_rules: bool = False
+) -> ReturningInsert[Any, Any, Any, Any]:
+    """An INSERT with an array for each column; with `unless_rules`, of no row if there may be rules.
 
     The statement is the same for any number of rows and is prepared once, while a VALUES list is parsed and planned
     again for each number. PostgreSQL assigns ids in the order of the SELECT.
@@ -150,14 +173,29 @@ def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any]:
         insert(PROPOSALS)
         .from_select(
             [*names, "status_changed_at"],
-            select(*values, utcnow()).order_by(rows.c.position),
+            select(*values, utcnow())
+            .where(*([not_(has_rules())] if unless_rules else []))
+            .order_by(rows.c.position),
         )
         .returning(*_CREATED)
     )
 
 
-_INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
-_INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
+@cache
+def _insert_several(
+    planned: bool, unless_rules: bool = False
+) -> ReturningInsert[Any, Any, Any, Any]:
+    names = (*_WITHOUT_PLAN, *_PLAN) if planned else _WITHOUT_PLAN
+    return _insert_arrays(names, unless_rules=unless_rules)
+
+
+@cache
+def _insert_unless_rules(names: tuple[str, ...]) -> ReturningInsert[Any, Any, Any, Any]:
+    """An INSERT of one row, or of none if there may be rules: they need a second statement, which reads it again."""
+    values = [bindparam(name, type_=_ROW[name].type) for name in names]
+    chosen = select(*values, utcnow()).where(not_(has_rules()))
+    return insert(PROPOSALS).from_select([*names, "status_changed_at"], chosen).returning(*_CREATED)
+
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 # The SQLSTATE of the ledger's triggers; a missing row is known from the error itself.
@@ -184,25 +222,41 @@ class NewProposals:
         self._calls: set[tuple[str, str]] = set()
         self.proposals: list[ActionProposal] = []
         self.values: list[dict[str, Any]] = []
+        self._answers: list[Sequence[Deny | Require]] = []
 
-    def add(self, proposal: ActionProposal, *, workflow_id: int | None = None) -> None:
-        """Adds a checked `proposal`; raises `InvalidValue` for one that is in a ledger, or for a call of another one."""
+    def add(
+        self,
+        proposal: ActionProposal,
+        *,
+        workflow_id: int | None = None,
+        supersedes_id: int | None = None,
+        answer: Sequence[Deny | Require] = (),
+    ) -> None:
+        """Adds a checked `proposal` and what the policy of the service asks of it.
+
+        Raises `InvalidValue` for one that is in a ledger, or for a call of another one."""
         if proposal.run_id is not None and proposal.call_id is not None:
             call = proposal.run_id, proposal.call_id
             if call in self._calls:
                 raise InvalidValue("call_id", "is that of another of these proposals")
             self._calls.add(call)
-        self.values.append(_values(proposal, self._actor, self._max_json_bytes, workflow_id))
+        links = {"workflow_id": workflow_id, "supersedes_id": supersedes_id}
+        self.values.append(_values(proposal, self._actor, self._max_json_bytes, links))
         self.proposals.append(proposal)
+        self._answers.append(answer)
 
     def each(self) -> Iterator[tuple[ActionProposal, dict[str, Any]]]:
         """Each proposal, and the values of its row."""
         return zip(self.proposals, self.values, strict=True)
 
+    def asked(self) -> Iterator[tuple[int, Sequence[Deny | Require]]]:
+        """What the policy asks of proposals, by their places."""
+        return ((place, answer) for place, answer in enumerate(self._answers) if answer)
+
     @property
     def depends(self) -> bool:
-        """Whether any of them depends on others; a second statement then reads the status that it got."""
-        return any(each.depends_on for each in self.proposals)
+        """Whether other statements follow: they read what became of one that depends on others, or require approvals."""
+        return any(each.depends_on for each in self.proposals) or any(self._answers)
 
     @property
     def refers(self) -> bool:
@@ -227,16 +281,48 @@ def create_proposals(
         if not is_sqlite(conn):
             _missing(rows, several)
         raise ConstraintViolation(IGNORED)
+    known = _ruled(conn, rows, _require(conn, rows, several))
     created = iter(rows)
     return [
-        [_stored(conn, proposal, values, next(created)) for proposal, values in new.each()]
+        [_stored(conn, proposal, values, next(created), known) for proposal, values in new.each()]
         for new in several
     ]
 
 
+_RULED = -1
+"""The place of `has_rules` in a row of `_CREATED`."""
+_LISTED = select(*PROPOSAL_COLUMNS).where(listed(_ROW.id, "ids"))
+
+
+def _require(conn: Connection, rows: Sequence[Any], several: Sequence[NewProposals]) -> bool:
+    """Writes what policies ask of new proposals; whether they ask for anything."""
+    asked = False
+    first = 0
+    for new in several:
+        for place, answer in new.asked():
+            require_approvals(conn, rows[first + place][0], answer)
+            asked = True
+        first += len(new.values)
+    return asked
+
+
+def _ruled(conn: Connection, rows: Sequence[Any], asked: bool = False) -> dict[int, StoredProposal]:
+    """The new proposals as rules and policies have left them, by their ids; empty if there are none."""
+    if not rows or not (asked or rows[0][_RULED]):
+        return {}
+    found = fetch(conn, _LISTED, {"ids": [row[0] for row in rows]})
+    return {each.id: each for each in map(to_proposal, found)}
+
+
 def _stored(
-    conn: Connection, proposal: ActionProposal, values: Mapping[str, Any], row: Sequence[Any]
+    conn: Connection,
+    proposal: ActionProposal,
+    values: Mapping[str, Any],
+    row: Sequence[Any],
+    ruled: Mapping[int, StoredProposal],
 ) -> StoredProposal:
+    if row[0] in ruled:
+        return ruled[row[0]]
     created = _with_row(proposal, values, row)
     if proposal.depends_on:
         # A trigger cancels it if a proposal that it depends on has already failed or been cancelled.
@@ -256,7 +342,7 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
         return SingleStatement(unit, batch=batch, shared=shared)
     (proposal,), (values,) = new.proposals, new.values
     shortcut = Shortcut(
-        _INSERT_ONE,
+        _insert_unless_rules(tuple(values)),
         values,
         lambda rows: [_with_row(proposal, values, rows[0])] if rows else UNANSWERED,
         explains=_OF_A_TRIGGER,
@@ -265,7 +351,8 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
 
 
 def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredProposal] | Unanswered]]:
-    statement, arrays = _arrays(_alike([each for new in several for each in new.values]))
+    rows = _alike([each for new in several for each in new.values])
+    statement, arrays = _arrays(rows, unless_rules=True)
 
     def answer(rows: Sequence[Any]) -> list[list[StoredProposal] | Unanswered]:
         if len(rows) != sum(len(new.values) for new in several):
@@ -300,9 +387,10 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
         return unit
     (proposal,), (values,) = new.proposals, new.values
     # No row means that a proposal has the key already, which the unit then reads.
+    keyed = {**values, "idempotency_key": key}
     shortcut = Shortcut(
-        _INSERT_UNLESS_THERE,
-        {**values, "idempotency_key": key},
+        _insert_unless_there_or_rules(tuple(keyed)),
+        keyed,
         lambda rows: _with_row(proposal, values, rows[0]) if rows else UNANSWERED,
         explains=("23",),
     )
@@ -324,7 +412,8 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
             raise
         return _first_of_call(conn, proposal, key, error)
     if created is not None:
-        return _stored(conn, proposal, values, created)
+        ruled = _ruled(conn, [created], _require(conn, [created], [new]))
+        return _stored(conn, proposal, values, created, ruled)
     found = replayed(conn, proposal, key)
     if found is None:
         raise ConstraintViolation(IGNORED)
@@ -378,6 +467,21 @@ _INSERT_UNLESS_THERE = (
     )
     .returning(*_CREATED)
 )
+
+
+@cache
+def _insert_unless_there_or_rules(names: tuple[str, ...]) -> Any:
+    values = [bindparam(name, type_=_ROW[name].type) for name in names]
+    return (
+        postgresql.insert(PROPOSALS)
+        .from_select(
+            [*names, "status_changed_at"], select(*values, utcnow()).where(not_(has_rules()))
+        )
+        .on_conflict_do_nothing(
+            index_elements=[_ROW.idempotency_key], index_where=_ROW.idempotency_key.is_not(None)
+        )
+        .returning(*_CREATED)
+    )
 
 
 def _content(proposal: ActionProposal) -> tuple[Any, ...]:
@@ -434,14 +538,16 @@ def _alike(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values]
 
 
-def _arrays(values: list[dict[str, Any]]) -> tuple[Executable, dict[str, list[Any]]]:
+def _arrays(
+    values: list[dict[str, Any]], *, unless_rules: bool = False
+) -> tuple[Executable, dict[str, list[Any]]]:
     """The INSERT of these rows on a server, and its parameters."""
-    statement = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
+    statement = _insert_several("priority" in values[0], unless_rules)
     return statement, {name: [row[name] for row in values] for name in values[0]}
 
 
 def _values(
-    proposal: ActionProposal, actor: str, max_json_bytes: int, workflow_id: int | None
+    proposal: ActionProposal, actor: str, max_json_bytes: int, links: Mapping[str, int | None]
 ) -> dict[str, Any]:
     fields = proposal.__dict__
     if _set_by_ledger(fields) != _BEFORE:
@@ -457,7 +563,8 @@ def _values(
     values["requester_type"] = proposal.requester_type and proposal.requester_type.value
     values["parameters"] = encode_json(proposal.parameters, "parameters", max_json_bytes)
     values["depends_on"] = json.dumps(proposal.depends_on) if proposal.depends_on else None
-    values["workflow_id"] = workflow_id
+    values.update(links)
+    values["identity_keys"] = identity_keys(fields)
     values["status_changed_by"] = actor
     values["content_digest"] = proposal_digest(fields)
     if _plan(values) == _NO_PLAN_VALUES:
@@ -475,7 +582,7 @@ _END_CODES: Final = {
 def _with_row(
     proposal: ActionProposal, values: Mapping[str, Any], row: Sequence[Any]
 ) -> StoredProposal:
-    id_, created_at, updated_at = row
+    id_, created_at, updated_at, _ = row
     created = decode_time(created_at)
     return StoredProposal.from_stored(
         {
@@ -485,6 +592,7 @@ def _with_row(
             # Usually equal, and reading it again would cost as much.
             "updated_at": created if updated_at == created_at else decode_time(updated_at),
             "workflow_id": values.get("workflow_id"),
+            "supersedes_id": values.get("supersedes_id"),
             "version": 1,
             "end_code": _END_CODES.get(proposal.status),
             "content_digest": values["content_digest"],

@@ -30,11 +30,14 @@ from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import ActionStatus, EndCode, EventType, StoredRecord
 from operator_core.db.ledger.executions import ABANDONED, SILENCE, end_proposal, newest_record
 from operator_core.db.ledger.halted import is_any_open, not_all_halted, unhalted
+from operator_core.db.ledger.lapses import HELD, LAPSED, end_lapsed, release
+from operator_core.db.ledger.requirements import approved
 from operator_core.db.ledger.status import TOO_LATE, any_of, moved
 from operator_core.db.ledger.sweep import MOST_ROWS, Sweep
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import DOUBLE
 from operator_core.db.sql.dialect import is_sqlite
+from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import from_now, utcnow, written_now
 from operator_core.db.sql.rows import RECORD_COLUMNS, to_listing, to_record
 from operator_core.db.sql.tables import EVENTS, PROPOSALS, RECORDS
@@ -86,8 +89,17 @@ def _to_retry(*, halts: bool = True) -> Select[Any]:
     """With `halts`, without those that an open one covers: they stay due."""
     held = [not_all_halted(), unhalted()] if halts else []
     return select(_P.id).where(
-        any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now(), *held
+        any_of([ActionStatus.FAILED]), _P.next_retry_at <= written_now(), approved(), *held
     )
+
+
+def _lapsed() -> Select[Any]:
+    return select(_P.id).where(LAPSED)
+
+
+def _held(*, halts: bool = True) -> Select[Any]:
+    """What was approved while a halt covered it, with `halts` only what is not covered any more."""
+    return select(_P.id).where(HELD, *([unhalted()] if halts else []))
 
 
 def _taken(which: Select[Any], order: Any) -> Select[Any]:
@@ -107,6 +119,8 @@ _EXPIRED_LEASES = _taken(
 _UNLEASED = _taken(_unleased(), _R.id)
 _UNRECORDED = _taken(_unrecorded(), _P.id)
 _PAST_EXPIRY = _taken(_past_expiry(), _P.expires_at)
+_LAPSED = _taken(_lapsed(), _P.lapses_at)
+_HELD = _taken(_held(), _P.id)
 _TO_RETRY = _taken(_to_retry(), _P.next_retry_at)
 _TO_RETRY_ANY = _taken(_to_retry(halts=False), _P.next_retry_at)
 
@@ -207,12 +221,22 @@ _RETRY_ONE = _retry(
     _P.id == bindparam("proposal", type_=BigInteger()),
     any_of([ActionStatus.FAILED]),
     _P.next_retry_at <= written_now(),
+    approved(),
 )
 
 
-def overdue() -> Any:
-    """Whether there is something for `sweep` to do."""
-    return or_(_past_expiry().exists(), _to_retry().exists(), _expired_leases().exists())
+def overdue(*, halts: bool = True) -> Any:
+    """Whether there is something for `sweep` to do, without `halts` also for what an open one covers."""
+    return or_(
+        _past_expiry().exists(),
+        _to_retry(halts=halts).exists(),
+        _expired_leases().exists(),
+        _lapsed().exists(),
+        _held(halts=halts).exists(),
+    )
+
+
+_ANYTHING = select(overdue(halts=False))
 
 
 def is_overdue(conn: Connection) -> bool:
@@ -254,9 +278,14 @@ def sweep(conn: Connection) -> None:
     Rows that another transaction has locked stay unchanged. So do rows that the database refuses to change, with an
     error in the log.
     """
+    # On SQLite, each claim sweeps: one look takes a fraction of the time of five.
+    if is_sqlite(conn) and not fetch(conn, _ANYTHING, {})[0][0]:
+        return
     each = Sweep(conn)
     each.end(_EXPIRED_LEASES, partial(_end_records, by=LEDGER, why=SILENCE), "end record")
     each.end(_PAST_EXPIRY, _cancel_expired, "cancel proposal")
+    each.end(_LAPSED, end_lapsed, "cancel proposal")
+    each.end(_HELD, release, "validate proposal")
     halts = not is_sqlite(conn) or is_any_open(conn)
     each.end(_TO_RETRY if halts else _TO_RETRY_ANY, _put_back, "retry proposal")
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    not_,
     null,
     or_,
     select,
@@ -30,6 +31,7 @@ from operator_core.actions.errors import (
     NotDue,
     NotFound,
     TransitionHalted,
+    TransitionUnapproved,
     VersionConflict,
 )
 from operator_core.actions.lifecycle import TRANSITIONS, sources_of
@@ -42,6 +44,7 @@ from operator_core.db.ledger.limited import (
     unlimited,
 )
 from operator_core.db.ledger.queries import get_proposal
+from operator_core.db.ledger.requirements import approved, missing_names
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
@@ -140,6 +143,7 @@ def may_start() -> list[ColumnElement[bool]]:
         or_(_ROW.scheduled_at.is_(None), written_now() >= _ROW.scheduled_at),
         or_(_ROW.expires_at.is_(None), _ROW.expires_at > written_now()),
         or_(_ROW.depends_on.is_(None), _unfinished().is_(None)),
+        approved(),
     ]
 
 
@@ -234,6 +238,7 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
             raise InvalidTransition(move.id, found.status, move.status, _allowed(found.status))
         if move.status in HELD:
             _check_halts(conn, move.id, found.status, move.status)
+            _check_approval(conn, move.id, found, move.status)
         if move.status is ActionStatus.EXECUTING:
             _check_start(conn, move.id, found)
     raise Busy(None, "other writers keep moving the proposal, or this role may not change it")
@@ -251,6 +256,12 @@ def _check_halts(conn: Connection, id: int, status: str, to: ActionStatus) -> No
             mode=mode_of(halts),
             scope=halts[0].scope,
         )
+
+
+def _check_approval(conn: Connection, id: int, found: Any, to: ActionStatus) -> None:
+    if found.unapproved:
+        missing = missing_names(conn, id)
+        raise TransitionUnapproved(id, found.status, to, _allowed(found.status), missing=missing)
 
 
 def _check_start(conn: Connection, id: int, found: Any) -> None:
@@ -285,9 +296,17 @@ def check_start(conn: Connection, id: int) -> bool:
         if found.paused:
             raise NotDue(id, found.status, allowed, decode_time(found.next_retry_at))
         _check_halts(conn, id, found.status, ActionStatus.VALIDATED)
+        _check_approval(conn, id, found, ActionStatus.VALIDATED)
         return True
     if found.late and found.status_changed_by == LEDGER and found.status_reason == TOO_LATE:
         raise Expired(id, found.status, allowed, decode_time(found.expires_at))
+    if found.end_code in _LAPSED:
+        missing = missing_names(conn, id)
+        raise TransitionUnapproved(
+            id, found.status, ActionStatus.EXECUTING, allowed, missing=missing
+        )
+    if found.status in (ActionStatus.PROPOSED, ActionStatus.VALIDATED):
+        _check_approval(conn, id, found, ActionStatus.EXECUTING)
     if found.status != ActionStatus.VALIDATED:
         raise InvalidTransition(id, found.status, ActionStatus.EXECUTING, allowed)
     _check_halts(conn, id, found.status, ActionStatus.EXECUTING)
@@ -337,8 +356,11 @@ def _allowed(current: str) -> list[str]:
 
 _PROPOSAL_ID = bindparam("proposal", type_=BigInteger())
 
+_LAPSED: Final = frozenset({EndCode.UNDECIDED.value, EndCode.APPROVAL_EXPIRED.value})
+
 _CURRENT = select(
     _ROW.status,
+    _ROW.end_code,
     _ROW.status_changed_by,
     _ROW.status_reason,
     _ROW.version,
@@ -349,6 +371,7 @@ _CURRENT = select(
     (_ROW.scheduled_at > written_now()).label("early"),
     (_ROW.expires_at <= written_now()).label("late"),
     written_now().label("now"),
+    not_(approved()).label("unapproved"),
 ).where(_ROW.id == _PROPOSAL_ID)
 
 _PARTIES = select(_ROW.proposed_by, _ROW.requester_id).where(_ROW.id == _PROPOSAL_ID)
@@ -412,6 +435,8 @@ def _may_move(
 ) -> list[ColumnElement[bool]]:
     starts = status is ActionStatus.EXECUTING
     start = [*may_start(), unexclusive()] if starts else []
+    if status is ActionStatus.VALIDATED:
+        start = [approved()]
     held = [unhalted()] if asks and status in HELD else []
     if asks and starts:
         held.append(unlimited())

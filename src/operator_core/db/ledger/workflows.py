@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import InvalidValue, NotFound
+from operator_core.actions.policies import Deny, Require
 from operator_core.actions.types import (
     ActionProposal,
     ActionStatus,
@@ -83,8 +84,12 @@ def create_workflow(
     *,
     actor: str,
     max_json_bytes: int,
+    answers: Sequence[Sequence[Deny | Require]],
 ) -> tuple[Workflow, list[StoredProposal]]:
-    """Inserts a workflow and its proposals; raises `NotFound` for an unknown ticket or dependency."""
+    """Inserts a workflow and its proposals, with what a policy asks of each.
+
+    Raises `NotFound` for an unknown ticket or dependency.
+    """
     created = _insert(conn, workflow)
     stored: dict[int, StoredProposal] = {}
     for group in in_order(len(proposals), after):
@@ -95,7 +100,11 @@ def create_workflow(
             more = [id_ for id_ in known if id_ not in proposal.depends_on]
             values = {**proposal.__dict__, "depends_on": (*proposal.depends_on, *more)}
             # Validation repeats, because the sum of both may exceed the limit of dependencies.
-            new.add(ActionProposal.model_validate(values), workflow_id=created.id)
+            new.add(
+                ActionProposal.model_validate(values),
+                workflow_id=created.id,
+                answer=answers[position],
+            )
         (written,) = create_proposals(conn, [new])
         stored.update(zip(group, written, strict=True))
     return created, [stored[position] for position in range(len(proposals))]

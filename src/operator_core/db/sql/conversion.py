@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 from operator_core.actions.errors import CorruptRow
 from operator_core.db.sql.base import JSONText, UTCDateTime
 
-__all__ = ["Reader", "converter", "decode_time", "to_ids", "to_path"]
+__all__ = ["Reader", "converter", "decode_time", "to_ids", "to_names", "to_path"]
 
 T = TypeVar("T")
 
@@ -114,6 +114,14 @@ def to_path(value: Any) -> tuple[str | int, ...] | None:
     ):
         raise TypeError
     return tuple(cast("list[str | int]", found))
+
+
+def to_names(value: Any) -> tuple[str, ...]:
+    """Returns the texts of a JSON list."""
+    found: Any = from_json(value)
+    if type(found) is not list or any(type(each) is not str for each in cast("list[Any]", found)):
+        raise TypeError
+    return tuple(cast("list[str]", found))
 
 
 _BY_TYPE: Final[dict[type[TypeEngine[Any]], Reader]] = {

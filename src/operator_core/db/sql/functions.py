@@ -19,7 +19,9 @@ __all__ = [
     "covers",
     "current_transaction",
     "from_now",
+    "has_rules",
     "holds_key",
+    "is_met",
     "limits_are_quiet",
     "readable",
     "strictly_after",
@@ -358,3 +360,40 @@ def _readable(element: readable, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(readable, "sqlite")
 def _readable_sqlite(element: readable, compiler: SQLCompiler, **options: Any) -> str:
     return "1"
+
+
+class is_met(FunctionElement[Any]):  # noqa: N801
+    """Whether all that is required of the proposal with this id is met at the statement's time."""
+
+    # As in `arrays`: SQLAlchemy would compare a Boolean with 1.
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(is_met)
+def _is_met(element: is_met, compiler: SQLCompiler, **options: Any) -> str:
+    return f"action_requirements_met({compiler.process(element.clauses, **options)})"
+
+
+@compiles(is_met, "sqlite")
+def _is_met_sqlite(element: is_met, compiler: SQLCompiler, **options: Any) -> str:
+    id_ = compiler.process(element.clauses, **options)
+    return f"(SELECT met FROM action_approvals AS found WHERE found.proposal_id = {id_})"  # noqa: S608
+
+
+class has_rules(FunctionElement[Any]):  # noqa: N801
+    """Whether a new proposal may be subject to a rule: another row may then say what became of it."""
+
+    type = NullType()
+    inherit_cache = True
+
+
+@compiles(has_rules)
+def _has_rules(element: has_rules, compiler: SQLCompiler, **_: Any) -> str:
+    quiet = "-('action_rules'::regclass::oid::bigint)"
+    return f"(pg_sequence_last_value('action_rules_flag'::regclass) IS DISTINCT FROM {quiet})"
+
+
+@compiles(has_rules, "sqlite")
+def _has_rules_sqlite(element: has_rules, compiler: SQLCompiler, **_: Any) -> str:
+    return "EXISTS (SELECT 1 FROM action_rules WHERE revoked_at IS NULL)"

@@ -7,8 +7,9 @@ and that can't be read raises `CorruptRow`.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
+from pydantic_core import from_json
 from sqlalchemy import Column, Table
 
 from operator_core.actions.errors import CorruptRow
@@ -16,45 +17,71 @@ from operator_core.actions.types import (
     ActionEvent,
     ActionStatus,
     ActionType,
+    ApprovalStatus,
+    Condition,
+    Decision,
+    DecisionKind,
     EndCode,
     EventType,
+    Grant,
     Halt,
     HaltMode,
     Limit,
     OutcomeResolution,
     RequesterType,
+    Requirement,
     StoredProposal,
     StoredRecord,
+    StoredRule,
     Workflow,
 )
-from operator_core.db.sql.conversion import Reader, converter, decode_time, to_ids, to_path
+from operator_core.db.sql.conversion import (
+    Reader,
+    converter,
+    decode_time,
+    to_ids,
+    to_names,
+    to_path,
+)
 from operator_core.db.sql.tables import (
+    DECISIONS,
     EVENTS,
+    GRANTS,
     HALTS,
     LIMITS,
     PROPOSALS,
     RECORDS,
+    REQUIREMENTS,
     RESOLUTIONS,
+    RULES,
     WORKFLOWS,
 )
 
 __all__ = [
+    "DECISION_COLUMNS",
     "EVENT_COLUMNS",
+    "GRANT_COLUMNS",
     "HALT_COLUMNS",
     "LIMIT_COLUMNS",
     "PROPOSAL_COLUMNS",
     "RECORD_COLUMNS",
+    "REQUIREMENT_COLUMNS",
     "RESOLUTION_COLUMNS",
+    "RULE_COLUMNS",
     "WORKFLOW_COLUMNS",
     "Listing",
     "decode_time",
+    "to_decision",
     "to_event",
+    "to_grant",
     "to_halt",
     "to_limit",
     "to_listing",
     "to_proposal",
     "to_record",
+    "to_requirement",
     "to_resolution",
+    "to_rule",
     "to_workflow",
 ]
 
@@ -73,6 +100,11 @@ EVENT_COLUMNS: Final = _columns(EVENTS, ActionEvent.model_fields)
 RESOLUTION_COLUMNS: Final = _columns(RESOLUTIONS, OutcomeResolution.model_fields)
 HALT_COLUMNS: Final = _columns(HALTS, Halt.model_fields)
 LIMIT_COLUMNS: Final = _columns(LIMITS, Limit.model_fields)
+RULE_COLUMNS: Final = _columns(RULES, StoredRule.model_fields)
+REQUIREMENT_COLUMNS: Final = _columns(REQUIREMENTS, Requirement.model_fields)
+DECISION_COLUMNS: Final = _columns(DECISIONS, Decision.model_fields)
+# How often a grant was used is counted.
+GRANT_COLUMNS: Final = _columns(GRANTS, [name for name in Grant.model_fields if name != "uses"])
 WORKFLOW_COLUMNS: Final = _columns(WORKFLOWS, Workflow.model_fields)
 
 
@@ -88,6 +120,36 @@ _PROPOSAL: Final = {
     "requester_type": _one_of(RequesterType, "is not a type of requester"),
     "end_code": _one_of(EndCode, "is not an end code"),
     "depends_on": Reader(to_ids, "is not a list of ids", reads_null=True),
+    "approval": _one_of(ApprovalStatus, "is not a status of approvals"),
+}
+
+
+def _to_conditions(value: Any) -> tuple[Condition, ...]:
+    found: Any = from_json(value)
+    if type(found) is not list:
+        raise TypeError
+    return tuple(Condition.model_validate(each) for each in cast("list[Any]", found))
+
+
+_NAMES: Final = Reader(to_names, "is not a list of names")
+_TYPE: Final = _one_of(RequesterType, "is not a type of requester")
+_RULE: Final = {
+    "action_type": _PROPOSAL["action_type"],
+    "requester_type": _TYPE,
+    "conditions": Reader(_to_conditions, "is not a list of conditions"),
+    "effect": Reader({"require": "require", "deny": "deny"}, "is not an effect"),
+    "roles": _NAMES,
+    "approvers": _NAMES,
+}
+_DECISION: Final = {
+    "kind": _one_of(DecisionKind, "is not a decision"),
+    "decider_type": _TYPE,
+    "roles": _NAMES,
+}
+_GRANT: Final = {
+    "conditions": _RULE["conditions"],
+    "roles": _NAMES,
+    "grantor_type": _TYPE,
 }
 _EVENT: Final = {
     "event_type": _one_of(EventType, "is not an event type"),
@@ -117,6 +179,19 @@ to_limit: Final = converter(
     {"sum_of": Reader(to_path, "is not a path", reads_null=True)},
 )
 """A row of `LIMIT_COLUMNS` as a model; raises `CorruptRow`."""
+to_rule: Final = converter(RULE_COLUMNS, StoredRule.from_stored, _RULE)
+"""A row of `RULE_COLUMNS` as a model; raises `CorruptRow`."""
+
+to_requirement: Final = converter(REQUIREMENT_COLUMNS, Requirement.from_stored, _RULE)
+"""A row of `REQUIREMENT_COLUMNS` as a model; raises `CorruptRow`."""
+
+to_decision: Final = converter(DECISION_COLUMNS, Decision.from_stored, _DECISION)
+"""A row of `DECISION_COLUMNS` as a model; raises `CorruptRow`."""
+
+to_grant: Final = converter(
+    GRANT_COLUMNS, lambda values: Grant.from_stored({**values, "uses": 0}), _GRANT
+)
+"""A row of `GRANT_COLUMNS` as a model, without its uses; raises `CorruptRow`."""
 
 to_workflow: Final = converter(WORKFLOW_COLUMNS, Workflow.from_stored, {})
 """A row of `WORKFLOW_COLUMNS` as a model; raises `CorruptRow`."""

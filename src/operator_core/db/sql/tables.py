@@ -15,8 +15,11 @@ from sqlalchemy import (
     Sequence,
     Table,
     Text,
+    column,
     false,
+    table,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
@@ -27,25 +30,35 @@ from operator_core.db.sql.base import BIGINT, DOUBLE, Base, JSONText, UTCDateTim
 from operator_core.db.sql.functions import current_transaction, ticket_now, written_now
 
 __all__ = [
+    "APPROVAL_OPEN",
+    "DECISIONS",
     "DEPENDENCIES",
     "EVENTS",
+    "GRANTS",
     "HALTS",
     "LIMITS",
     "NUMBERED",
     "PROPOSALS",
     "RECORDS",
+    "REQUIREMENTS",
     "RESOLUTIONS",
+    "RULES",
     "STARTS",
     "TABLES",
     "TICKETS",
     "VIEWS",
+    "VOTES",
     "WORKFLOWS",
+    "ActionDecisionRow",
     "ActionDependencyRow",
     "ActionEventRow",
+    "ActionGrantRow",
     "ActionHaltRow",
     "ActionLimitRow",
     "ActionProposalRow",
     "ActionRecordRow",
+    "ActionRequirementRow",
+    "ActionRuleRow",
     "ActionStartRow",
     "OutcomeResolutionRow",
     "TicketRow",
@@ -56,6 +69,12 @@ ConstraintT = TypeVar("ConstraintT", CheckConstraint, ForeignKeyConstraint)
 
 # Without AUTOINCREMENT, SQLite reuses the id of the newest row after that row is deleted.
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
+
+APPROVAL_OPEN: Final = (
+    "approval IS NOT NULL AND status <> 'completed' AND status <> 'cancelled' "
+    "AND (status <> 'failed' OR next_retry_at IS NOT NULL)"
+)
+"""The condition of the index of proposals about which people decide, or have decided."""
 
 _EXCLUSIVE = "status = 'executing' AND exclusive_key IS NOT NULL"
 _CALL_KNOWN = "run_id IS NOT NULL AND call_id IS NOT NULL"
@@ -240,6 +259,13 @@ class ActionProposalRow(Base):
             "next_retry_at",
             where="status = 'failed' AND next_retry_at IS NOT NULL",
         ),
+        # What waits for people, and what they have approved.
+        _partial("idx_action_proposals_approval", "approval", "id", where=APPROVAL_OPEN),
+        _partial("idx_action_proposals_lapses", "lapses_at", where="lapses_at IS NOT NULL"),
+        _partial(
+            "idx_action_proposals_supersedes", "supersedes_id", where="supersedes_id IS NOT NULL"
+        ),
+        _on_postgresql(ForeignKeyConstraint(["supersedes_id"], ["action_proposals.id"])),
         _AUTOINCREMENT,
     )
 
@@ -289,6 +315,12 @@ class ActionProposalRow(Base):
     content_digest: Mapped[str | None] = mapped_column(Text)
     # What it needs for itself alone while it is executing.
     exclusive_key: Mapped[str | None] = mapped_column(Text)
+    # What its requirements and decisions come to, so that a claim needs no other table. The triggers keep them.
+    approval: Mapped[str | None] = mapped_column(Text)
+    lapses_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    # The normalised forms of identities that are more than printable ASCII: SQL can't compute them.
+    identity_keys: Mapped[str | None] = mapped_column(JSONText)
+    supersedes_id: Mapped[int | None] = mapped_column(BIGINT)
 
 
 class ActionDependencyRow(Base):
@@ -439,6 +471,128 @@ class ActionStartRow(Base):
     given_back_at: Mapped[str | None] = mapped_column(UTCDateTime)
 
 
+# What the triggers on PostgreSQL read before they evaluate rules: see revision 0009.
+Sequence("action_rules_flag", minvalue=-(2**63), data_type=BIGINT, metadata=Base.metadata)
+
+
+class _Requiring:
+    """The columns of what is required, which a requirement copies from its rule."""
+
+    name: Mapped[str] = mapped_column(Text)
+    effect: Mapped[str] = mapped_column(Text, server_default="require")
+    approvals: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    roles: Mapped[str | None] = mapped_column(JSONText)
+    approvers: Mapped[str | None] = mapped_column(JSONText)
+    allow_self: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    allow_agents: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    decide_within: Mapped[float | None] = mapped_column(DOUBLE)
+    valid_for: Mapped[float | None] = mapped_column(DOUBLE)
+    covers_retries: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+
+class _Revoked:
+    """The columns of what is revoked once and never edited."""
+
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    revoked_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    revoked_by: Mapped[str | None] = mapped_column(Text)
+    revoke_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class ActionRuleRow(_Requiring, _Revoked, Base):
+    """A rule: which proposals need whose approval, or are denied."""
+
+    __tablename__ = "action_rules"
+    __table_args__ = (
+        _partial("idx_action_rules_open", "id", where="revoked_at IS NULL"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    action_name: Mapped[str | None] = mapped_column(Text)
+    action_type: Mapped[str | None] = mapped_column(Text)
+    agent_id: Mapped[str | None] = mapped_column(Text)
+    requester_type: Mapped[str | None] = mapped_column(Text)
+    conditions: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    valid_from: Mapped[str | None] = mapped_column(UTCDateTime)
+    valid_until: Mapped[str | None] = mapped_column(UTCDateTime)
+    added_by: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class ActionRequirementRow(_Requiring, Base):
+    """What is required of a proposal. It never changes."""
+
+    __tablename__ = "action_requirements"
+    __table_args__ = (
+        Index("idx_action_requirements_proposal", "proposal_id", "id"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    rule_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_rules.id"))
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+
+
+class ActionGrantRow(_Revoked, Base):
+    """A vote that was given in advance. It is revoked once and never edited."""
+
+    __tablename__ = "action_grants"
+    __table_args__ = (
+        _partial("idx_action_grants_open", "id", where="revoked_at IS NULL"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    action_name: Mapped[str | None] = mapped_column(Text)
+    conditions: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    # For each condition, conditions of which at least one does not match if, and only if, it holds and can be evaluated.
+    refutations: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    roles: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    max_uses: Mapped[int] = mapped_column(Integer)
+    valid_until: Mapped[str] = mapped_column(UTCDateTime)
+    granted_by: Mapped[str] = mapped_column(Text)
+    grantor_key: Mapped[str] = mapped_column(Text)
+    grantor_type: Mapped[str] = mapped_column(Text, server_default="user")
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class ActionDecisionRow(Base):
+    """What a person decided about a proposal. It never changes."""
+
+    __tablename__ = "action_decisions"
+    __table_args__ = (
+        Index("idx_action_decisions_proposal", "proposal_id", "id"),
+        Index(
+            "uq_action_decisions_withdraws",
+            "withdraws_id",
+            unique=True,
+            sqlite_where=text("withdraws_id IS NOT NULL"),
+            postgresql_where=text("withdraws_id IS NOT NULL"),
+        ),
+        _partial("idx_action_decisions_grant", "grant_id", where="grant_id IS NOT NULL"),
+        _AUTOINCREMENT,
+    )
+
+    id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
+    kind: Mapped[str] = mapped_column(Text)
+    decided_by: Mapped[str] = mapped_column(Text)
+    decider_key: Mapped[str] = mapped_column(Text)
+    decider_type: Mapped[str] = mapped_column(Text, server_default="user")
+    roles: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    digest: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str | None] = mapped_column(Text)
+    requirement_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_requirements.id"))
+    grant_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_grants.id"))
+    withdraws_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_decisions.id"))
+    validates: Mapped[bool] = mapped_column(Boolean, server_default=true())
+    # The last event of the proposal before it. A start after it uses it up.
+    after_event: Mapped[int] = mapped_column(BIGINT, server_default=text("-1"))
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+
+
 class OutcomeResolutionRow(Base):
     """What became of an execution with an unknown outcome. It is written once and never changes."""
 
@@ -463,8 +617,6 @@ class ActionEventRow(Base):
 
     __tablename__ = "action_events"
     __table_args__ = (
-        # On SQLite only: on PostgreSQL, only triggers can write an event.
-        _one_of("event_type", EventType),
         # SQLite's BOOLEAN takes any number.
         CheckConstraint("success IN (0, 1)", name="success").ddl_if(dialect="sqlite"),
         *(
@@ -521,16 +673,35 @@ STARTS: Final = cast(Table, ActionStartRow.__table__)
 WORKFLOWS: Final = cast(Table, WorkflowRow.__table__)
 RESOLUTIONS: Final = cast(Table, OutcomeResolutionRow.__table__)
 DEPENDENCIES: Final = cast(Table, ActionDependencyRow.__table__)
+RULES: Final = cast(Table, ActionRuleRow.__table__)
+REQUIREMENTS: Final = cast(Table, ActionRequirementRow.__table__)
+GRANTS: Final = cast(Table, ActionGrantRow.__table__)
+DECISIONS: Final = cast(Table, ActionDecisionRow.__table__)
+VOTES: Final = table(
+    "action_votes",
+    column("proposal_id", BIGINT),
+    column("decision_id", BIGINT),
+    column("requirement_id", BIGINT),
+    column("decider_key", Text),
+    column("valid_until", UTCDateTime),
+)
+"""The view of the approvals that can count for a requirement now."""
 
 TABLES: Final = tuple(Base.metadata.tables)
 """The names of all tables."""
 
 VIEWS: Final = (
+    "action_approvals",
+    "action_approvals_asked",
     "action_halts_asked",
+    "action_halts_covering",
     "action_halts_told",
     "action_limits_asked",
     "action_limits_told",
     "action_limits_used",
+    "action_rules_asked",
+    "action_rules_candidates",
+    "action_votes",
 )
 """The names of the views, which SQLite's triggers use."""
 

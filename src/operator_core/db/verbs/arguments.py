@@ -19,19 +19,23 @@ from operator_core.actions.conditions import ParameterPath
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.limits import MaxStarts, MaxSum, Window
 from operator_core.actions.model import to_invalid_value
+from operator_core.actions.rules import MAX_APPROVERS, MAX_CONDITIONS, Identity
 from operator_core.actions.types import (
     ActionProposal,
     ActionStatus,
     ActionType,
     Claim,
+    Condition,
     EndCode,
     HaltMode,
     ProposalRequest,
     RequesterType,
+    Rule,
 )
 from operator_core.actions.values import (
     MAX_DELAY,
     MAX_ID,
+    Digest,
     Identifier,
     JsonObject,
     LongText,
@@ -46,6 +50,8 @@ __all__ = [
     "AGE",
     "CLAIM",
     "COLLECTION",
+    "CONDITIONS",
+    "DIGEST",
     "ERROR_MESSAGE",
     "FLAG",
     "ID",
@@ -60,16 +66,20 @@ __all__ = [
     "OPTIONAL_ERROR_MESSAGE",
     "OPTIONAL_ID",
     "PATH",
+    "PERSON",
     "POSITION",
     "REASON",
     "REQUESTER_TYPE",
     "REQUIRED_NAME",
     "REQUIRED_REASON",
+    "ROLES",
+    "RULE",
     "SECONDS",
     "SIZE",
     "STATUS",
     "TIME",
     "TRACEPARENT",
+    "TYPE",
     "TYPES",
     "WINDOW",
     "Argument",
@@ -207,6 +217,9 @@ TYPES: Final[Argument[tuple[ActionType, ...] | None]] = Argument(
 ACTOR: Final[Argument[str]] = Argument(Annotated[Name, AfterValidator(_not_reserved)])
 """The name of an actor. A name that is, or looks like, a reserved name of the ledger is refused."""
 
+PERSON: Final[Argument[str]] = Argument(Annotated[Identity, AfterValidator(_not_reserved)])
+"""The name of an actor that is compared with others, and so has something to see in it."""
+
 REASON: Final[Argument[str | None]] = Argument(Reason | None)
 
 REQUIRED_REASON: Final[Argument[str]] = Argument(Reason)
@@ -242,6 +255,22 @@ MAX_SUM: Final[Argument[int | None]] = Argument(MaxSum | None)
 
 PATH: Final[Argument[tuple[str | int, ...] | None]] = Argument(ParameterPath | None)
 """Where a value is in the parameters: keys and indices."""
+TYPE: Final[Argument[RequesterType]] = Argument(
+    RequesterType, f"must be one of {', '.join(RequesterType)}"
+)
+
+DIGEST: Final[Argument[str | None]] = Argument(
+    Digest | None, "must be None or a digest: oc1: and 64 hexadecimal digits"
+)
+
+ROLES: Final[Argument[tuple[str, ...]]] = Argument(
+    Annotated[tuple[Identity, ...], BeforeValidator(_to_list), Field(max_length=MAX_APPROVERS)]
+)
+"""Several roles, or one alone; at most 100."""
+
+CONDITIONS: Final[Argument[tuple[Condition, ...]]] = Argument(
+    Annotated[tuple[Condition, ...], BeforeValidator(_to_list), Field(max_length=MAX_CONDITIONS)]
+)
 
 COLLECTION: Final[Argument[Iterable[Any]]] = Argument(
     Annotated[Any, AfterValidator(_check_collection)], "must be a collection, not {kind}"
@@ -268,6 +297,8 @@ def instance_of(kind: type[T]) -> Argument[T]:
 
 CLAIM: Final[Argument[Claim]] = instance_of(Claim)
 """One of the claims that `claim` returned."""
+
+RULE: Final[Argument[Rule]] = instance_of(Rule)
 
 _REQUEST: Final[Argument[ProposalRequest]] = instance_of(ProposalRequest)
 

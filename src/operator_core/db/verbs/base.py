@@ -2,16 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from operator_core.actions.errors import ActionError, Conflict, ConstraintViolation, Halted, NotOpen
-from operator_core.actions.types import ProposalRequest, StoredProposal
+from operator_core.actions.errors import (
+    ActionError,
+    ApprovalRequired,
+    Conflict,
+    ConstraintViolation,
+    Halted,
+    NotOpen,
+)
+from operator_core.actions.policies import Deny, Policy, Require, to_answer
+from operator_core.actions.types import (
+    ActionProposal,
+    ActionStatus,
+    ProposalRequest,
+    StoredProposal,
+)
 from operator_core.db.ledger.halted import HALTED, Subject, covering, mode_of
 from operator_core.db.ledger.partial import is_refused
 from operator_core.db.ledger.proposals import is_same_call
 from operator_core.db.ledger.queries import find_call
+from operator_core.db.ledger.requirements import UNAPPROVED
 from operator_core.db.run.backoff import pause
 from operator_core.db.run.runner import UnitRunner
 from operator_core.db.sql.unit import Unit
@@ -31,10 +45,17 @@ DEFAULT_ACTOR: Final = "agent"
 class Verbs:
     """A runner of units of work, and the settings that apply to all calls."""
 
-    def __init__(self, runner: UnitRunner | None, actor: str | None, max_json_bytes: int) -> None:
+    def __init__(
+        self,
+        runner: UnitRunner | None,
+        actor: str | None,
+        max_json_bytes: int,
+        policy: Policy | None = None,
+    ) -> None:
         self._runner = runner
         self._actor = actor
         self._max_json_bytes = max_json_bytes
+        self._policy = policy
 
     @property
     def _units(self) -> UnitRunner:
@@ -50,16 +71,39 @@ class Verbs:
         """Returns the actor of the call, else the actor of the ledger, else None."""
         return self._actor if actor is None else check(arguments.ACTOR, actor, "actor")
 
+    async def _ask(self, proposals: Sequence[ActionProposal]) -> list[tuple[Deny | Require, ...]]:
+        """What the policy of the service asks of each of these proposals, beyond the rules in the database.
+
+        Raises `InvalidValue` for an answer of another type than those documented, and `ApprovalRequired` for a
+        requirement of a proposal that has begun elsewhere.
+        """
+        if self._policy is None:
+            return [()] * len(proposals)
+        answers: list[tuple[Deny | Require, ...]] = []
+        for each in proposals:
+            answer = self._policy(each)
+            found = to_answer(await answer if isinstance(answer, Awaitable) else answer)
+            if each.status in (ActionStatus.COMPLETED, ActionStatus.CANCELLED):
+                found = ()
+            missing = [asked.name for asked in found if isinstance(asked, Require)]
+            if missing and each.status in (ActionStatus.VALIDATED, ActionStatus.EXECUTING):
+                raise ApprovalRequired(missing)
+            answers.append(found)
+        return answers
+
     async def _propose(self, unit: Unit[T], proposed: Iterable[ProposalRequest]) -> T:
         """Runs a `unit` that creates proposals.
 
-        Raises `Conflict` if one of them is for a call that has one already, and `Halted` if a halt covers one.
+        Raises `Conflict` if one of them is for a call that has one already, `Halted` if a halt covers one,
+        and `ApprovalRequired` if one that was begun elsewhere needs approvals first.
         """
         try:
             return await self._units.write(unit)
         except ConstraintViolation as error:
             if HALTED in str(error):
                 raise await self._halted(proposed) from error
+            if UNAPPROVED in str(error):
+                raise ApprovalRequired() from error
             if is_same_call(error):
                 for each in proposed:
                     if each.run_id is None or each.call_id is None:

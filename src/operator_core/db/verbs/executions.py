@@ -12,8 +12,14 @@ from typing import Any, Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from operator_core.actions.actors import LEDGER
-from operator_core.actions.errors import ActionError, Busy, HaltRequested, InvalidValue
-from operator_core.actions.types import ActionType, Claim, StoredRecord
+from operator_core.actions.errors import (
+    ActionError,
+    Busy,
+    HaltRequested,
+    InvalidValue,
+    TamperedProposal,
+)
+from operator_core.actions.types import ActionType, Claim, StoredProposal, StoredRecord
 from operator_core.actions.values import MAX_DELAY
 from operator_core.db.ledger import claims, executions, recovery
 from operator_core.db.ledger.status import check_start
@@ -41,6 +47,9 @@ _ATTEMPTS: Final = 10
 """The number of attempts to claim a proposal that can be claimed, when it is read afterwards."""
 
 _UNBEGUN: Final = "the claim was cancelled: it was not begun"
+_TAMPERED: Final = (
+    "it was changed after it was approved: it does not fit its digest, and was not begun"
+)
 
 Names: TypeAlias = str | Iterable[str] | None
 Types: TypeAlias = ActionType | Iterable[ActionType] | None
@@ -66,6 +75,9 @@ class WorkVerbs(Verbs):
         It takes the highest `priority` first, then the proposal that has been due longest. Each claimed proposal is
         executing and belongs to this worker alone. It has an open record, whose lease lasts for `lease` (1 ms to
         7 days). Rows that can't be read are skipped. `actor` is the actor of the events, by default the worker.
+
+        What does not fit the digest that people approved is not handed out: it fails with the end code `tampered`, which is
+        logged as an error.
 
         The same call recovers expired leases (see `recover_expired`), cancels proposals that have passed their
         `expires_at`, and moves proposals whose retry is due back to `validated` (see `max_retries`).
@@ -99,8 +111,9 @@ class WorkVerbs(Verbs):
         """Claims this very proposal for one worker, as `claim` does; its priority and its place in the order don't count.
 
         Raises the error that says why it can't be claimed now: `NotFound`, `AlreadyClaimed`, `NotDue` (also for a failed
-        proposal whose retry is due later), `TransitionHalted`, `Expired`, `DependencyPending`, `LimitReached`, `ExclusiveBusy`,
-        `CorruptRow`, or `InvalidTransition` for any other status than `validated`. If other writers hold the proposal, it tries again for some seconds, and then
+        proposal whose retry is due later), `TransitionHalted`, `TransitionUnapproved`, `TamperedProposal`, `Expired`,
+        `DependencyPending`, `LimitReached`, `ExclusiveBusy`, `CorruptRow`, or `InvalidTransition` for any other status than
+        `validated`. If other writers hold the proposal, it tries again for some seconds, and then
         raises `Busy`.
         """
         check(arguments.ACTOR, worker, "worker")
@@ -151,7 +164,21 @@ class WorkVerbs(Verbs):
                     "the rest of a claim, or its sweep, failed and is left to the next claim: %s",
                     error,
                 )
-        return taken
+        tampered = [each for each in taken if _is_tampered(each.proposal)]
+        if not tampered:
+            return taken
+        await self._refuse_tampered(tampered)
+        if request.proposal_id is not None:
+            raise TamperedProposal(request.proposal_id)
+        return [each for each in taken if each not in tampered]
+
+    async def _refuse_tampered(self, tampered: Sequence[Claim]) -> None:
+        """Fails claimed proposals whose content is not what was approved."""
+        for each in tampered:
+            logger.error("%s", TamperedProposal(each.proposal.id))
+        endings = [self._ending(each.record.id, None, _TAMPERED) for each in tampered]
+        manner = executions.Manner(False, LEDGER, tampered=True)
+        await self._end_many(endings, manner)
 
     @asynccontextmanager
     async def _kept(self, taken: Sequence[Claim], seconds: float) -> AsyncGenerator[None]:
@@ -342,6 +369,16 @@ class WorkVerbs(Verbs):
         why = check(arguments.REASON, reason, "reason")
         unit = partial(recovery.recover, by=by, reason=why, older_than=seconds)
         return await self._units.write(partial(read_damaged, unit=unit))
+
+
+def _is_tampered(proposal: StoredProposal) -> bool:
+    """Whether a proposal that was approved is not what was approved."""
+    if proposal.approval is None:
+        return False
+    try:
+        return proposal.digest != proposal.content_digest
+    except InvalidValue:
+        return True
 
 
 def lease_of(claim: Claim, lease: timedelta | None) -> float:

@@ -1,5 +1,6 @@
 """All verbs of the ledger in one class."""
 
+from operator_core.db.verbs.approvals import ApprovalVerbs
 from operator_core.db.verbs.halts import HaltVerbs
 from operator_core.db.verbs.history import HistoryVerbs
 from operator_core.db.verbs.holding import HoldingVerbs
@@ -7,6 +8,7 @@ from operator_core.db.verbs.limits import LimitVerbs
 from operator_core.db.verbs.outcomes import OutcomeVerbs
 from operator_core.db.verbs.proposals import ProposalVerbs
 from operator_core.db.verbs.records import RecordVerbs
+from operator_core.db.verbs.rules import RuleVerbs
 from operator_core.db.verbs.status import StatusVerbs
 from operator_core.db.verbs.workflows import WorkflowVerbs
 
@@ -22,7 +24,9 @@ class ActionLedger(
     HistoryVerbs,
     WorkflowVerbs,
     HaltVerbs,
+    ApprovalVerbs,
     LimitVerbs,
+    RuleVerbs,
 ):
     """The verbs of the ledger. Each is one unit of work: one transaction, durable when the call returns.
 

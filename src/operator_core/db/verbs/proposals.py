@@ -98,7 +98,9 @@ class ProposalVerbs(Verbs):
         """
         key = check(arguments.NAME, idempotency_key, "idempotency_key")
         new = self._new(actor)
-        new.add(check_proposal(proposal, "proposal", self._who(actor), proposed_by))
+        checked = check_proposal(proposal, "proposal", self._who(actor), proposed_by)
+        (answer,) = await self._ask([checked])
+        new.add(checked, answer=answer)
         if key is None:
             return (await self._create(new))[0]
         try:
@@ -123,7 +125,9 @@ class ProposalVerbs(Verbs):
         new, who = self._new(actor), self._who(actor)
         for index, proposal in enumerate(proposals_):
             at = f"proposals[{index}]"
-            new.add(check_proposal(proposal, at, who, proposed_by))
+            checked = check_proposal(proposal, at, who, proposed_by)
+            (answer,) = await self._ask([checked])
+            new.add(checked, answer=answer)
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
         return await self._create(new)

@@ -2,10 +2,11 @@
 
 from functools import partial
 
-from operator_core.actions.errors import ConstraintViolation
+from operator_core.actions.errors import ApprovalRequired, ConstraintViolation
 from operator_core.actions.types import ActionStatus
 from operator_core.db.ledger.halted import HALTED
 from operator_core.db.ledger.limited import REFUSALS
+from operator_core.db.ledger.requirements import UNAPPROVED
 from operator_core.db.ledger.status import Move, cancel_proposal, move_proposal
 from operator_core.db.ledger.stops import Stop, cancel_pending_in_parts, cancellation
 from operator_core.db.verbs import arguments
@@ -93,8 +94,13 @@ class StatusVerbs(Verbs):
         try:
             await self._units.write(move_proposal(move))
         except ConstraintViolation as error:
-            # A halt, or a start of another proposal, that was committed after the UPDATE had begun. The next one sees it,
-            # and raises the error for it.
-            if not any(refusal in str(error) for refusal in (HALTED, *REFUSALS)):
+            # A halt, a decision or a start of another proposal that was committed after the UPDATE had begun. The next one
+            # sees it, and raises the error for it.
+            if not any(refusal in str(error) for refusal in (HALTED, UNAPPROVED, *REFUSALS)):
                 raise
-            await self._units.write(move_proposal(move))
+            try:
+                await self._units.write(move_proposal(move))
+            except ConstraintViolation as again:
+                if UNAPPROVED not in str(again):
+                    raise
+                raise ApprovalRequired(what="the proposal was not moved") from again

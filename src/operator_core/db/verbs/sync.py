@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from operator_core.actions.policies import Policy
 from operator_core.actions.types import Claim
 from operator_core.db.run.blocking import BlockingUnits, NeverSuspending, finished
 from operator_core.db.verbs import arguments
@@ -77,9 +78,15 @@ class SyncActionLedger:
     They block the calling thread, so they are not for the thread of an event loop.
     """
 
-    def __init__(self, units: BlockingUnits, actor: str | None, max_json_bytes: int) -> None:
+    def __init__(
+        self,
+        units: BlockingUnits,
+        actor: str | None,
+        max_json_bytes: int,
+        policy: Policy | None = None,
+    ) -> None:
         self._units = units
-        self._verbs = BlockingVerbs(NeverSuspending(units), actor, max_json_bytes)
+        self._verbs = BlockingVerbs(NeverSuspending(units), actor, max_json_bytes, policy)
 
     create_proposal = _call(ActionLedger.create_proposal)
     create_proposals = _call(ActionLedger.create_proposals)
@@ -107,6 +114,23 @@ class SyncActionLedger:
     complete_many = _call(ActionLedger.complete_many)
     fail_many = _call(ActionLedger.fail_many)
     recover_expired = _call(ActionLedger.recover_expired)
+
+    add_rule = _call(ActionLedger.add_rule)
+    revoke_rule = _call(ActionLedger.revoke_rule)
+    rules = _call(ActionLedger.rules)
+    explain = _call(ActionLedger.explain)
+    grant = _call(ActionLedger.grant)
+    revoke_grant = _call(ActionLedger.revoke_grant)
+    grants = _call(ActionLedger.grants)
+
+    approve_proposal = _call(ActionLedger.approve_proposal)
+    reject_proposal = _call(ActionLedger.reject_proposal)
+    withdraw_approval = _call(ActionLedger.withdraw_approval)
+    approvals = _call(ActionLedger.approvals)
+    is_approved = _call(ActionLedger.is_approved)
+    pending_approvals = _call(ActionLedger.pending_approvals)
+    approved_not_started = _call(ActionLedger.approved_not_started)
+    amend_proposal = _call(ActionLedger.amend_proposal)
 
     resolve_outcome = _call(ActionLedger.resolve_outcome)
     unresolved = _call(ActionLedger.unresolved)

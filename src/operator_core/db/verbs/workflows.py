@@ -59,12 +59,14 @@ class WorkflowVerbs(Verbs):
         checked = WorkflowProposal.model_validate(
             {name: getattr(workflow, name) for name in WorkflowProposal.model_fields}
         )
+        answers = await self._ask(actions)
         return await self._propose(
             lambda conn: workflows.create_workflow(
                 conn,
                 checked,
                 actions,
                 before,
+                answers=answers,
                 actor=who,
                 max_json_bytes=self._max_json_bytes,
             ),
