@@ -55,21 +55,23 @@ def loop_clock() -> Iterator[LoopClock]:
         del asyncio.get_running_loop().time
 
 
-async def asleep(db: ActionDB, sql: str) -> None:
-    """Runs `sql` in a transaction in which no trigger of the ledger fires, to move what is fixed."""
+async def asleep(db: ActionDB, *statements: str) -> None:
+    """Runs `statements` in a transaction in which no trigger of the ledger fires, to move what is fixed."""
 
     def unit(conn: Connection) -> None:
         if conn.dialect.name == "postgresql":
             # It takes a superuser, which the tests are.
             conn.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            conn.exec_driver_sql(sql)
+            for each in statements:
+                conn.exec_driver_sql(each)
             return
         found: Any = conn.exec_driver_sql(
             "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid"
         ).all()
         for name, _ in found:
             conn.exec_driver_sql(f"DROP TRIGGER {name}")
-        conn.exec_driver_sql(sql)
+        for each in statements:
+            conn.exec_driver_sql(each)
         # In the order in which they were made, which is the order in which they fire.
         for _, made in found:
             conn.exec_driver_sql(made)
