@@ -548,6 +548,20 @@ async def test_rows_of_raw_sql_get_their_digest_from_the_first_approval(
     assert (await now(db, other)).content_digest is None
 
 
+async def test_a_false_digest_of_raw_sql_is_approved_by_nobody(db: ActionDB, raw: RawSQL) -> None:
+    await rule(db)
+    await raw(
+        "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, content_digest)"
+        """ VALUES ('drop_table', '{"rows":99}', 'r', CURRENT_TIMESTAMP, ?)""",
+        OTHER,
+    )
+    made = await now(db, 1)
+    for digest in (made.digest, OTHER):
+        with pytest.raises((DigestMismatch, TamperedProposal)):
+            await db.approve_proposal(1, by="mia", digest=digest)
+    assert await status(db, 1) is S.PROPOSED
+
+
 # ------ what a start uses up
 
 
