@@ -562,6 +562,18 @@ async def test_a_false_digest_of_raw_sql_is_approved_by_nobody(db: ActionDB, raw
     assert await status(db, 1) is S.PROPOSED
 
 
+async def test_false_identity_keys_of_raw_sql_separate_nobody(db: ActionDB, raw: RawSQL) -> None:
+    await rule(db)
+    await raw(
+        "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, requester_id,"
+        " identity_keys) VALUES ('drop_table', '{}', 'r', CURRENT_TIMESTAMP, 'Mia Ö',"
+        """ '{"requester_id":"somebody else"}')"""
+    )
+    with pytest.raises((NotEligible, TamperedProposal)):
+        await approve(db, await now(db, 1), "Mia Ö")
+    assert await status(db, 1) is S.PROPOSED
+
+
 # ------ what a start uses up
 
 
