@@ -120,5 +120,10 @@ def test_grants_are_printed_for_a_ledger_that_is_current(
     printed = invoke("db", "grants", "service", "--url", url)
     assert printed.exit_code == 0
     assert printed.stdout.startswith('GRANT USAGE ON SCHEMA "public" TO "service";')
+    for duty in ("proposer", "worker", "approver", "operator"):
+        less = invoke("db", "grants", "service", "--role-for", duty, "--url", url)
+        assert less.exit_code == 0
+        assert len(less.stdout) < len(printed.stdout)
+    assert invoke("db", "grants", "service", "--role-for", "owner", "--url", url).exit_code == 2
     assert invoke("db", "grants", "", "--url", url).exit_code == 2
     assert invoke("db", "grants", "service", "--url", "sqlite:///x.db").exit_code == 1

@@ -179,9 +179,16 @@ def sql(
 def grants(
     *,
     role: Annotated[str, typer.Argument(metavar="ROLE", help="The role that the service uses.")],
+    role_for: Annotated[
+        postgresql.Duty | None,
+        typer.Option(help="Only what this duty takes; the default is everything."),
+    ] = None,
     url: Url = None,
 ) -> None:
-    """Print the GRANTs for a service on PostgreSQL; they allow no DDL and no change to the history."""
+    """Print the GRANTs for a service on PostgreSQL; they allow no DDL and no change to the history.
+
+    GRANTs add up: for a role with one duty, make a new role.
+    """
     if not role:
         raise typer.BadParameter("must not be empty", param_hint="ROLE")
     place = choose(None, url)
@@ -189,7 +196,7 @@ def grants(
         fail(f"{place.name}: SQLite has no roles and no GRANTs")
     with reported(place):
         schema = migrate.look(place.url, _schema_of)
-    typer.echo(postgresql.grants(schema, role, migrate.VERSION_TABLE))
+    typer.echo(postgresql.grants(schema, role, migrate.VERSION_TABLE, role_for))
 
 
 def _schema_of(conn: Connection) -> str:

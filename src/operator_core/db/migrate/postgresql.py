@@ -1,7 +1,8 @@
 """Changes a PostgreSQL schema: one migration at a time, in one transaction, and without hanging."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection, text
@@ -12,6 +13,7 @@ from operator_core.db.sql.tables import TABLES
 __all__ = [
     "LOCK_KEY",
     "TABLE_TIMEOUT",
+    "Duty",
     "borrowed",
     "catalogue",
     "grants",
@@ -145,25 +147,37 @@ def _milliseconds(seconds: float) -> str:
     return f"{max(1, round(seconds * 1000))}ms"
 
 
-def grants(schema: str, role: str, version_table: str) -> str:
-    """The script that lets `role` use the ledger in `schema`, but not change its schema or its history."""
+class Duty(StrEnum):
+    """What a role of its own is for, where not every service should be able to do everything."""
+
+    PROPOSER = "proposer"
+    """Creates proposals and workflows."""
+    WORKER = "worker"
+    """Validates, claims, ends and cancels proposals."""
+    APPROVER = "approver"
+    """Approves and rejects proposals, and gives votes in advance."""
+    OPERATOR = "operator"
+    """Adds rules, halts, resolves unknown outcomes, and cancels."""
+
+
+def grants(schema: str, role: str, version_table: str, duty: Duty | None = None) -> str:
+    """The script that lets `role` use the ledger in `schema`, but not change its schema or its history.
+
+    With a `duty`, the role can write only what that duty takes; it can read everything all the same.
+    """
     into, to = _quoted(schema), _quoted(role)
+    read = ", ".join(f"{into}.{name}" for name in (_quoted(version_table), *_READ))
     return "\n".join(
         f"{statement};"
         for statement in (
             f"GRANT USAGE ON SCHEMA {into} TO {to}",
-            f"GRANT SELECT ON {into}.{_quoted(version_table)}, {into}.action_events, "
-            f"{into}.action_dependencies TO {to}",
-            f"GRANT SELECT, INSERT, UPDATE ON {into}.action_proposals, {into}.action_records, "
-            f"{into}.workflows, {into}.action_halts, {into}.action_limits TO {to}",
-            # The triggers ask them whether a halt is open, and whether there are limits.
-            f"GRANT SELECT ON SEQUENCE {into}.action_halts_flag, {into}.action_governance_flag TO {to}",
-            # The triggers count starts by it.
-            f"GRANT SELECT ON {into}.action_starts TO {to}",
-            f"GRANT INSERT ON {into}.action_limits_asked TO {to}",
-            # A reference to a ticket reads it; another service writes tickets.
-            f"GRANT SELECT ON {into}.tickets TO {to}",
-            f"GRANT SELECT, INSERT ON {into}.outcome_resolutions TO {to}",
+            f"GRANT SELECT ON {read} TO {to}",
+            *(
+                f"GRANT {privileges} ON {into}.{table} TO {to}"
+                for privileges, table in _WRITTEN[duty]
+            ),
+            # The triggers ask them whether there are halts, limits and rules.
+            f"GRANT SELECT ON SEQUENCE {', '.join(f'{into}.{name}' for name in _FLAGS)} TO {to}",
             # PUBLIC has this right, unless the database's owner has revoked it.
             f"GRANT EXECUTE ON FUNCTION {', '.join(f'{into}.{name}' for name in _CALLED)} TO {to}",
             # Every role may create in public if the database came from PostgreSQL 14 or older. A role that
@@ -174,9 +188,83 @@ def grants(schema: str, role: str, version_table: str) -> str:
     )
 
 
+_READ: Final = (
+    "action_decisions",
+    "action_dependencies",
+    "action_events",
+    "action_grants",
+    "action_halts",
+    "action_limits",
+    "action_proposals",
+    "action_records",
+    "action_requirements",
+    "action_rules",
+    "action_starts",
+    "action_votes",
+    "outcome_resolutions",
+    # A reference to a ticket reads it; another service writes tickets.
+    "tickets",
+    "workflows",
+)
+"""The tables and views that every duty reads: also the triggers do, with the rights of the writing role."""
+
+_FLAGS: Final = ("action_governance_flag", "action_halts_flag", "action_rules_flag")
+
+_REVOCATION: Final = "UPDATE (revoked_at, revoked_by, revoke_reason)"
+
+_WRITTEN: Final[Mapping[Duty | None, Sequence[tuple[str, str]]]] = {
+    None: [
+        ("INSERT, UPDATE", "action_proposals"),
+        ("INSERT, UPDATE", "action_records"),
+        ("INSERT, UPDATE", "workflows"),
+        ("INSERT, UPDATE", "action_halts"),
+        ("INSERT, UPDATE", "action_limits"),
+        ("INSERT", "action_limits_asked"),
+        ("INSERT", "outcome_resolutions"),
+        ("INSERT", "action_rules"),
+        (_REVOCATION, "action_rules"),
+        ("INSERT", "action_requirements"),
+        ("INSERT", "action_decisions"),
+        ("INSERT", "action_grants"),
+        (_REVOCATION, "action_grants"),
+    ],
+    Duty.PROPOSER: [
+        ("INSERT", "action_proposals"),
+        ("INSERT", "workflows"),
+        # What has begun elsewhere counts under limits.
+        ("INSERT", "action_limits_asked"),
+        # What the policy of the service adds to the rules.
+        ("INSERT", "action_requirements"),
+    ],
+    Duty.WORKER: [
+        ("UPDATE", "action_proposals"),
+        ("INSERT, UPDATE", "action_records"),
+        ("INSERT", "action_limits_asked"),
+    ],
+    Duty.APPROVER: [
+        ("INSERT", "action_decisions"),
+        ("INSERT", "action_grants"),
+        (_REVOCATION, "action_grants"),
+        # An approval fills them in rows that raw SQL has written: what is bound to it, and who may not give it.
+        ("UPDATE (content_digest, identity_keys)", "action_proposals"),
+    ],
+    Duty.OPERATOR: [
+        ("INSERT", "action_rules"),
+        (_REVOCATION, "action_rules"),
+        (_REVOCATION, "action_grants"),
+        ("INSERT, UPDATE", "action_halts"),
+        ("INSERT, UPDATE", "action_limits"),
+        ("INSERT", "outcome_resolutions"),
+        # A halt cancels what is pending.
+        ("UPDATE", "action_proposals"),
+    ],
+}
+"""What each duty writes, as privileges and their table; None stands for a service that does everything."""
+
 _CALLED: Final = (
     "action_halts_covers",
     "action_halts_refusal",
+    "action_ledger_identity_matches",
     "action_limits_admitted",
     "action_limits_amount",
     "action_limits_covers",
@@ -184,11 +272,16 @@ _CALLED: Final = (
     "action_limits_quiet",
     "action_limits_used",
     "action_ledger_is_action_type",
+    "action_ledger_is_key",
     "action_ledger_is_list_of_ids",
+    "action_ledger_is_list_of_names",
     "action_ledger_is_status",
     "action_ledger_is_text",
     "action_ledger_readable",
     "action_proposals_waits",
+    "action_requirements_excludes",
+    "action_requirements_lapse",
+    "action_requirements_met",
     "outcome_resolutions_done",
 )
 """The functions that run with the rights of the writing role."""
