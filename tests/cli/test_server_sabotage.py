@@ -181,7 +181,8 @@ def test_what_refuses_nothing_on_a_server_is_a_warning(server: Server, invoke: I
 def eve(postgres: Databases, server: Server) -> Iterator[Server]:
     """The ledger as a service's role uses it, which has what `db grants` gives."""
     with role(postgres, server.url, "check_eve") as url:
-        server.run(postgresql.grants("public", name_of(url), migrate.VERSION_TABLE))
+        for duty in (None, *postgresql.Duty):
+            server.run(postgresql.grants("public", name_of(url), migrate.VERSION_TABLE, duty))
         yield Server(url)
 
 
@@ -209,6 +210,8 @@ PRIVILEGES = {
     "INSERT on table action_events": "GRANT INSERT ON action_events TO {}",
     "INSERT on table action_dependencies": "GRANT INSERT ON action_dependencies TO {}",
     "UPDATE on column action_events.actor": "GRANT UPDATE (actor) ON action_events TO {}",
+    "UPDATE on table action_decisions": "GRANT UPDATE ON action_decisions TO {}",
+    "UPDATE on column action_rules.approvals": "GRANT UPDATE (approvals) ON action_rules TO {}",
     "UPDATE on table operator_core_alembic_version": "GRANT UPDATE ON operator_core_alembic_version TO {}",
     "DELETE on table action_records": "GRANT ALL ON ALL TABLES IN SCHEMA public TO {}",
     "UPDATE on sequence action_events_id_seq": "GRANT UPDATE ON SEQUENCE action_events_id_seq TO {}",

@@ -79,7 +79,8 @@ FROM sequences JOIN pg_sequence ON seqrelid = sequences.oid
 _ALLOWED: Final = """(
     privilege_type = 'SELECT'
     OR relname IN ('action_proposals', 'action_records', 'workflows', 'action_halts', 'action_limits') AND privilege_type IN ('INSERT', 'UPDATE')
-    OR relname = 'outcome_resolutions' AND privilege_type = 'INSERT'
+    OR relname IN ('outcome_resolutions', 'action_rules', 'action_requirements', 'action_decisions', 'action_grants', 'action_limits_asked') AND privilege_type = 'INSERT'
+    OR relname IN ('action_rules', 'action_grants') AND privilege_type = 'UPDATE' AND what LIKE '%.revoke%'
     OR relname = 'tickets' AND privilege_type NOT IN ('TRIGGER', 'TRUNCATE'))"""
 
 _TABLES: Final = """
