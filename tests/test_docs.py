@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from operator_core.actions import TRANSITIONS
+from operator_core.db import ActionDB
 from tests import warm
 from tests.databases import query
 
@@ -162,11 +163,27 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
 
 
-def test_the_picture_of_the_lifecycle_shows_every_step_and_no_other() -> None:
-    picture = ElementTree.parse(ROOT / "docs/lifecycle.svg")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("name", ["lifecycle", "approvals"])
+def test_the_pictures_of_the_lifecycle_show_every_step_and_no_other(name: str) -> None:
+    picture = ElementTree.parse(ROOT / f"docs/{name}.svg")
     drawn = {
         (path.get("data-from"), path.get("data-to"))
-        for path in picture.iter("{http://www.w3.org/2000/svg}path")
+        for path in picture.iter(f"{SVG}path")
         if path.get("data-from")
     }
     assert drawn == {(before, after) for before, to in TRANSITIONS.items() for after in to}
+
+
+def test_the_picture_of_a_decision_names_what_there_is() -> None:
+    picture = ElementTree.parse(ROOT / "docs/decisions.svg")
+    words = {text.text for text in picture.iter(f"{SVG}text")}
+    verbs = {path.get("data-by") for path in picture.iter(f"{SVG}path")} - {None}
+    assert {verb for verb in verbs if not hasattr(ActionDB, verb or "")} == set()
+    ends = {
+        path.get(key) for path in picture.iter(f"{SVG}path") for key in ("data-from", "data-to")
+    }
+    assert ends - words == {None}
+    assert {verb for verb in verbs if verb != "claim"} <= words
