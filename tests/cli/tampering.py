@@ -2,12 +2,13 @@
 
 import asyncio
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
 import pytest
 
-from operator_core.actions.types import ActionProposal, WorkflowProposal
+from operator_core.actions.types import ActionProposal, Rule, WorkflowProposal
 from operator_core.cli.checkup import check_up
 from operator_core.cli.findings import Finding, Verdict
 from operator_core.cli.server_checkup import check_up_server
@@ -53,6 +54,36 @@ async def make_history(db: ActionDB) -> None:
         await db.fail(lost.record.id, "lost", outcome_unknown=True)
         await db.resolve_outcome(lost.record.id, by="mia", succeeded=succeeded, evidence="seen")
     assert [first, second, third, fourth, fifth, sixth] == [1, 2, 3, 4, 5, 6]
+    await _make_approvals(db)
+
+
+async def _make_approvals(db: ActionDB) -> None:
+    """Proposals 10 to 12: with one approval of two, with both of which one was given in advance, and rejected."""
+    rule = Rule(
+        name="two of sre", action_name="guarded", approvals=2, roles=["sre"], decide_within=604_800
+    )
+    await db.add_rule(rule, by="olga", reason="policy")
+    other = await db.add_rule(Rule(name="old", effect="deny"), by="olga", reason="policy")
+    await db.revoke_rule(other.id, by="olga", reason="obsolete")
+    for id_ in (10, 11, 12):
+        if id_ == 11:
+            grant = await db.grant(
+                by="Zoë",
+                roles=["sre"],
+                action_name="guarded",
+                max_uses=1,
+                valid_until=datetime.now(UTC) + timedelta(days=7),
+                reason="night",
+            )
+        made = await db.create_proposal(
+            ActionProposal(action_name="guarded", reason="r", requester_id="Ömer")
+        )
+        assert made.id == id_
+        if id_ == 12:
+            await db.reject_proposal(id_, by="mia", reason="no")
+        else:
+            await db.approve_proposal(id_, by="mia", digest=made.digest, roles=["sre"])
+    await db.revoke_grant(grant.id, by="olga", reason="morning")
 
 
 class Ledger:

@@ -314,6 +314,131 @@ ROWS = {
         "DELETE FROM action_records WHERE id = 1",
         "refers to a row of action_records that isn't there: 1",
     ),
+    "an approval of another person": (
+        "decisions",
+        "UPDATE action_decisions SET decided_by = 'eve', decider_key = 'eve' WHERE id = 1",
+        'approved {"decision":1,"digest":"oc1:',
+    ),
+    "an approval of other content": (
+        "decisions",
+        f"UPDATE action_decisions SET digest = 'oc1:{'0' * 64}' WHERE id = 1",
+        "has no event that says the same",
+    ),
+    "an approval that no trigger saw": (
+        "decisions",
+        "INSERT INTO action_decisions (id, proposal_id, kind, decided_by, decider_key) "
+        "OVERRIDING SYSTEM VALUE VALUES (77, 10, 'approved', 'eve', 'eve')",
+        'approved {"decision":77}: has no event that says the same',
+    ),
+    "a rejection that is gone": (
+        "decisions",
+        "DELETE FROM action_decisions WHERE kind = 'rejected'",
+        "has an event, but there is none that says so",
+    ),
+    "a requirement that is gone": (
+        "decisions",
+        "DELETE FROM action_requirements WHERE proposal_id = 10",
+        'approval_required {"requirement":1,"rule":1}: has an event, but there is none',
+    ),
+    "a requirement that no trigger saw": (
+        "decisions",
+        "INSERT INTO action_requirements (id, proposal_id, name) "
+        "OVERRIDING SYSTEM VALUE VALUES (77, 10, 'mine')",
+        'approval_required {"requirement":77}: has no event that says the same',
+    ),
+    "a rule that is gone": (
+        "decisions",
+        "DELETE FROM action_rules WHERE id = 2",
+        'rule_revoked {"rule":2}: has an event, but there is none that says so',
+    ),
+    "a rule that was silently revoked": (
+        "decisions",
+        f"UPDATE action_rules SET revoked_at = {NOW}, revoked_by = 'eve', revoke_reason = 'r'"
+        " WHERE id = 1",
+        'rule_revoked {"rule":1}: has no event that says the same',
+    ),
+    "a grant that is open again": (
+        "decisions",
+        "UPDATE action_grants SET revoked_at = NULL, revoked_by = NULL, revoke_reason = NULL",
+        'grant_revoked {"grant":1}: has an event, but there is none that says so',
+    ),
+    "an approval that is told twice": (
+        "decisions",
+        "INSERT INTO action_events (id, proposal_id, event_type, actor, reason, occurred_at, details) "
+        "OVERRIDING SYSTEM VALUE SELECT 900, proposal_id, event_type, actor, reason, occurred_at, details "
+        "FROM action_events WHERE event_type = 'rejected'",
+        "has more than one event",
+    ),
+    "a requirement that asks for less": (
+        "requirements",
+        "UPDATE action_requirements SET approvals = 1 WHERE id = 1",
+        "requirement 1 of proposal 10 is not what rule 1 requires",
+    ),
+    "a requirement for other roles": (
+        "requirements",
+        "UPDATE action_requirements SET roles = '[\"dev\"]' WHERE id = 1",
+        "requirement 1 of proposal 10 is not what rule 1 requires",
+    ),
+    "an approval that nobody gave": (
+        "approvals",
+        "UPDATE action_proposals SET approval = 'given' WHERE id = 10",
+        "proposal 10 has another approval than its requirements and decisions come to",
+    ),
+    "an approval that is forgotten": (
+        "approvals",
+        "UPDATE action_proposals SET approval = NULL, lapses_at = NULL WHERE id = 10",
+        "proposal 10 has another approval than its requirements and decisions come to",
+    ),
+    "a time for the approvals that was taken away": (
+        "approvals",
+        "UPDATE action_proposals SET lapses_at = NULL WHERE id = 10",
+        "proposal 10 has another lapses_at than its requirements and decisions come to",
+    ),
+    "an approval of what needs none": (
+        "approvals",
+        "UPDATE action_proposals SET approval = 'given' WHERE id = 5",
+        "proposal 5 has an approval, and nothing is required of it",
+    ),
+    "a person under another key": (
+        "identities",
+        "UPDATE action_decisions SET decider_key = 'eve' WHERE id = 1",
+        "action_decisions row 1: decider_key is not the normalised form of decided_by",
+    ),
+    "a grant under another key": (
+        "identities",
+        "UPDATE action_grants SET grantor_key = 'eve'",
+        "action_grants row 1: grantor_key is not the normalised form of granted_by",
+    ),
+    "a rule for an agent that nobody is": (
+        "identities",
+        "UPDATE action_rules SET agent_id = 'Bot' WHERE id = 1",
+        "action_rules row 1: agent_id is not the normalised form of agent_id",
+    ),
+    "a requester under another key": (
+        "identities",
+        'UPDATE action_proposals SET identity_keys = \'{"requester_id":"eve"}\' WHERE id = 10',
+        "proposal 10: identity_keys has another requester_id than the proposal",
+    ),
+    "an event of an approval that moves something": (
+        "history",
+        "UPDATE action_events SET version = 2 WHERE event_type = 'rejected'",
+        "of proposal 12 is about an approval, and names an execution, a status or a version",
+    ),
+    "an event of a rule that names a proposal": (
+        "history",
+        "UPDATE action_events SET proposal_id = 5 WHERE event_type = 'rule_revoked'",
+        "of proposal 5 is about the whole ledger and a proposal, or about neither",
+    ),
+    "a rule of a requirement that is gone": (
+        "foreign keys",
+        "DELETE FROM action_rules WHERE id = 1",
+        "action_requirements row 1 refers to a row of action_rules that isn't there: 1",
+    ),
+    "a grant of a decision that is gone": (
+        "foreign keys",
+        "DELETE FROM action_grants",
+        "refers to a row of action_grants that isn't there: 1",
+    ),
 }
 
 
@@ -425,7 +550,7 @@ def test_a_numbering_that_was_moved_is_found(file: File, seq: str) -> None:
 
 def test_a_numbering_that_is_gone_is_found(file: File) -> None:
     file.run("DELETE FROM sqlite_sequence")
-    assert len(file.bad()["next ids"].text.splitlines()) == 5
+    assert len(file.bad()["next ids"].text.splitlines()) == 9
 
 
 def test_what_refuses_nothing_is_a_warning(file: File, invoke: Invoke) -> None:

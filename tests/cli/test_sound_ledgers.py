@@ -12,6 +12,9 @@ from operator_core.actions.types import (
     ActionProposal,
     ActionRecord,
     ActionStatus,
+    HaltMode,
+    Rule,
+    StoredProposal,
     WorkflowProposal,
 )
 from operator_core.db import ActionDB, migrate
@@ -80,6 +83,75 @@ async def use(ledger: Ledger) -> None:
         with pytest.raises(ActionError):
             await db.update_proposal_status(hand, ActionStatus.EXECUTING)
         await db.cancel_all_pending(reason="stop")
+        await use_approvals(db)
+
+
+async def use_approvals(db: ActionDB) -> None:
+    """The verbs of rules, approvals and grants, in every state that a proposal with requirements has."""
+
+    async def make(name: str, **fields: Any) -> StoredProposal:
+        return await db.create_proposal(ActionProposal(action_name=name, reason="r", **fields))
+
+    async def approve(found: StoredProposal, by: str = "Zoë", **options: Any) -> None:
+        await db.approve_proposal(found.id, by=by, digest=found.digest, roles=["sre"], **options)
+
+    rules = [
+        await db.add_rule(rule, by="olga", reason="policy")
+        for rule in (
+            Rule(name="two", action_name="two", approvals=2, decide_within=3600.0),
+            Rule(name="one", action_name="one", roles=["sre"], valid_for=3600.0),
+            Rule(name="retries", action_name="retried", covers_retries=True),
+            Rule(name="short", action_name="short", valid_for=0.001, decide_within=3600.0),
+            Rule(name="late", action_name="late", decide_within=0.001),
+            Rule(name="denied", action_name="denied", effect="deny"),
+            Rule(name="gone", action_name="gone"),
+        )
+    ]
+    await make("denied")
+    await make("late")
+    await make("gone")
+    await db.revoke_rule(rules[-1].id, by="olga", reason="obsolete")
+    await make("two")
+    half = await make("two", requester_id="Ömer")
+    await approve(half)
+    await db.withdraw_approval(half.id, by="Zoë", reason="misread")
+    await db.reject_proposal((await make("two")).id, by="mia", reason="no")
+    await db.amend_proposal((await make("two")).id, parameters={"a": 1}, by="mia", reason="typo")
+    withdrawn = await make("one")
+    await approve(withdrawn)
+    await db.withdraw_approval(withdrawn.id, by="Zoë", reason="misread")
+    await approve(await make("one"), validate=False)
+    await approve(await make("short"), validate=False)
+    for name in ("one", "retried"):
+        for ends in (None, "completed", "failed", "retried"):
+            made = await make(name, max_retries=1, retry_delay=0.0)
+            await approve(made)
+            claim = await db.claim_proposal(made.id, "w")
+            if ends == "completed":
+                await db.complete(claim.record.id)
+            elif ends is not None:
+                await db.fail(claim.record.id, "e")
+            if ends == "retried" and name == "one":
+                await approve(made, by="mia")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    for uses in (1, 2):
+        await db.grant(
+            by=f"voter {uses}",
+            action_name="t*",
+            max_uses=uses,
+            valid_until=until,
+            reason="night",
+        )
+    await make("two")
+    await make("two")
+    await db.revoke_grant(2, by="olga", reason="morning")
+    held = await make("one")
+    observe = {"mode": HaltMode.OBSERVE, "action_name": "one"}
+    await db.halt(by="olga", reason="look", **observe)
+    await approve(held)
+    await approve(await make("one"))
+    await db.withdraw_approval(held.id, by="Zoë", reason="misread")
+    await db.resume(by="olga", reason="seen", action_name="one")
 
 
 async def test_what_every_verb_has_written_is_sound(empty: Ledger) -> None:

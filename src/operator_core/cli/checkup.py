@@ -3,11 +3,13 @@
 It only reads, and changes no byte of the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from operator_core.actions.errors import UnmanagedSchema
+from operator_core.cli.approval_checks import APPROVAL_CHECKS, check_identities
 from operator_core.cli.findings import (
     SHOWN,
     Finding,
@@ -67,15 +69,12 @@ def check_up(path: Path) -> Iterator[Finding]:
             yield _foreign_keys(connection, tables)
         else:
             yield from _schema(connection)
-            yield from check_rows(
-                lambda table, columns: connection.execute(
-                    f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608
-                )
-            )
+            yield from check_rows(partial(_rows, connection))
+            yield check_identities(partial(_rows, connection))
             yield _next_ids(connection)
             # Last, because closing `conn` also closes `connection`.
             with over(connection) as conn:
-                yield from ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS))
+                yield from ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS, *APPROVAL_CHECKS))
 
 
 def _without_revision(connection: dbapi.Connection, tables: set[str]) -> Finding:
@@ -195,6 +194,12 @@ def _next_ids(connection: dbapi.Connection) -> Finding:
                 yield f"the next id of {table} was already used, or is out of range"
 
     return told("next ids", wrong(), "all are unused")
+
+
+def _rows(
+    connection: dbapi.Connection, table: str, columns: Sequence[str]
+) -> Iterable[Sequence[Any]]:
+    return connection.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608
 
 
 def _catalogue(connection: dbapi.Connection) -> dict[str, str]:

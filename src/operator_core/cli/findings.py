@@ -5,31 +5,37 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Column, Connection, func
 from sqlalchemy.exc import DBAPIError
 
 from operator_core.actions.errors import CorruptRow, InvalidValue
-from operator_core.actions.types import (
-    ActionEvent,
-    ActionProposal,
-    ActionRecord,
-    Halt,
-    Limit,
-    OutcomeResolution,
-    StoredProposal,
-    Workflow,
-)
+from operator_core.actions.types import StoredProposal
 from operator_core.db import migrate
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.rows import (
+    DECISION_COLUMNS,
+    EVENT_COLUMNS,
+    GRANT_COLUMNS,
+    HALT_COLUMNS,
+    LIMIT_COLUMNS,
+    PROPOSAL_COLUMNS,
+    RECORD_COLUMNS,
+    REQUIREMENT_COLUMNS,
+    RESOLUTION_COLUMNS,
+    RULE_COLUMNS,
+    WORKFLOW_COLUMNS,
+    to_decision,
     to_event,
+    to_grant,
     to_halt,
     to_limit,
     to_proposal,
     to_record,
+    to_requirement,
     to_resolution,
+    to_rule,
     to_workflow,
 )
 from operator_core.db.sql.sqlite_library import dbapi
@@ -38,6 +44,7 @@ __all__ = [
     "SHOWN",
     "Check",
     "Finding",
+    "Read",
     "Verdict",
     "ask",
     "check_revision",
@@ -47,17 +54,24 @@ __all__ = [
     "told",
 ]
 
+Read: TypeAlias = Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]
+"""Takes a table and columns, the id among them, and returns the rows."""
+
 SHOWN: Final = 10
 """How many objects a finding names; it counts the rest."""
 
-_ROWS: Final[tuple[tuple[str, Any, Callable[[Sequence[Any]], object]], ...]] = (
-    ("workflows", Workflow, to_workflow),
-    ("action_proposals", ActionProposal, to_proposal),
-    ("action_records", ActionRecord, to_record),
-    ("action_events", ActionEvent, to_event),
-    ("action_halts", Halt, to_halt),
-    ("action_limits", Limit, to_limit),
-    ("outcome_resolutions", OutcomeResolution, to_resolution),
+_ROWS: Final[tuple[tuple[Sequence[Column[Any]], Callable[[Sequence[Any]], object]], ...]] = (
+    (WORKFLOW_COLUMNS, to_workflow),
+    (PROPOSAL_COLUMNS, to_proposal),
+    (RECORD_COLUMNS, to_record),
+    (EVENT_COLUMNS, to_event),
+    (HALT_COLUMNS, to_halt),
+    (LIMIT_COLUMNS, to_limit),
+    (RULE_COLUMNS, to_rule),
+    (REQUIREMENT_COLUMNS, to_requirement),
+    (DECISION_COLUMNS, to_decision),
+    (GRANT_COLUMNS, to_grant),
+    (RESOLUTION_COLUMNS, to_resolution),
 )
 
 
@@ -107,22 +121,18 @@ def check_revision(revision: str | None, without: Callable[[], Finding]) -> Find
     return Finding("revision", Verdict.BROKEN, text)
 
 
-def check_rows(
-    read: Callable[[str, Sequence[str]], Iterable[Sequence[Any]]],
-) -> Iterator[Finding]:
-    """Checks that every row can be read, and that the content of each proposal fits its stored digest.
-
-    `read` takes a table and columns, and returns the rows.
-    """
+def check_rows(read: Read) -> Iterator[Finding]:
+    """Checks that every row can be read, and that the content of each proposal fits its stored digest."""
     counts: dict[str, int] = {}
     edited: list[str] = []
     digests = 0
 
     def unreadable() -> Iterator[str]:
         nonlocal digests
-        for table, model, convert in _ROWS:
+        for columns, convert in _ROWS:
+            table = columns[0].table.name
             counts[table] = 0
-            for row in read(table, list(model.model_fields)):
+            for row in read(table, [column.name for column in columns]):
                 counts[table] += 1
                 try:
                     found = convert(row)

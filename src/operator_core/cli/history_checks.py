@@ -36,12 +36,24 @@ _OF_RECORDS: Final = (
     EventType.RECORD_FINISHED.value,
     EventType.OUTCOME_RESOLVED.value,
 )
-_OF_NO_PROPOSAL: Final = (
+_OF_APPROVALS: Final = (
+    EventType.APPROVAL_REQUIRED.value,
+    EventType.APPROVED.value,
+    EventType.REJECTED.value,
+    EventType.APPROVAL_WITHDRAWN.value,
+)
+_OF_LEDGER: Final = (
     EventType.HALTED.value,
     EventType.RESUMED.value,
+    EventType.RULE_ADDED.value,
+    EventType.RULE_REVOKED.value,
+    EventType.GRANT_ADDED.value,
+    EventType.GRANT_REVOKED.value,
     EventType.LIMIT_SET.value,
     EventType.LIMIT_REMOVED.value,
 )
+"""The events that are about no proposal."""
+_WITHOUT_STATUS: Final = (*_OF_RECORDS, *_OF_APPROVALS, *_OF_LEDGER)
 _OF_RETRIES: Final = (EventType.RETRY_SCHEDULED.value, EventType.RETRY_CANCELLED.value)
 
 
@@ -66,7 +78,7 @@ def _was_resolved(event: Any) -> Any:
 def _bad_statuses(_: Connection) -> Any:
     last = (
         select(EVENTS.c.proposal_id, func.max(EVENTS.c.id).label("id"))
-        .where(EVENTS.c.event_type.not_in((*_OF_RECORDS, *_OF_NO_PROPOSAL)))
+        .where(EVENTS.c.event_type.not_in(_WITHOUT_STATUS))
         .group_by(EVENTS.c.proposal_id)
         .subquery()
     )
@@ -106,7 +118,7 @@ def _impossible_events(_: Connection) -> Any:
             func.lag(event.to_status).over(**window).label("status"),
             func.max(event.version).over(**window, rows=(None, -1)).label("last_version"),
         )
-        .where(event.event_type.not_in((*_OF_RECORDS, *_OF_NO_PROPOSAL)))
+        .where(event.event_type.not_in(_WITHOUT_STATUS))
         .subquery()
         .c
     )
@@ -172,13 +184,28 @@ def _impossible_events(_: Connection) -> Any:
         .join(PROPOSALS, PROPOSALS.c.id == event.proposal_id)
         .where(event.version > PROPOSALS.c.version)
     )
-    of_others = select(
+    of_approvals = select(
         event.id,
         event.proposal_id,
-        literal("is about a proposal and something else, or about neither").label("problem"),
-    ).where(event.event_type.in_(_OF_NO_PROPOSAL) != event.proposal_id.is_(None))
+        literal("is about an approval, and names an execution, a status or a version"),
+    ).where(
+        event.event_type.in_(_OF_APPROVALS),
+        or_(
+            event.record_id.is_not(None),
+            event.success.is_not(None),
+            event.worker.is_not(None),
+            event.from_status.is_not(None),
+            event.to_status.is_not(None),
+            event.version.is_not(None),
+        ),
+    )
+    of_ledger = select(
+        event.id,
+        event.proposal_id,
+        literal("is about the whole ledger and a proposal, or about neither").label("problem"),
+    ).where(event.event_type.in_(_OF_LEDGER) != event.proposal_id.is_(None))
     chain = select(judged.id, judged.proposal_id, judged.problem).where(judged.problem.is_not(None))
-    wrong = union_all(chain, of_records, of_others, too_new).subquery()
+    wrong = union_all(chain, of_records, of_approvals, of_ledger, too_new).subquery()
     return select(*wrong.c)
 
 

@@ -22,12 +22,16 @@ from operator_core.cli.findings import Check
 from operator_core.db.sql.base import Base
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.tables import (
+    DECISIONS,
     DEPENDENCIES,
     EVENTS,
+    GRANTS,
     LIMITS,
     NUMBERED,
     PROPOSALS,
     RECORDS,
+    REQUIREMENTS,
+    RULES,
     STARTS,
     TICKETS,
     WORKFLOWS,
@@ -50,6 +54,13 @@ _REFERENCES: Final = (
     (EVENTS.c.record_id, RECORDS),
     (STARTS.c.limit_id, LIMITS),
     (STARTS.c.proposal_id, PROPOSALS),
+    (PROPOSALS.c.supersedes_id, PROPOSALS),
+    (REQUIREMENTS.c.proposal_id, PROPOSALS),
+    (REQUIREMENTS.c.rule_id, RULES),
+    (DECISIONS.c.proposal_id, PROPOSALS),
+    (DECISIONS.c.requirement_id, REQUIREMENTS),
+    (DECISIONS.c.grant_id, GRANTS),
+    (DECISIONS.c.withdraws_id, DECISIONS),
 )
 
 

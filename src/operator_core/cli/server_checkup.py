@@ -5,12 +5,14 @@ The check changes nothing: it runs in one transaction that is rolled back.
 
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from operator_core.cli.approval_checks import APPROVAL_CHECKS, check_identities
 from operator_core.cli.findings import (
     SHOWN,
     Finding,
@@ -57,11 +59,13 @@ def _check_up(conn: Connection) -> list[Finding]:
             # If row level security hides rows, the queries fail instead of returning fewer rows.
             "set_config('row_security', 'off', true)"
         )
+        read = partial(_rows, conn)
         findings += [
             *_schema(conn),
             *check_objects(conn),
-            *check_rows(lambda name, columns: _rows(conn, name, columns)),
-            *ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS)),
+            *check_rows(read),
+            check_identities(read),
+            *ask(conn, (*ROW_CHECKS, *HISTORY_CHECKS, *APPROVAL_CHECKS)),
         ]
     return findings
 
