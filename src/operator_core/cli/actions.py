@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from operator_core.actions.errors import CorruptRow, NotFound
+from operator_core.actions.errors import NotFound
 from operator_core.actions.types import ActionStatus, EndCode, StoredProposal, StoredRecord
 from operator_core.cli import views
+from operator_core.cli.approval_views import approvals_json
 from operator_core.cli.call_log import BrokenLine, Entry, Source, read_log
 from operator_core.cli.formatting import plain
 from operator_core.cli.options import (
@@ -27,13 +28,16 @@ from operator_core.cli.options import (
     AsJson,
     DbPath,
     Place,
+    ProposalId,
     Url,
     choose,
     complain,
+    exit_over,
     reported,
     who,
 )
 from operator_core.cli.output import print_json, print_lines, terminal_width
+from operator_core.cli.pages import page, print_page
 from operator_core.cli.replay import Tally, replay
 from operator_core.cli.status_lines import with_records
 from operator_core.db.sql.rows import Listing
@@ -41,7 +45,8 @@ from operator_core.db.sql.rows import Listing
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Work with proposals: replay, list, show, execute, cancel, watch.", no_args_is_help=True
+    help="Work with proposals: replay, list, show, approve, execute, cancel, watch.",
+    no_args_is_help=True,
 )
 
 _LONG: Final = 200
@@ -51,8 +56,6 @@ _IN_MEMORY: Final = 1 << 20
 """Bytes of standard input that are held in memory; a longer input goes to a temporary file."""
 
 Entries = Iterator[Entry]
-
-Id = Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")]
 
 
 @app.command("replay")
@@ -275,7 +278,7 @@ def list_command(
             print_json(proposal)
     else:
         _print_list(proposals, records, now, limit)
-    _exit_over(proposals.corrupt)
+    exit_over(proposals.corrupt)
 
 
 def _print_list(
@@ -292,9 +295,9 @@ def _print_list(
 
 @app.command("show")
 def show_command(
-    *, id: Id, db_path: DbPath = None, url: Url = None, as_json: AsJson = False
+    *, id: ProposalId, db_path: DbPath = None, url: Url = None, as_json: AsJson = False
 ) -> None:
-    """Show a proposal, its executions and its history."""
+    """Show a proposal, what is required of it, its executions and its history."""
     place = choose(db_path, url)
     place.require_existing()
     with reported(place), place.opened() as (run, db):
@@ -303,25 +306,29 @@ def show_command(
             raise NotFound("proposal", id)
         records = run(db.get_records_for_proposal(id))
         history = run(db.history(id))
+        approvals = run(db.approvals(id))
         now = run(db.now())
         waits = proposal.status is ActionStatus.VALIDATED
         hindrance = run(db.hindrance(id)) if waits else None
     if as_json:
-        print_json({"proposal": proposal, "records": records, "history": history})
-        _exit_over((*records.corrupt, *history.corrupt))
+        print_json(
+            {
+                "proposal": proposal,
+                "records": records,
+                "approvals": approvals_json(approvals),
+                "history": history,
+            }
+        )
+        exit_over((*records.corrupt, *history.corrupt))
         return
-    page = views.page(proposal, records, history, now, hindrance)
-    if terminal_width() is None:
-        print_lines(page.for_pipe())
-    else:
-        Console().print(page.for_terminal())
-    _exit_over((*records.corrupt, *history.corrupt))
-
-
-def _exit_over(corrupt: Iterable[CorruptRow]) -> None:
-    """Reports unreadable rows and exits with status 1 if there are any."""
-    problems = [str(error) for error in corrupt]
-    for problem in problems:
-        complain(problem)
-    if problems:
-        raise typer.Exit(1)
+    print_page(
+        page(
+            proposal,
+            records=records,
+            approvals=approvals,
+            history=history,
+            now=now,
+            hindrance=hindrance,
+        )
+    )
+    exit_over((*records.corrupt, *history.corrupt))

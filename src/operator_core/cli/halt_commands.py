@@ -9,7 +9,17 @@ import typer
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import Halt, HaltMode, HaltReport
 from operator_core.cli.formatting import one_line, span, when
-from operator_core.cli.options import AsJson, DbPath, Url, choose, complain, reported, who
+from operator_core.cli.options import (
+    AsJson,
+    By,
+    DbPath,
+    Url,
+    Why,
+    choose,
+    complain,
+    reported,
+    who,
+)
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line
 
@@ -35,16 +45,6 @@ Agent = Annotated[
 RunId = Annotated[
     str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default=False)
 ]
-By = Annotated[
-    str | None,
-    typer.Option(
-        "--by",
-        metavar="NAME",
-        help="Who decides this; the default is your login name.",
-        show_default=False,
-    ),
-]
-Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason in the history.")]
 
 
 @app.command("halt")

@@ -3,9 +3,12 @@
 import asyncio
 import getpass
 import os
-from collections.abc import Callable, Coroutine, Generator
+import re
+import sys
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Protocol, TypeVar
 
@@ -16,7 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from operator_core.actions.actors import is_reserved
-from operator_core.actions.errors import ActionError, InvalidValue
+from operator_core.actions.errors import ActionError, CorruptRow, InvalidValue
 from operator_core.cli.formatting import one_line, plain
 from operator_core.cli.overview import OverviewDB
 from operator_core.db import migrate
@@ -29,15 +32,21 @@ __all__ = [
     "TIME_FORMATS",
     "Actor",
     "AsJson",
+    "By",
     "DbPath",
     "Place",
+    "ProposalId",
     "Reason",
     "Run",
     "Url",
+    "Why",
     "choose",
     "complain",
+    "confirmed",
+    "exit_over",
     "fail",
     "reported",
+    "to_span",
     "who",
 ]
 
@@ -89,6 +98,29 @@ Reason = Annotated[
     str | None,
     typer.Option("--reason", metavar="TEXT", help="The reason in the history.", show_default=False),
 ]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who decides this; the default is your login name.",
+        show_default=False,
+    ),
+]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason in the history.")]
+ProposalId = Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")]
+
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def to_span(text: str) -> timedelta:
+    """Parses a length of time: seconds, or a number followed by s, m, h or d."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
+    if match is None:
+        raise typer.BadParameter(
+            "must be a number of seconds, or a number followed by s, m, h or d"
+        )
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
 class Run(Protocol):
@@ -217,6 +249,22 @@ def fail(message: str) -> NoReturn:
     """Prints one line to stderr and exits with status 1."""
     complain(message)
     raise typer.Exit(1)
+
+
+def exit_over(corrupt: Iterable[CorruptRow]) -> None:
+    """Reports unreadable rows and exits with status 1 if there are any."""
+    problems = [str(error) for error in corrupt]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise typer.Exit(1)
+
+
+def confirmed(question: str, otherwise: str) -> bool:
+    """Asks a person who sees the output; exits with status 1 if there is no terminal, and names the options instead."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        fail(f"there is no terminal to ask at: {otherwise}")
+    return typer.confirm(question, default=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from operator_core.actions.types import ActionStatus, EndCode, StoredProposal, S
 from operator_core.cli.formatting import clock, one_line, plain, span
 from operator_core.cli.table import Line, Span
 
-__all__ = ["lease_span", "outcome_span", "remarks", "status_line", "with_records"]
+__all__ = ["in_a_row", "lease_span", "outcome_span", "remarks", "status_line", "with_records"]
 
 _STYLES: Final = {
     ActionStatus.PROPOSED: "cyan",
@@ -32,6 +32,12 @@ def status_line(status: ActionStatus, last: StoredRecord | None = None) -> Line:
     if status is ActionStatus.FAILED and last is not None and last.outcome_unknown:
         return [(status.value, _UNKNOWN), ("(unknown)", _UNKNOWN)]
     return [(status.value, _STYLES[status])]
+
+
+def in_a_row(status: Line) -> Iterator[Span]:
+    """Yields the words of a status with a blank between them."""
+    for index, (text, style) in enumerate(status):
+        yield (f" {text}" if index else text, style)
 
 
 def outcome_span(record: StoredRecord) -> Span:

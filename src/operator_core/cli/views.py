@@ -1,31 +1,23 @@
-"""Views for people: a table of proposals, the page of a proposal, and the table of a replay."""
+"""Views for people: a table of proposals, events, and the table of a replay."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
-from operator_core.actions.errors import ExclusiveBusy, InvalidTransition, LimitReached
 from operator_core.actions.types import (
     ActionEvent,
-    ActionStatus,
     EventType,
     HaltMode,
     StoredProposal,
     StoredRecord,
 )
-from operator_core.cli.formatting import clock, compact, json_text, one_line, plain, when
+from operator_core.cli.formatting import clock, compact, one_line, when
 from operator_core.cli.replay import Outcomes, Tally
-from operator_core.cli.status_lines import lease_span, outcome_span, remarks, status_line
-from operator_core.cli.table import Column, Line, Span, laid_out, to_text
+from operator_core.cli.status_lines import in_a_row, remarks, status_line
+from operator_core.cli.table import Column, Line, laid_out
 
-__all__ = ["Page", "framed", "page", "proposal_table", "tally_table", "what_happened", "who"]
+__all__ = ["framed", "proposal_table", "tally_table", "what_happened", "who"]
 
 _WIDE: Final = 130
 """The width from which a proposal's parameters and reason are side by side."""
@@ -91,7 +83,7 @@ def _rows(
     if width is None:
         more = [span for remark in notes for span in (("; ", ""), *remark)]
         free: Line = [*parameters, ("  ", ""), (reason, ""), *more]
-        yield [id_, list(_words(status)), [(name, "")], [(at, "")], [(by, "")], free]
+        yield [id_, list(in_a_row(status)), [(name, "")], [(at, "")], [(by, "")], free]
         return
     # The words of a status are one below the other.
     statuses: list[Line] = [[word] for word in status]
@@ -105,188 +97,11 @@ def _rows(
         yield from zip_longest([id_], statuses, lefts, rights, fillvalue=())
 
 
-class Page(NamedTuple):
-    """The page of one proposal: its facts, its executions and its history."""
-
-    title: Line
-    facts: list[tuple[str, Line]]
-    executions: list[tuple[str, list[tuple[str, Line]]]]
-    history: list[tuple[Line, Line, Line]]
-
-    def for_terminal(self) -> RenderableType:
-        """Returns the page for a terminal, with long lines folded."""
-        parts: list[RenderableType] = [to_text(self.title), Text(), _folded(self.facts)]
-        for title, facts in self.executions:
-            parts += [Text(), Text(title, "bold"), _folded(facts)]
-        history = Table.grid(padding=(0, 2, 0, 0))
-        history.add_column(no_wrap=True)
-        history.add_column(overflow="fold")
-        history.add_column(overflow="fold")
-        for cells in self.history:
-            history.add_row(*(Text.assemble(*cell) for cell in cells))
-        parts += [Text(), Text("history", "bold"), history]
-        return Padding(Group(*parts), (1, 1), expand=False)
-
-    def for_pipe(self) -> Iterator[Line]:
-        """Yields the page as lines that are neither cut nor folded."""
-        yield []
-        yield self.title
-        yield []
-        yield from _unfolded(self.facts)
-        for title, facts in self.executions:
-            yield []
-            yield [(title, "")]
-            yield from _unfolded(facts)
-        yield []
-        yield [("history", "")]
-        for time, what, by in self.history:
-            yield [*time, ("  ", ""), *what, ("  ", ""), *by]
-        yield []
-
-
-def _folded(facts: Iterable[tuple[str, Line]]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=10)
-    grid.add_column(overflow="fold")
-    for name, fact in facts:
-        grid.add_row(name, Text.assemble(*fact))
-    return grid
-
-
-def _unfolded(facts: Iterable[tuple[str, Line]]) -> Iterator[Line]:
-    for name, fact in facts:
-        # The further lines of a text are indented like its first line.
-        yield [
-            (f"{name:<12}", ""),
-            *((text.replace("\n", "\n" + " " * 12), "") for text, _ in fact),
-        ]
-
-
-def page(
-    proposal: StoredProposal,
-    records: Sequence[StoredRecord],
-    history: Iterable[ActionEvent],
-    now: datetime,
-    hindrance: InvalidTransition | None = None,
-) -> Page:
-    """Returns the page of a proposal at the time `now`; `hindrance` says why it can't start."""
-    last = records[-1] if records else None
-    name = one_line(proposal.action_name)
-    title: list[Span] = [(f"proposal {proposal.id}", "bold"), (f"  {name}  ", "")]
-    title += _words(status_line(proposal.status, last))
-    return Page(
-        title,
-        [*_proposal_facts(proposal, last), *_waiting(hindrance)],
-        [(f"execution {record.id}", list(_record_facts(record, now))) for record in records],
-        [_happened(event) for event in history],
-    )
-
-
-def _waiting(hindrance: InvalidTransition | None) -> Iterator[tuple[str, Line]]:
-    if isinstance(hindrance, LimitReached):
-        limit = f"limit {hindrance.limit_id}, {one_line(hindrance.name)}, is reached"
-        free = "never starts under it"
-        if hindrance.retry_at is not None:
-            free = f"may start at {when(hindrance.retry_at)}"
-        yield "waits", [(f"{limit} ({hindrance.used:,} used): it {free}", "yellow")]
-    elif isinstance(hindrance, ExclusiveBusy):
-        yield (
-            "waits",
-            [(f"for proposal {hindrance.proposal_id}, with the same exclusive key", "yellow")],
-        )
-
-
-def _words(line: Line) -> Iterator[Span]:
-    for index, (text, style) in enumerate(line):
-        yield (f" {text}" if index else text, style)
-
-
-def _proposal_facts(
-    proposal: StoredProposal, last: StoredRecord | None
-) -> Iterator[tuple[str, Line]]:
-    yield "type", [(proposal.action_type.value, "")]
-    yield "parameters", _json(proposal.parameters)
-    yield "reason", [(plain(proposal.reason), "")]
-    if proposal.ticket_id is not None:
-        yield "ticket", [(str(proposal.ticket_id), "")]
-    if proposal.priority:
-        yield "priority", [(str(proposal.priority), "")]
-    yield "proposed", [(f"{when(proposal.proposed_at)} by {one_line(proposal.proposed_by)}", "")]
-    yield from _origin(proposal)
-    if proposal.content_digest is not None:
-        yield "digest", [(proposal.content_digest, "")]
-    yield from _moments(("not before", proposal.scheduled_at), ("expires", proposal.expires_at))
-    yield from _moments(("validated", proposal.validated_at), ("cancelled", proposal.cancelled_at))
-    if proposal.end_code is not None:
-        yield "end code", [(proposal.end_code.value, "")]
-    if proposal.max_retries:
-        yield "retries", [(f"{proposal.retry_count} of {proposal.max_retries}", "")]
-    yield from _moments(("next retry", proposal.next_retry_at))
-    over = proposal.status is ActionStatus.COMPLETED or (last is not None and last.outcome_unknown)
-    if proposal.last_error is not None and not over:
-        yield "last error", [(plain(proposal.last_error), "red")]
-
-
-def _origin(proposal: StoredProposal) -> Iterator[tuple[str, Line]]:
-    kind = "" if proposal.requester_type is None else f" ({proposal.requester_type.value})"
-    for name, value in (
-        ("requester", proposal.requester_id and proposal.requester_id + kind),
-        ("agent", proposal.agent_id),
-        ("run", proposal.run_id),
-        ("parent", proposal.parent_id),
-        ("call", proposal.call_id),
-        ("trace", proposal.traceparent),
-        ("exclusive", proposal.exclusive_key),
-    ):
-        if value is not None:
-            yield name, [(one_line(str(value)), "")]
-    if proposal.requester_id is None and kind:
-        yield "requester", [(kind.strip(), "")]
-
-
-def _record_facts(record: StoredRecord, now: datetime) -> Iterator[tuple[str, Line]]:
-    if record.worker is not None:
-        yield "worker", [(one_line(record.worker), "")]
-    yield from _moments(("started", record.started_at), ("ended", record.completed_at), exact=True)
-    if record.lease_expires_at is not None and record.completed_at is None:
-        until = f"until {when(record.lease_expires_at)}, "
-        yield "lease", [(until, ""), lease_span(record.lease_expires_at, now)]
-    yield "outcome", [outcome_span(record)]
-    if record.error_message is not None and not record.outcome_unknown:
-        yield "error", [(plain(record.error_message), "red")]
-    if record.result_data is not None:
-        yield "result", _json(record.result_data)
-
-
-def _moments(
-    *moments: tuple[str, datetime | None], exact: bool = False
-) -> Iterator[tuple[str, Line]]:
-    for name, moment in moments:
-        if moment is not None:
-            yield name, [(when(moment, exact=exact), "")]
-
-
-def _json(value: dict[str, Any]) -> Line:
-    return [(json_text(json.dumps(value, ensure_ascii=False, indent=2)), "")]
-
-
 _RECORD_EVENTS: Final = {
     EventType.RECORD_STARTED: "started",
     EventType.RECORD_FINISHED: "ended",
     EventType.OUTCOME_RESOLVED: "resolved",
 }
-
-
-def _happened(event: ActionEvent) -> tuple[Line, Line, Line]:
-    """Returns the cells for the time, the change and the actor of an event."""
-    by = f"by {who(event)}"
-    # The page already shows the other reasons: the proposal's reason and the execution's error.
-    if event.reason and (
-        event.event_type is EventType.OUTCOME_RESOLVED
-        or (event.event_type is not EventType.PROPOSAL_CREATED and not event.record_id)
-    ):
-        by += f": {one_line(event.reason)}"
-    return [(when(event.occurred_at, exact=True), "dim")], what_happened(event), [(by, "")]
 
 
 def who(event: ActionEvent) -> str:
@@ -310,16 +125,12 @@ def what_happened(event: ActionEvent) -> Line:
         and event.to_status
     ):
         return [*status_line(event.to_status), *_why(event)]
-    if event.proposal_id is None:
-        details = event.details or {}
-        if "limit" in details:
-            name = one_line(str(details.get("name")))
-            return [
-                (
-                    f"{event.event_type.value.replace('_', ' ')} (limit {details['limit']}): {name}",
-                    "bold",
-                )
-            ]
+    details = event.details or {}
+    if event.event_type in (EventType.LIMIT_SET, EventType.LIMIT_REMOVED):
+        name = one_line(str(details.get("name")))
+        what = event.event_type.value.replace("_", " ")
+        return [(f"{what} (limit {details.get('limit')}): {name}", "bold")]
+    if event.event_type in (EventType.HALTED, EventType.RESUMED):
         limits = [
             f"{name} {one_line(str(details[name]))}"
             for name in ("action_name", "agent_id", "run_id")
@@ -330,11 +141,11 @@ def what_happened(event: ActionEvent) -> Line:
             what += ", observe only"
         of = ", ".join(limits) or "the whole ledger"
         return [(f"{what} (halt {details.get('halt')}): {of}", "bold red")]
-    return [(event.event_type.value.replace("_", " "), "")]
+    return [(event.event_type.value.replace("_", " "), ""), *_why(event)]
 
 
 def _why(event: ActionEvent) -> Line:
-    """Formats the end code of a move, unless it is the name of the status, and its cause."""
+    """Formats the end code of a move, unless it is the name of the status, and what the event names."""
     told = [
         one_line(str(value)) if name == "end_code" else f"{name} {value}"
         for name, value in (event.details or {}).items()

@@ -1,6 +1,5 @@
 """``operator-core actions claim``, ``complete``, ``fail``, ``retry`` and ``recover``, by hand or in a script."""
 
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +22,7 @@ from operator_core.cli.options import (
     Url,
     choose,
     reported,
+    to_span,
     who,
 )
 from operator_core.cli.output import print_json, print_lines, terminal_width
@@ -198,18 +198,6 @@ def retry_command(
     print_lines([[(f" proposal {id} is due again", "")]])
 
 
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _length(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
-    if match is None:
-        raise typer.BadParameter(
-            "must be a number of seconds, or a number followed by s, m, h or d"
-        )
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-
-
 @app.command("recover")
 def recover_command(
     *,
@@ -218,7 +206,7 @@ def recover_command(
     older_than: Annotated[
         timedelta | None,
         typer.Option(
-            parser=_length,
+            parser=to_span,
             metavar="TIME",
             help="Also end executions without a lease that are older than this: seconds, or 90s, 15m, 1h, 2d.",
             show_default=False,
