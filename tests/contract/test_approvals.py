@@ -424,6 +424,15 @@ async def test_nobody_approves_a_rejected_retry(db: ActionDB) -> None:
         await db.retry(made.id)
 
 
+async def test_what_can_be_approved_can_be_rejected(db: ActionDB) -> None:
+    await rule(db, covers_retries=True)
+    made = await proposed(db, status=S.FAILED, max_retries=3)
+    await approve(db, made, "mia")
+    await db.reject_proposal(made.id, by="noor", reason="leave it")
+    with pytest.raises(InvalidTransition):
+        await db.retry(made.id)
+
+
 # ------ withdrawals
 
 
