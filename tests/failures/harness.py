@@ -18,6 +18,7 @@ HERE: Final = Path(__file__).resolve().parent
 Child: TypeAlias = "subprocess.Popen[bytes] | warm.Child"
 
 _WARM: Final = {
+    "approval_racer.py",
     "claimant.py",
     "clocked_worker.py",
     "contender.py",
