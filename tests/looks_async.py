@@ -13,7 +13,8 @@ ITERATORS: Final = ("iter_proposals", "events")
 RUN_BY_SYNC: Final = frozenset(
     f"test_{name}"
     for name in (
-        *("attribution", "claims", "corrupt_rows", "damaged_claims", "halts", "idempotency"),
+        *("amend", "approvals", "attribution", "claims", "corrupt_rows", "damaged_claims"),
+        *("grants", "halts", "idempotency", "rules"),
         *("leases", "lifecycle", "order", "proposals", "records", "recovery", "retries"),
         *("starting", "sweeps", "values", "versions", "workflows"),
     )
