@@ -25,6 +25,8 @@ CANCELS: Final = frozenset(
     {
         "test_what_a_cancelled_claim_has_taken_is_given_back",
         "test_a_claim_that_is_cancelled_twice_gives_back_too",
+        "test_what_was_surely_not_begun_gives_its_approvals_back",
+        "test_a_cancelled_claim_gives_the_approvals_back",
         "test_a_held_block_is_cancelled",
         "test_a_held_block_may_finish",
     }

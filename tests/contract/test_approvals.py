@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from operator_core.actions import (
     NotFound,
     TamperedProposal,
     TransitionUnapproved,
+    WorkflowProposal,
 )
 from operator_core.db import ActionDB
 from operator_core.db.ledger.requirements import assign
@@ -583,6 +586,69 @@ async def test_false_identity_keys_of_raw_sql_separate_nobody(db: ActionDB, raw:
     assert await status(db, 1) is S.PROPOSED
 
 
+async def test_what_is_required_later_holds_too(db: ActionDB, raw: RawSQL) -> None:
+    made = await proposed(db, status=S.VALIDATED)
+    running = await proposed(db, status=S.VALIDATED, max_retries=3)
+    claim = await begin(db, running)
+    for each in (made, running):
+        await raw("INSERT INTO action_requirements (proposal_id, name) VALUES (?, 'more')", each.id)
+    assert await db.claim("worker-1") == []
+    with pytest.raises(TransitionUnapproved) as refused:
+        await begin(db, made)
+    assert refused.value.missing == ("more",)
+    # What runs goes on, and its retry needs it.
+    await db.fail(claim.record.id, "boom")
+    with pytest.raises(TransitionUnapproved):
+        await db.retry(running.id)
+    await approve(db, made, "mia")
+    await db.complete((await begin(db, made)).record.id)
+
+
+async def test_what_expires_while_it_waits_is_not_run(db: ActionDB) -> None:
+    await rule(db)
+    made = await proposed(db, expires_at=datetime.now(UTC) - timedelta(hours=1))
+    await approve(db, made, "mia")
+    assert await db.claim("worker-1") == []
+    assert (await now(db, made)).end_code is EndCode.EXPIRED
+
+
+async def test_one_sweep_ends_all_that_have_lapsed(db: ActionDB, whole_sweeps: None) -> None:
+    await rule(db, "slow", action_name="drop_*", decide_within=3600.0)
+    await rule(db, "short", action_name="move_*", valid_for=3600.0)
+    undecided = await db.create_proposals(proposal("drop_table") for _ in range(30))
+    overdue = await db.create_proposals(proposal("move_leader") for _ in range(30))
+    kept = await db.create_proposals(proposal("move_leader") for _ in range(3))
+    for each in overdue:
+        await approve(db, each, "mia")
+    await later(db, 1800)
+    for each in kept:
+        await approve(db, each, "mia")
+    await approve(db, overdue[0], "noor")
+    await later(db, 1801)
+    claims = await db.claim("worker-1", limit=100)
+    assert sorted(each.proposal.id for each in claims) == [
+        overdue[0].id,
+        *(each.id for each in kept),
+    ]
+    codes = Counter([each.end_code async for each in db.iter_proposals(S.CANCELLED)])
+    assert codes == {EndCode.UNDECIDED: len(undecided), EndCode.APPROVAL_EXPIRED: 29}
+
+
+async def test_a_workflow_is_cancelled_with_what_waits(db: ActionDB) -> None:
+    await rule(db)
+    flow, steps = await db.create_workflow(
+        WorkflowProposal(name="w"), [proposal("drop_table") for _ in range(3)], after={2: [0, 1]}
+    )
+    await approve(db, steps[0], "mia")
+    await approve(db, steps[2], "mia")
+    claim = await begin(db, steps[0])
+    assert await db.cancel_workflow(flow.id) == 2
+    await db.complete(claim.record.id)
+    assert [await status(db, each) for each in steps] == [S.COMPLETED, S.CANCELLED, S.CANCELLED]
+    with pytest.raises(Conflict):
+        await approve(db, steps[1], "mia")
+
+
 # ------ what a start uses up
 
 
@@ -1050,16 +1116,15 @@ async def test_a_retry_in_some_time_waits_for_people_and_an_ended_one_does_not(
 
 async def test_unknown_proposals(db: ActionDB) -> None:
     for call in (
-        db.approve_proposal,
-        db.reject_proposal,
-        db.withdraw_approval,
+        partial(db.approve_proposal, by="mia"),
+        partial(db.reject_proposal, by="mia", reason="r"),
+        partial(db.withdraw_approval, by="mia", reason="r"),
+        db.approvals,
+        db.is_approved,
     ):
         with pytest.raises(NotFound) as refused:
-            await call(99, by="mia", **({} if call == db.approve_proposal else {"reason": "r"}))
+            await call(99)
         assert (refused.value.kind, refused.value.id) == ("proposal", 99)
-    for read in (db.approvals, db.is_approved):
-        with pytest.raises(NotFound):
-            await read(99)
 
 
 async def test_wrong_arguments(db: ActionDB) -> None:
