@@ -884,6 +884,33 @@ async def test_a_spare_approval_lapses_too(db: ActionDB) -> None:
     assert (await now(db, made)).end_code is EndCode.APPROVAL_EXPIRED
 
 
+async def test_an_approval_to_spare_lets_a_service_start_it(db: ActionDB) -> None:
+    await rule(db, valid_for=3600.0)
+    made = await proposed(db)
+    await approve(db, made, "mia")
+    await later(db, 1800)
+    await approve(db, made, "noor")
+    await later(db, 1801)
+    # Nobody has claimed since the first one lapsed.
+    await db.update_proposal_status(made.id, S.EXECUTING)
+
+
+async def test_an_approval_that_covers_retries_lapses_too(db: ActionDB) -> None:
+    await rule(db, covers_retries=True, valid_for=3600.0)
+    made = await failed(db)
+    assert await db.is_approved(made.id)
+    await later(db, 3601)
+    assert not await db.is_approved(made.id)
+    with pytest.raises(TransitionUnapproved) as refused:
+        await db.retry(made.id)
+    assert refused.value.missing == ("sre",)
+    assert await db.claim("worker-1") == []
+    assert await status(db, made) is S.FAILED
+    assert [each.proposal.id for each in await db.pending_approvals()] == [made.id]
+    await approve(db, made, "mia")
+    await db.complete((await begin(db, made)).record.id)
+
+
 # ------ the stop
 
 
