@@ -4,13 +4,16 @@ import asyncio
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 from operator_core.actions import ActionStatus, Rule
 from operator_core.db import ActionDB
+from tests.databases import connected
 from tests.failures.harness import finish, let_go, proposal, start
 from tests.failures.worker_processes import Place, check_whole, seen
 
@@ -169,3 +172,84 @@ async def test_a_grant_of_n_uses_gives_n(place: Place) -> None:
     async with ActionDB(place) as db:
         assert [each.uses for each in await db.grants()] == [uses]
     check_whole(place)
+
+
+# ------ transactions that see an old state
+
+INSERT: Final = (
+    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, content_digest)"
+    " VALUES ('race', '{}', 'r', now(), 'oc1:' || repeat('0', 64))"
+)
+
+
+async def with_old_snapshot(url: str) -> Any:
+    conn = await psycopg.AsyncConnection.connect(url)
+    await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await conn.execute("SELECT count(*) FROM action_proposals")
+    return conn
+
+
+@pytest.mark.parametrize("change", ["withdraw", "reject", "require"])
+async def test_an_old_snapshot_starts_nothing(server_ledger: str, change: str) -> None:
+    (of,) = await prepared(server_ledger, 1, 1, ["mia"])
+    old = await with_old_snapshot(server_ledger)
+    async with ActionDB(server_ledger) as db:
+        if change == "withdraw":
+            await db.withdraw_approval(of, by="mia", reason="no")
+        elif change == "reject":
+            await db.reject_proposal(of, by="noor", reason="no")
+        else:
+            with connected(server_ledger) as conn:
+                conn.execute(
+                    "INSERT INTO action_requirements (proposal_id, name) VALUES (%s, 'more')", (of,)
+                )
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            await old.execute(f"UPDATE action_proposals SET status = 'executing' WHERE id = {of}")
+        await old.close()
+        found = await db.get_proposal(of)
+        assert found is not None
+        assert found.status is not S.EXECUTING
+
+
+async def test_old_snapshots_use_no_grant_twice(server_ledger: str) -> None:
+    async with ActionDB(server_ledger) as db:
+        await db.add_rule(Rule(name="race"), **WHO)
+        until = datetime.now(UTC) + timedelta(days=1)
+        await db.grant(by="mia", action_name="*", max_uses=1, valid_until=until, reason="r")
+        first, second = [await with_old_snapshot(server_ledger) for _ in range(2)]
+        for conn in (first, second):
+            # To be refused is as good as to wait for people.
+            with suppress(psycopg.errors.SerializationFailure):
+                await conn.execute(INSERT)
+                await conn.commit()
+            await conn.close()
+        assert [each.uses for each in await db.grants()] == [1]
+        assert (await db.count_proposals())[S.VALIDATED] == 1
+
+
+async def test_a_revoked_grant_is_used_by_no_old_snapshot(server_ledger: str) -> None:
+    async with ActionDB(server_ledger) as db:
+        await db.add_rule(Rule(name="race"), **WHO)
+        until = datetime.now(UTC) + timedelta(days=1)
+        granted = await db.grant(
+            by="mia", action_name="*", max_uses=9, valid_until=until, reason="r"
+        )
+        old = await with_old_snapshot(server_ledger)
+        await db.revoke_grant(granted.id, **WHO)
+        with suppress(psycopg.errors.SerializationFailure):
+            await old.execute(INSERT)
+            await old.commit()
+        await old.close()
+        assert (await db.count_proposals())[S.VALIDATED] == 0
+
+
+async def test_a_rule_holds_for_old_snapshots(server_ledger: str) -> None:
+    async with ActionDB(server_ledger) as db:
+        old = await with_old_snapshot(server_ledger)
+        await db.add_rule(Rule(name="race"), **WHO)
+        with suppress(psycopg.errors.SerializationFailure):
+            await old.execute(INSERT)
+            await old.commit()
+        await old.close()
+        for each in await db.list_proposals():
+            assert each.approval == "needed"
