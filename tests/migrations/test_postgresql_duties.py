@@ -308,6 +308,18 @@ async def test_who_proposes_waits_without_the_right_to_recover(ledger: Ledger) -
         assert (await db.wait_for(made.id, timeout=60)).status is ActionStatus.COMPLETED
 
 
+async def test_grants_add_up(ledger: Ledger, postgres: Databases) -> None:
+    with role(postgres, postgres.url(ledger.admin.info.dbname), "duties_two") as two:
+        for duty in (P, W):
+            sql(ledger.admin, postgresql.grants("public", name_of(two), VERSION_TABLE, duty))
+        async with ActionDB(ledger.owner) as owner, ActionDB(two) as db:
+            made = await watched(owner)
+            other = await db.amend_proposal(made.id, parameters={"n": 1}, by="mia", reason="less")
+            assert other.supersedes_id == made.id
+            with pytest.raises(PermissionDenied):
+                await db.approve_proposal(other.id, by="noa", digest=other.digest)
+
+
 def test_no_duty_writes_what_another_decides() -> None:
     """Who proposes never decides, and who decides never proposes."""
     written = {
