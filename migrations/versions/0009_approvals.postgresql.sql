@@ -4,7 +4,8 @@
 -- requirements of each proposal: a snapshot, which later rules don't change. It does so behind a flag, a sequence, because reading one
 -- costs a seventh of the cheapest query. A change of a sequence is in no transaction. The flag is down only while its value is the
 -- negative of the oid of action_rules, so that a restored copy of the ledger begins with a flag that is up; the first rule or
--- requirement raises it, and nothing takes it down.
+-- requirement raises it, and nothing takes it down. Up, it is the number of the transaction that added the last rule. By that number, a
+-- transaction at REPEATABLE READ or above can tell that its snapshot is older than the rule, and fails to be repeated (40001).
 --
 -- `approval` and `lapses_at` of a proposal only say what its requirements and decisions come to, so that a claim needs no other
 -- table. Nobody sets them: who writes 'asked' makes the guard look again ('hold' says besides that a halt is in the way of the move).
@@ -257,7 +258,7 @@ END $$$function$, current_schema());
 CREATE FUNCTION action_requirements_lapse(of_proposal bigint, of_status text, met boolean, since timestamp with time zone) RETURNS timestamp with time zone LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF of_status OPERATOR(pg_catalog.=) 'validated' AND met OR of_status OPERATOR(pg_catalog.=) 'proposed' AND met THEN
+    IF met AND of_status OPERATOR(pg_catalog.=) ANY ('{proposed,validated,failed}'::pg_catalog.text[]) THEN
         RETURN (SELECT pg_catalog.min(valid_until) FROM %1$I.action_votes WHERE proposal_id OPERATOR(pg_catalog.=) of_proposal);
     ELSIF of_status OPERATOR(pg_catalog.=) 'validated' OR of_status OPERATOR(pg_catalog.=) 'proposed' THEN
         RETURN (
@@ -285,7 +286,7 @@ BEGIN
             WHEN NOT coalesce(%1$I.action_ledger_is_text(NEW.revoke_reason, 65536), false) THEN 'revoke_reason'
         END;
     ELSE
-        IF pg_catalog.setval(%3$L::pg_catalog.regclass, 1) IS NULL THEN END IF;
+        IF pg_catalog.setval(%3$L::pg_catalog.regclass, pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8) IS NULL THEN END IF;
         NEW.created_at := pg_catalog.clock_timestamp();
         broken := CASE
             WHEN NOT (NEW.id OPERATOR(pg_catalog.>) 0 AND NEW.id OPERATOR(pg_catalog.<) 4611686018427387904) THEN 'id'
@@ -337,7 +338,22 @@ DECLARE
     new record;
     matched bigint[];
     denial bigint;
+    newest bigint := pg_catalog.pg_sequence_last_value(%3$L::pg_catalog.regclass);
 BEGIN
+    IF newest OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) ANY ('{repeatable read,serializable}'::pg_catalog.text[]) THEN
+        BEGIN
+            IF pg_catalog.pg_xact_status(newest::pg_catalog.text::pg_catalog.xid8) IS NULL THEN END IF;
+        EXCEPTION WHEN invalid_parameter_value THEN
+            -- A number of the future comes from another server, whose dump this is.
+            newest := 0;
+        END;
+        IF newest OPERATOR(pg_catalog.>) 0 AND NOT pg_catalog.pg_visible_in_snapshot(newest::pg_catalog.text::pg_catalog.xid8, pg_catalog.pg_current_snapshot())
+            AND (newest::pg_catalog.text::pg_catalog.xid8 OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id_if_assigned()) IS NOT TRUE THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'serialization_failure',
+                MESSAGE = 'action_rules_apply: a rule was written after this transaction began';
+        END IF;
+    END IF;
     FOR new IN
         SELECT * FROM %1$I.action_proposals WHERE id OPERATOR(pg_catalog.=) ANY (ids) ORDER BY id
     LOOP
@@ -371,7 +387,7 @@ BEGIN
             PERFORM %1$I.action_grants_use(new.id);
         END IF;
     END LOOP;
-END $$$function$, current_schema());
+END $$$function$, current_schema(), rules, flag);
     EXECUTE format($function$
 CREATE FUNCTION action_requirements_guard() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -393,7 +409,7 @@ BEGIN
             MESSAGE = 'new row for relation "action_requirements" violates check constraint "ck_action_requirements_' OPERATOR(pg_catalog.||) broken OPERATOR(pg_catalog.||) '"';
     END IF;
     -- A row of a rule finds it raised.
-    IF (pg_catalog.pg_sequence_last_value(%3$L::pg_catalog.regclass) OPERATOR(pg_catalog.=) 1) IS NOT TRUE THEN
+    IF (pg_catalog.pg_sequence_last_value(%3$L::pg_catalog.regclass) OPERATOR(pg_catalog.>) 0) IS NOT TRUE THEN
         IF pg_catalog.setval(%3$L::pg_catalog.regclass, 1) IS NULL THEN END IF;
     END IF;
     NEW.created_at := pg_catalog.clock_timestamp();
@@ -466,8 +482,7 @@ BEGIN
     NEW.created_at := pg_catalog.clock_timestamp();
     NEW.after_event := coalesce((SELECT pg_catalog.max(id) FROM %1$I.action_events WHERE proposal_id OPERATOR(pg_catalog.=) NEW.proposal_id), 0);
     required := EXISTS (SELECT 1 FROM %1$I.action_requirements WHERE proposal_id OPERATOR(pg_catalog.=) NEW.proposal_id);
-    IF NOT (of_proposal.status OPERATOR(pg_catalog.=) ANY ('{proposed,validated}'::pg_catalog.text[]) OR of_proposal.status OPERATOR(pg_catalog.=) 'failed'
-        AND (NEW.kind OPERATOR(pg_catalog.<>) 'rejected' OR of_proposal.next_retry_at IS NOT NULL)) THEN
+    IF of_proposal.status OPERATOR(pg_catalog.<>) ALL ('{proposed,validated,failed}'::pg_catalog.text[]) THEN
         refused := 'too_late: the proposal is ' OPERATOR(pg_catalog.||) of_proposal.status;
     ELSIF EXISTS (SELECT 1 FROM %1$I.action_decisions WHERE proposal_id OPERATOR(pg_catalog.=) NEW.proposal_id AND kind OPERATOR(pg_catalog.=) 'rejected') THEN
         refused := 'too_late: the proposal was rejected';
@@ -527,7 +542,7 @@ BEGIN
         UPDATE %1$I.action_proposals
         SET next_retry_at = NULL, status_changed_by = NEW.decided_by, status_reason = NEW.comment,
             status_changed_at = greatest(pg_catalog.clock_timestamp(), status_changed_at OPERATOR(pg_catalog.+) '1 microsecond'::pg_catalog.interval)
-        WHERE id OPERATOR(pg_catalog.=) NEW.proposal_id AND status OPERATOR(pg_catalog.=) 'failed';
+        WHERE id OPERATOR(pg_catalog.=) NEW.proposal_id AND status OPERATOR(pg_catalog.=) 'failed' AND next_retry_at IS NOT NULL;
     END IF;
     IF required THEN
         UPDATE %1$I.action_proposals SET approval = 'asked' WHERE id OPERATOR(pg_catalog.=) NEW.proposal_id;
@@ -564,7 +579,10 @@ DECLARE
     broken text;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-        IF OLD.revoked_at IS NOT NULL OR NEW.revoked_at IS NULL
+        IF pg_catalog.to_jsonb(NEW) OPERATOR(pg_catalog.=) pg_catalog.to_jsonb(OLD) AND pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1 THEN
+            -- It is used.
+            RETURN NEW;
+        ELSIF OLD.revoked_at IS NOT NULL OR NEW.revoked_at IS NULL
             OR (pg_catalog.to_jsonb(NEW) OPERATOR(pg_catalog.-) '{revoked_at,revoked_by,revoke_reason}'::pg_catalog.text[])
                 OPERATOR(pg_catalog.<>) (pg_catalog.to_jsonb(OLD) OPERATOR(pg_catalog.-) '{revoked_at,revoked_by,revoke_reason}'::pg_catalog.text[]) THEN
             RAISE EXCEPTION USING
@@ -606,6 +624,9 @@ END $$$function$, current_schema());
 CREATE FUNCTION action_grants_tell() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.revoked_at IS NULL THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO %1$I.action_events (event_type, actor, reason, occurred_at, details)
     VALUES (
         CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN 'grant_added' ELSE 'grant_revoked' END,
@@ -643,8 +664,10 @@ BEGIN
                 WHERE %1$I.action_ledger_condition_matches(new.parameters, refuting.conditions))
         ORDER BY a_grant.id FOR NO KEY UPDATE
     LOOP
-        CONTINUE WHEN (SELECT pg_catalog.count(*) FROM %1$I.action_decisions WHERE grant_id OPERATOR(pg_catalog.=) given.id) OPERATOR(pg_catalog.>=) given.max_uses;
         EXIT WHEN %1$I.action_requirements_met(of_proposal);
+        -- The row changes, so that a transaction whose snapshot is older than the last use fails to be repeated (40001).
+        UPDATE %1$I.action_grants SET reason = reason WHERE id OPERATOR(pg_catalog.=) given.id;
+        CONTINUE WHEN (SELECT pg_catalog.count(*) FROM %1$I.action_decisions WHERE grant_id OPERATOR(pg_catalog.=) given.id) OPERATOR(pg_catalog.>=) given.max_uses;
         BEGIN
             INSERT INTO %1$I.action_decisions (proposal_id, kind, decided_by, decider_key, decider_type, roles, digest, comment, grant_id)
             VALUES (of_proposal, 'approved', given.granted_by, given.grantor_key, given.grantor_type, given.roles, new.content_digest, given.reason, given.id);
@@ -737,6 +760,8 @@ BEGIN
                     AND EXISTS (SELECT 1 FROM %1$I.action_requirements WHERE proposal_id OPERATOR(pg_catalog.=) OLD.id AND NOT covers_retries) THEN
                     -- Its start has used the approvals up.
                     NEW.approval := 'needed';
+                ELSIF NEW.status OPERATOR(pg_catalog.=) 'failed' THEN
+                    NEW.lapses_at := %1$I.action_requirements_lapse(OLD.id, NEW.status, true, OLD.created_at);
                 END IF;
             END IF;
             -- Who does not say who acts, or when, is recorded as what it is.

@@ -142,7 +142,7 @@ SELECT proposal_id, met,
     CASE WHEN (status = 'completed' OR status = 'cancelled' OR status = 'executing') AND approval IS NOT NULL THEN approval
         WHEN NOT met THEN 'needed' WHEN approval = 'held' AND status <> 'validated' THEN 'held' ELSE 'given' END AS approval,
     CASE
-        WHEN met AND (status = 'validated' OR status = 'proposed') THEN (SELECT min(valid_until) FROM action_votes AS vote WHERE vote.proposal_id = found.proposal_id)
+        WHEN met AND (status = 'validated' OR status = 'proposed' OR status = 'failed') THEN (SELECT min(valid_until) FROM action_votes AS vote WHERE vote.proposal_id = found.proposal_id)
         WHEN status = 'validated' OR status = 'proposed' THEN (
             SELECT min(strftime('%Y-%m-%d %H:%M:%f000', found.created_at, '+' || requirement.decide_within || ' seconds')) FROM action_requirements AS requirement WHERE requirement.proposal_id = found.proposal_id)
     END AS lapses_at
@@ -438,7 +438,7 @@ BEGIN
     SELECT RAISE(ABORT, 'action_decisions_proposal_exists: no such proposal') WHERE NOT EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id);
     SELECT RAISE(ABORT, 'action_decisions_too_late: the proposal is executing, has ended, or was rejected')
     FROM action_proposals WHERE id = NEW.proposal_id
-        AND (NOT (status = 'proposed' OR status = 'validated' OR status = 'failed' AND (NEW.kind <> 'rejected' OR next_retry_at IS NOT NULL))
+        AND (NOT (status = 'proposed' OR status = 'validated' OR status = 'failed')
             OR EXISTS (SELECT 1 FROM action_decisions WHERE proposal_id = NEW.proposal_id AND kind = 'rejected'));
     SELECT RAISE(ABORT, 'action_decisions_other: who approved withdraws the approval')
     WHERE NEW.kind = 'withdrawn' AND NOT EXISTS (
@@ -501,7 +501,7 @@ BEGIN
         status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
         updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
         version = version + 1
-    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status = 'failed';
+    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status = 'failed' AND next_retry_at IS NOT NULL;
     INSERT INTO action_approvals_asked SELECT NEW.proposal_id WHERE EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id);
     UPDATE action_proposals
     SET status = 'validated', validated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'), next_retry_at = NULL, end_code = NULL,

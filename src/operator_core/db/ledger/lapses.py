@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -20,38 +19,25 @@ from sqlalchemy import (
 from operator_core.actions.actors import LEDGER
 from operator_core.actions.types import ActionStatus, EndCode
 from operator_core.db.ledger.halted import unhalted
+from operator_core.db.ledger.requirements import ask
 from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.arrays import listed
-from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.functions import is_met, utcnow, written_now
 from operator_core.db.sql.tables import APPROVAL_OPEN, DECISIONS, PROPOSALS
 
-__all__ = ["HELD", "LAPSED", "ask", "end_lapsed", "release", "release_all"]
+__all__ = ["HELD", "LAPSED", "end_lapsed", "release", "release_all"]
 
 _P = PROPOSALS.c
 _D = DECISIONS.c
 
 LAPSED = and_(
-    any_of([ActionStatus.PROPOSED, ActionStatus.VALIDATED]),
+    any_of([ActionStatus.PROPOSED, ActionStatus.VALIDATED, ActionStatus.FAILED]),
     _P.lapses_at <= written_now(),
 )
-"""Whether a proposal was not decided in time, or not started while its approvals were good."""
+"""Whether a proposal was not decided in time, or not started or retried while its approvals were good."""
 
 HELD = and_(text(APPROVAL_OPEN), _P.approval == literal_column("'held'", Text()))
 """Whether a proposal has its approvals, and a halt has kept it from being validated."""
-
-_ASK_ON_SERVER = (
-    update(PROPOSALS).where(listed(_P.id, "ids")).values(approval="asked").returning(_P.id)
-)
-_ASK = text("INSERT INTO action_approvals_asked SELECT value FROM json_each(:ids)")
-
-
-def ask(conn: Connection, ids: Sequence[int]) -> None:
-    """Makes the triggers look again at what the requirements and decisions of these proposals come to."""
-    if is_sqlite(conn):
-        conn.execute(_ASK, {"ids": to_json(list(ids)).decode()})
-    else:
-        conn.execute(_ASK_ON_SERVER, {"ids": list(ids)})
 
 
 def _lapse(status: ActionStatus, code: EndCode, reason: str, *conditions: Any) -> Any:

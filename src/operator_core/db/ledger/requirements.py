@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -13,11 +14,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
+    update,
 )
 
 from operator_core.actions.errors import NotFound
 from operator_core.actions.types import Approvals, Decision, Requirement, RequirementState
 from operator_core.db.sql.arrays import listed
+from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import is_met, written_now
 from operator_core.db.sql.rows import (
@@ -35,6 +39,7 @@ __all__ = [
     "States",
     "approvals",
     "approved",
+    "ask",
     "assign",
     "is_approved",
     "missing_names",
@@ -154,6 +159,20 @@ def assign(needs: dict[int, int], fits: dict[int, list[int]]) -> dict[int, list[
     for vote in sorted(fits, key=lambda each: (len(fits[each]), each)):
         place(vote, set())
     return counted
+
+
+_ASK_ON_SERVER = (
+    update(PROPOSALS).where(listed(_P.id, "ids")).values(approval="asked").returning(_P.id)
+)
+_ASK = text("INSERT INTO action_approvals_asked SELECT value FROM json_each(:ids)")
+
+
+def ask(conn: Connection, ids: Sequence[int]) -> None:
+    """Makes the triggers look again at what the requirements and decisions of these proposals come to."""
+    if is_sqlite(conn):
+        conn.execute(_ASK, {"ids": to_json(list(ids)).decode()})
+    else:
+        conn.execute(_ASK_ON_SERVER, {"ids": list(ids)})
 
 
 def missing_names(conn: Connection, proposal_id: int) -> list[str]:

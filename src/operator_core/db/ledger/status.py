@@ -44,7 +44,7 @@ from operator_core.db.ledger.limited import (
     unlimited,
 )
 from operator_core.db.ledger.queries import get_proposal
-from operator_core.db.ledger.requirements import approved, missing_names
+from operator_core.db.ledger.requirements import approved, is_approved, missing_names
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
@@ -238,7 +238,8 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
             raise InvalidTransition(move.id, found.status, move.status, _allowed(found.status))
         if move.status in HELD:
             _check_halts(conn, move.id, found.status, move.status)
-            _check_approval(conn, move.id, found, move.status)
+            if _check_approval(conn, move.id, found, move.status):
+                ask(conn, [move.id])
         if move.status is ActionStatus.EXECUTING:
             _check_start(conn, move.id, found)
     raise Busy(None, "other writers keep moving the proposal, or this role may not change it")
@@ -258,10 +259,17 @@ def _check_halts(conn: Connection, id: int, status: str, to: ActionStatus) -> No
         )
 
 
-def _check_approval(conn: Connection, id: int, found: Any, to: ActionStatus) -> None:
-    if found.unapproved:
-        missing = missing_names(conn, id)
+def _check_approval(conn: Connection, id: int, found: Any, to: ActionStatus) -> bool:
+    """Raises `TransitionUnapproved` if an approval is missing; returns whether the row says so although none is.
+
+    The row says when the first of the approvals lapses, and others may be good for longer.
+    """
+    if not found.unapproved:
+        return False
+    missing = missing_names(conn, id)
+    if missing or not is_approved(conn, id):
         raise TransitionUnapproved(id, found.status, to, _allowed(found.status), missing=missing)
+    return True
 
 
 def _check_start(conn: Connection, id: int, found: Any) -> None:
