@@ -44,7 +44,7 @@ from operator_core.db.ledger.limited import (
     unlimited,
 )
 from operator_core.db.ledger.queries import get_proposal
-from operator_core.db.ledger.requirements import approved, is_approved, missing_names
+from operator_core.db.ledger.requirements import approved, ask, is_approved, missing_names
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
@@ -219,12 +219,12 @@ def update_proposal_status(conn: Connection, move: Move) -> None:
     has to wait for others, and `TransitionHalted` is for one that a halt covers. Raises `Busy` if other writers move the
     proposal so often that every attempt fails.
     """
-    ask = move.status in HELD and (
+    asks = move.status in HELD and (
         not is_sqlite(conn)
         or is_any_open(conn)
         or (move.status is ActionStatus.EXECUTING and is_any_limit_open(conn))
     )
-    statement = move.statement if ask else move.statement_unasked
+    statement = move.statement if asks else move.statement_unasked
     for _ in range(_MOVES):
         if fetch(conn, statement, move.parameters):
             return
