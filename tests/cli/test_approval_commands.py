@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 PARAMETERS = {"store": "s-1", "note": "line\nbreak \x1b[2J \u202e", "big": 2**53 + 1, "whole": 1.0}
 
+CTRL_D = "\x04"
+
 
 @pytest.fixture(params=["file", "server"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -146,7 +148,7 @@ def test_it_asks_at_a_terminal(target: str) -> None:
             person.press(key)
             return person.wait(), plain(person.seen)
 
-    for key in ("\n", "n\n", "\x03"):
+    for key in ("\n", "n\n", CTRL_D):
         code, seen = answer(key)
         assert code == 1
         assert '"big": 9007199254740993,' in seen

@@ -21,8 +21,9 @@ MUTANTS: Final = (
     Mutant(
         name="show-json-through-markup",
         file=_CLI + "actions.py",
-        old='        print_json({"proposal": proposal, "records": records, "history": history})\n',
-        new='        __import__("rich").print(\'{"proposal": \' + proposal.model_dump_json() + "}")\n',
+        old='        print_json(\n            {\n                "proposal": proposal,\n',
+        new='        __import__("rich").print(\'{"proposal": \' + proposal.model_dump_json() + "}") or dict(\n'
+        '            {\n                "proposal": proposal,\n',
         tests=(_JSON,),
         why="show --json loses what looks like markup.",
     ),
