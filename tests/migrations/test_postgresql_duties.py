@@ -158,6 +158,13 @@ async def grant(db: ActionDB, _: Any = None) -> Any:
     )
 
 
+async def limit(db: ActionDB, _: Any = None) -> Any:
+    name = f"limit {len(await db.limits(active=False))}"
+    return await db.set_limit(
+        name, action_name="other", window=60, max_starts=1, by="lead", reason="new"
+    )
+
+
 async def halted(db: ActionDB, _: Any = None) -> Any:
     return (await db.halt(by="oncall", reason="stop", action_name="other")).halt
 
@@ -228,6 +235,10 @@ VERBS: Final = {
     ),
     "add_rule": Verb((OP,), nothing, rule),
     "revoke_rule": Verb((OP,), rule, lambda db, made: db.revoke_rule(made.id, by="m", reason="no")),
+    "set_limit": Verb((OP,), nothing, limit),
+    "remove_limit": Verb(
+        (OP,), limit, lambda db, made: db.remove_limit(made.name, by="mia", reason="no")
+    ),
     "halt": Verb(
         (OP,),
         proposed,
@@ -263,6 +274,7 @@ READING: Final[dict[str, Call]] = {
     "halts": lambda db, _: db.halts(),
     "history": lambda db, _: db.history(),
     "is_approved": lambda db, made: db.is_approved(made.id),
+    "limits": lambda db, _: db.limits(),
     "list_proposals": lambda db, _: db.list_proposals(),
     "mode": lambda db, _: db.mode(),
     "newest_event_id": lambda db, _: db.newest_event_id(),
@@ -337,4 +349,7 @@ def test_no_duty_writes_what_another_decides() -> None:
     assert inserts("action_decisions") == inserts("action_grants") == {A}
     assert inserts("action_rules") == inserts("action_halts") == {OP}
     assert inserts("action_records") == {W}
-    assert inserts("action_requirements") == inserts("action_events") == set()
+    # More is required by who proposes, never less.
+    assert inserts("action_requirements") == {P}
+    assert inserts("action_limits") == {OP}
+    assert inserts("action_events") == set()
