@@ -327,14 +327,15 @@ DETECTED: Final = {
     "move a proposal": "UPDATE action_proposals SET status = 'validated' WHERE id = 1",
     "remove the event of a proposal": "DELETE FROM action_events WHERE proposal_id = 2",
     "remove a proposal": "DELETE FROM action_proposals WHERE id = 2",
-}
-UNDETECTED: Final = {
-    "remove a proposal and its events": "DELETE FROM action_events WHERE proposal_id = 2; DELETE FROM action_proposals WHERE id = 2",
     "remove a decision": "DELETE FROM action_decisions",
     "add a decision": DECIDE.format("", "noa", "noa", ""),
     "lower what is required": "UPDATE action_requirements SET approvals = 1",
     "mark as approved": "UPDATE action_proposals SET approval = 'given' WHERE id = 1",
     "edit a rule behind the triggers": "UPDATE action_rules SET approvals = 1 WHERE id = 1",
+}
+UNDETECTED: Final = {
+    "remove a proposal and its events": "DELETE FROM action_events WHERE proposal_id = 2; DELETE FROM action_proposals WHERE id = 2",
+    "edit a rule that has required nothing": "UPDATE action_rules SET approvals = 9 WHERE id = 2",
 }
 
 
@@ -382,7 +383,7 @@ def broken(findings: Iterable[Finding]) -> dict[str, set[str]]:
 @pytest.mark.parametrize("name", DETECTED)
 def test_what_the_check_finds(ledger: Ledger, copy: Ledger, name: str) -> None:
     before = broken(ledger.check())
-    copy.by[EVERYTHING](DETECTED[name])
+    copy.by[EVERYTHING](DETECTED[name].replace("DIGEST", ledger.digest))
     after = broken(copy.check())
     new = {subject for subject, lines in after.items() if lines - before.get(subject, set())}
     assert ROWS[name][0] in new
@@ -392,7 +393,7 @@ def test_what_the_check_finds(ledger: Ledger, copy: Ledger, name: str) -> None:
 def test_what_nobody_finds(ledger: Ledger, copy: Ledger, name: str) -> None:
     """If one of these is found one day, the page has to say so."""
     before = broken(ledger.check())
-    copy.by[EVERYTHING](UNDETECTED[name].replace("DIGEST", ledger.digest))
+    copy.by[EVERYTHING](UNDETECTED[name])
     assert broken(copy.check()) == before
     assert ROWS[name][0] == "nothing"
 
