@@ -166,18 +166,18 @@ def _fill_digests(bind: sa.Connection) -> None:
     write = sa.text(f"UPDATE {TABLE} SET content_digest = :digest WHERE id = :id")
     ids: Sequence[int] = [-1]
     while ids := bind.scalars(some, {"after": ids[-1]}).all():
-        found = ((row.id, _digest(row)) for row in _read(bind, ids))
+        found = ((row["id"], _digest(row)) for row in _read(bind, ids))
         digests = [{"id": id_, "digest": digest} for id_, digest in found if digest is not None]
         if digests:
             bind.execute(write, digests)
 
 
-def _read(bind: sa.Connection, ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
+def _read(bind: sa.Connection, ids: Sequence[int]) -> Sequence[sa.RowMapping]:
     """The rows with these consecutive ids, without those in which SQLite's driver finds text that is not UTF-8."""
     these = f"FROM {TABLE} WHERE id >= :first AND id <= :last ORDER BY id"
     read = sa.text(f"SELECT {CONTENT}, {JSON[bind.dialect.name]} {these}")
     try:
-        return bind.execute(read, {"first": ids[0], "last": ids[-1]}).all()
+        return bind.execute(read, {"first": ids[0], "last": ids[-1]}).mappings().all()
     except DBAPIError:
         if bind.dialect.name != "sqlite":
             raise
@@ -187,18 +187,18 @@ def _read(bind: sa.Connection, ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
         return [*_read(bind, ids[:half]), *_read(bind, ids[half:])]
 
 
-def _digest(row: sa.Row[Any]) -> str | None:
-    if type(row.parameters) is not str:
+def _digest(row: sa.RowMapping) -> str | None:
+    if type(row["parameters"]) is not str:
         return None
     try:
         return proposal_digest(
             {
-                **row._mapping,
-                "parameters": json.loads(row.parameters),
-                "scheduled_at": _time(row.scheduled_at),
-                "expires_at": _time(row.expires_at),
-                "depends_on": json.loads(row.depends_on or "[]"),
-                "wait_on_failure": bool(row.wait_on_failure),
+                **row,
+                "parameters": json.loads(row["parameters"]),
+                "scheduled_at": _time(row["scheduled_at"]),
+                "expires_at": _time(row["expires_at"]),
+                "depends_on": () if row["depends_on"] is None else json.loads(row["depends_on"]),
+                "wait_on_failure": bool(row["wait_on_failure"]),
             }
         )
     except (ValueError, TypeError, RecursionError):

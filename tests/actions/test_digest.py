@@ -334,6 +334,36 @@ def test_the_faster_way_writes_the_same_bytes(fields: dict[str, Any]) -> None:
     assert usual is None or usual == by_rules
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"parameters": []},
+        {"parameters": None},
+        {"parameters": {"a": float("nan")}},
+        {"action_name": None},
+        {"action_name": Colour.RED},
+        {"action_type": None},
+        {"action_type": 1},
+        {"agent_id": b"x"},
+        {"run_id": "\ud800"},
+        {"max_retries": True},
+        {"max_retries": 1.0},
+        {"retry_delay": True},
+        {"retry_delay": float("inf")},
+        {"wait_on_failure": 0},
+        {"depends_on": None},
+        {"ticket_id": 1.0},
+        {"parent_id": "1"},
+        {"expires_at": "2026-01-01"},
+    ],
+    ids=str,
+)
+def test_the_faster_way_accepts_nothing_else(wrong: dict[str, Any]) -> None:
+    fields = {**ActionProposal(action_name="a", reason="r").__dict__, **wrong}
+    by_rules = outcome(digest._bytes_by_rules, fields)
+    assert outcome(digest.proposal_bytes, fields) == by_rules
+
+
 def test_the_faster_way_is_taken_by_a_usual_proposal() -> None:
     for more in ({}, {"agent_id": "ä", "run_id": "r", "requester_type": RequesterType.USER}):
         usual = ActionProposal(action_name="drain_store", reason="r", max_retries=3, **more)

@@ -29,7 +29,7 @@ def test_a_sound_ledger_is_found_sound_and_left_as_it_is(program: Program, ledge
     assert "ledger.db" in checked.stdout
     assert describe() in checked.stdout
     assert (
-        "40 proposals, 40 records, 80 events, 0 halts, 0 resolutions: all readable"
+        "40 proposals, 40 records, 80 events, 0 halts, 0 limits, 0 resolutions: all readable"
         in checked.stdout
     )
     assert digest(ledger) == before

@@ -16,7 +16,10 @@ from tests.migrations.ends import (
 )
 from tests.migrations.raw_tools import PROPOSAL, SETTINGS, empty, propose, refused, refused_row
 
+LATER = "2998-01-01 00:00:00.000000"
 SAID = "status_changed_by = 'ops', status_changed_at = '2998-01-01 00:00:00.000000'"
+# As the facade writes, so that the triggers have nothing to complete.
+WHOLE = f"{SAID}, updated_at = '{LATER}', version = version + 1"
 CANCEL = f"UPDATE action_proposals SET status = 'cancelled', {SAID}"
 
 
@@ -85,9 +88,22 @@ def test_only_a_bad_end_has_a_code(db: dbapi.Connection) -> None:
         refused(db, f"{move}{more}, end_code = 'denied'", "attributed")
     propose(db, status="failed")
     # Who is older than the code leaves it where it is, and the ledger takes it away.
-    db.execute(f"UPDATE action_proposals SET status = 'validated', {SAID} WHERE id = 2")
+    db.execute(f"UPDATE action_proposals SET status = 'validated', {WHOLE} WHERE id = 2")
     assert db.execute("SELECT end_code FROM action_proposals WHERE id = 2").fetchall() == [(None,)]
     assert told(db) is None
+
+
+def test_a_cause_is_not_inherited(db: dbapi.Connection) -> None:
+    propose(db)
+    cause = '{"decision":7}'
+    db.execute(
+        f"UPDATE action_proposals SET status = 'validated', status_cause = ?, {WHOLE}", [cause]
+    )
+    assert told(db) == cause
+    after = WHOLE.replace("2998", "2999")
+    db.execute(f"UPDATE action_proposals SET status = 'executing', {after}")
+    assert told(db) is None
+    assert db.execute("SELECT status_cause FROM action_proposals").fetchall() == [(None,)]
 
 
 def test_a_new_proposal_has_no_other_end_than_its_status(db: dbapi.Connection) -> None:

@@ -283,7 +283,7 @@ MUTANTS: Final = (
         file=_TEXT,
         old="            OR NEW.status_cause IS NOT NULL AND NEW.status_cause IS OLD.status_cause)\n",
         new="            )\n",
-        tests=(_CONTRACT + "test_ends.py::test_raw_sql_may_say_how_and_why",),
+        tests=("tests/migrations/test_raw_ends.py::test_a_cause_is_not_inherited",),
         why="A move names the decision that caused another one.",
     ),
     Mutant(

@@ -207,19 +207,23 @@ _unused: Final = itemgetter("depends_on", "expires_at", "parent_id", "scheduled_
 def _usual_bytes(fields: Mapping[str, Any]) -> bytes | None:
     """Returns the bytes of a usual proposal, in a third of the time; None for any other.
 
-    A usual one has no ticket, parent, times or dependencies, and nothing that would be refused.
+    A usual one has no ticket, parent, times, dependencies or exclusive key, and nothing that would be refused.
     """
     try:
-        if _unused(fields) != ((), None, None, None, None) or "exclusive_key" in fields:
+        if (
+            _unused(fields) != ((), None, None, None, None)
+            or fields.get("exclusive_key") is not None
+        ):
             return None
         name, agent, requester, run = map(_quoted, _names(fields))
         kind, requester_type = map(_of_kind, _kinds(fields))
         before, between, after = _around_parameters(*_settings(fields))
-        if name == "null" or kind == "null":
+        parameters = fields["parameters"]
+        if name == "null" or kind == "null" or type(parameters) is not dict:
             return None
         return (
             f'{_PREFIX}{{"action_name":{name},"action_type":{kind},"agent_id":{agent},{before}'
-            f'"parameters":{_canonical(fields["parameters"])},"parent_id":null,"requester_id":{requester},'
+            f'"parameters":{_canonical(cast(object, parameters))},"parent_id":null,"requester_id":{requester},'
             f'"requester_type":{requester_type},{between},"run_id":{run},{after}}}'
         ).encode()
     except (InvalidValue, KeyError, TypeError, UnicodeEncodeError):

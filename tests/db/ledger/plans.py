@@ -39,8 +39,12 @@ def statements_of(conn: Connection, unit: Unit[Any]) -> dict[str, Any]:
     return dict(reversed(said))
 
 
-# Whether a halt is open is asked first, on SQLite by a statement of its own. Open halts are few.
-_OPEN_HALTS = "SCAN action_halts USING INDEX idx_action_halts_open"
+# Whether a halt or a limit is open is asked first, on SQLite by statements of their own. Open ones are few.
+_OPEN = (
+    "SCAN action_halts USING INDEX idx_action_halts_open",
+    "SCAN action_limits USING INDEX uq_action_limits_name",
+)
+_FEW = ("Seq Scan on action_halts", "Seq Scan on action_limits")
 
 
 async def plans_on_sqlite(file: Path, unit: Unit[Any]) -> list[str]:
@@ -55,7 +59,7 @@ async def plans_on_sqlite(file: Path, unit: Unit[Any]) -> list[str]:
         ]
 
     async with ActionDB(file) as db:
-        return [plan for plan in await undone(db, explained) if plan != _OPEN_HALTS]
+        return [plan for plan in await undone(db, explained) if plan not in _OPEN]
 
 
 async def plans_on_postgresql(url: str, unit: Unit[Any], plans: str) -> list[str]:
@@ -78,8 +82,8 @@ def _explained(conn: Connection, sql: str, parameters: Any) -> str:
     conn.exec_driver_sql(f"PREPARE explained AS {sql}")
     plan = conn.exec_driver_sql(f"EXPLAIN EXECUTE explained{given}").all()
     conn.exec_driver_sql("DEALLOCATE explained")
-    # Halts are few: reading all of them is no worse than reading their index.
-    return "\n".join(row[0] for row in plan if "Seq Scan on action_halts" not in row[0])
+    # Halts and limits are few: reading all of them is no worse than reading their index.
+    return "\n".join(row[0] for row in plan if not any(words in row[0] for words in _FEW))
 
 
 class _Undone(Exception):
