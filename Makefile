@@ -51,7 +51,7 @@ bench: $(VENV)/installed ## compare the speed with a plain repository written by
 	$(BIN)/python -m benchmarks
 
 # The peers have their own dependencies, which must not become dependencies of the ledger.
-$(PEERS_VENV)/installed: benchmarks/peers/requirements.txt
+$(PEERS_VENV)/installed: benchmarks/peers/requirements.txt tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --requirement $<
 	@touch $@
