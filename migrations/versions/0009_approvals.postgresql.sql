@@ -511,7 +511,9 @@ BEGIN
         END IF;
     END IF;
     IF refused IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'integrity_constraint_violation', MESSAGE = 'action_decisions_' OPERATOR(pg_catalog.||) refused;
+        RAISE EXCEPTION USING
+            ERRCODE = 'integrity_constraint_violation',
+            MESSAGE = 'action_decisions_' OPERATOR(pg_catalog.||) refused;
     END IF;
     RETURN NEW;
 END $$$function$, current_schema());

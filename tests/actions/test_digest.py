@@ -78,6 +78,8 @@ IGNORED: dict[str, tuple[Any, Any]] = {
     "supersedes_id": (None, 1),
     "end_code": (None, "denied"),
     "content_digest": (None, "oc1:"),
+    "approval": (None, "needed"),
+    "lapses_at": (None, TIME),
 }
 FIELDS = {name: values[0] for name, values in (COVERED | IGNORED).items()}
 REQUIRED = {

@@ -34,6 +34,10 @@ NUMBERED: Final = (
     "workflows",
     "outcome_resolutions",
     "action_limits",
+    "action_rules",
+    "action_requirements",
+    "action_grants",
+    "action_decisions",
 )
 
 

@@ -39,6 +39,19 @@ LIMIT: Final = {
     "reason": "r",
 }
 
+RULE: Final = {"name": "r", "action_name": "none such", "added_by": "boss", "reason": "r"}
+REQUIREMENT: Final = {"proposal_id": 2, "name": "r"}
+GRANT: Final = {
+    "action_name": "none such",
+    "max_uses": 1,
+    "valid_until": "2999-01-01 00:00:00.000000",
+    "granted_by": "gus",
+    "grantor_key": "gus",
+    "reason": "r",
+}
+# Of a proposal of which nothing is required.
+DECISION: Final = {"proposal_id": 1, "kind": "approved", "decided_by": "a", "decider_key": "a"}
+
 ROWS: Final = {
     "tickets": TICKET,
     "action_proposals": PROPOSAL,
@@ -53,6 +66,10 @@ ROWS: Final = {
     "outcome_resolutions": RESOLUTION,
     "action_halts": {"mode": "halted", "halted_by": "oncall", "reason": "r"},
     "action_limits": LIMIT,
+    "action_rules": RULE,
+    "action_requirements": REQUIREMENT,
+    "action_grants": GRANT,
+    "action_decisions": DECISION,
 }
 
 
@@ -82,6 +99,11 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
             insert(connection, "action_halts", {**ROWS["action_halts"], "run_id": "stopped"})
         for name in ("one", "two"):
             insert(connection, "action_limits", {**LIMIT, "name": name})
+            insert(connection, "action_rules", RULE)
+            insert(connection, "action_requirements", REQUIREMENT)
+            insert(connection, "action_grants", GRANT)
+            decided = {"decided_by": name, "decider_key": name}
+            insert(connection, "action_decisions", {**DECISION, **decided})
         yield connection
 
 
@@ -111,6 +133,7 @@ def test_these_are_all_the_doors(fresh: Path) -> None:
         ("action_proposals", "run_id", "call_id"),
         ("action_proposals", "exclusive_key"),
         ("action_limits", "name"),
+        ("action_decisions", "withdraws_id"),
         ("action_starts", "limit_id", "place"),
         ("outcome_resolutions", "record_id"),
         ("action_dependencies", "proposal_id", "depends_on_id"),
@@ -163,6 +186,21 @@ def test_no_resolution_takes_the_place_of_another(db: dbapi.Connection, verb: st
         for more in ({}, {"id": 99}, {"id": -1}, {"succeeded": 1}):
             values = {**RESOLUTION, "record_id": record, **more}
             refused_row(db, "outcome_resolutions", values, "an outcome is resolved once", verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_withdrawal_takes_the_place_of_another(db: dbapi.Connection, verb: str) -> None:
+    row = {
+        "proposal_id": 1,
+        "kind": "withdrawn",
+        "decided_by": "one",
+        "decider_key": "one",
+        "withdraws_id": 1,
+        "comment": "hm",
+    }
+    insert(db, "action_decisions", row)
+    for more in ({}, {"id": 99}, {"comment": "again"}):
+        refused_row(db, "action_decisions", {**row, **more}, "_not_replaced", verb)
 
 
 UPDATES: Final = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE")

@@ -135,6 +135,10 @@ ACCEPTED: Final[Mapping[str, Mapping[str, list[object]]]] = {
         "end_code": [None],
         "status_cause": [None],
         "content_digest": [None],
+        "approval": [None],
+        "lapses_at": [None],
+        "identity_keys": [None],
+        "supersedes_id": ["1", None],
     },
     "action_records": {
         "id": ["2020", "1", None],
@@ -417,7 +421,15 @@ def put(conn: Connection, values: Mapping[str, object]) -> None:
         for column, accepted in ACCEPTED["action_proposals"].items()
         if accepted
         and column
-        not in ("id", "workflow_id", "parent_id", "scheduled_at", "expires_at", "next_retry_at")
+        not in (
+            "id",
+            "workflow_id",
+            "parent_id",
+            "scheduled_at",
+            "expires_at",
+            "next_retry_at",
+            "lapses_at",
+        )
     ],
 )
 def test_the_ledger_carries_on_with_what_was_accepted(conn: Connection, column: str) -> None:

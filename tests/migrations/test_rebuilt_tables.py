@@ -82,8 +82,8 @@ def old_columns(now: Contents, before: Contents) -> Contents:
         for row in rows:
             added = list(row[width:])
             if table == "action_proposals":
-                *added, end_code, status_cause, digest, exclusive_key = added
-                added.append(exclusive_key)
+                *added, end_code, status_cause, digest = added[:-5]
+                added += row[-5:]
                 assert end_code == (row[6] if row[6] in ("failed", "cancelled") else None)
                 assert digest.startswith("oc1:")
                 added.append(status_cause)

@@ -27,6 +27,10 @@ TABLES = (
     "action_halts",
     "outcome_resolutions",
     "action_limits",
+    "action_rules",
+    "action_requirements",
+    "action_grants",
+    "action_decisions",
     "action_starts",
     "action_dependencies",
 )

@@ -475,31 +475,7 @@ class ActionStartRow(Base):
 Sequence("action_rules_flag", minvalue=-(2**63), data_type=BIGINT, metadata=Base.metadata)
 
 
-class _Requiring:
-    """The columns of what is required, which a requirement copies from its rule."""
-
-    name: Mapped[str] = mapped_column(Text)
-    effect: Mapped[str] = mapped_column(Text, server_default="require")
-    approvals: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    roles: Mapped[str | None] = mapped_column(JSONText)
-    approvers: Mapped[str | None] = mapped_column(JSONText)
-    allow_self: Mapped[bool] = mapped_column(Boolean, server_default=false())
-    allow_agents: Mapped[bool] = mapped_column(Boolean, server_default=false())
-    decide_within: Mapped[float | None] = mapped_column(DOUBLE)
-    valid_for: Mapped[float | None] = mapped_column(DOUBLE)
-    covers_retries: Mapped[bool] = mapped_column(Boolean, server_default=false())
-
-
-class _Revoked:
-    """The columns of what is revoked once and never edited."""
-
-    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
-    revoked_at: Mapped[str | None] = mapped_column(UTCDateTime)
-    revoked_by: Mapped[str | None] = mapped_column(Text)
-    revoke_reason: Mapped[str | None] = mapped_column(Text)
-
-
-class ActionRuleRow(_Requiring, _Revoked, Base):
+class ActionRuleRow(Base):
     """A rule: which proposals need whose approval, or are denied."""
 
     __tablename__ = "action_rules"
@@ -509,18 +485,32 @@ class ActionRuleRow(_Requiring, _Revoked, Base):
     )
 
     id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
     action_name: Mapped[str | None] = mapped_column(Text)
     action_type: Mapped[str | None] = mapped_column(Text)
     agent_id: Mapped[str | None] = mapped_column(Text)
     requester_type: Mapped[str | None] = mapped_column(Text)
     conditions: Mapped[str] = mapped_column(JSONText, server_default="[]")
+    effect: Mapped[str] = mapped_column(Text, server_default="require")
+    approvals: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    roles: Mapped[str | None] = mapped_column(JSONText)
+    approvers: Mapped[str | None] = mapped_column(JSONText)
+    allow_self: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    allow_agents: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    decide_within: Mapped[float | None] = mapped_column(DOUBLE)
+    valid_for: Mapped[float | None] = mapped_column(DOUBLE)
+    covers_retries: Mapped[bool] = mapped_column(Boolean, server_default=false())
     valid_from: Mapped[str | None] = mapped_column(UTCDateTime)
     valid_until: Mapped[str | None] = mapped_column(UTCDateTime)
     added_by: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    revoked_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    revoked_by: Mapped[str | None] = mapped_column(Text)
+    revoke_reason: Mapped[str | None] = mapped_column(Text)
 
 
-class ActionRequirementRow(_Requiring, Base):
+class ActionRequirementRow(Base):
     """What is required of a proposal. It never changes."""
 
     __tablename__ = "action_requirements"
@@ -532,10 +522,20 @@ class ActionRequirementRow(_Requiring, Base):
     id: Mapped[int] = mapped_column(BIGINT, Identity(always=True), primary_key=True)
     proposal_id: Mapped[int] = mapped_column(BIGINT, ForeignKey("action_proposals.id"))
     rule_id: Mapped[int | None] = mapped_column(BIGINT, ForeignKey("action_rules.id"))
+    name: Mapped[str] = mapped_column(Text)
+    effect: Mapped[str] = mapped_column(Text, server_default="require")
+    approvals: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    roles: Mapped[str | None] = mapped_column(JSONText)
+    approvers: Mapped[str | None] = mapped_column(JSONText)
+    allow_self: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    allow_agents: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    decide_within: Mapped[float | None] = mapped_column(DOUBLE)
+    valid_for: Mapped[float | None] = mapped_column(DOUBLE)
+    covers_retries: Mapped[bool] = mapped_column(Boolean, server_default=false())
     created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
 
 
-class ActionGrantRow(_Revoked, Base):
+class ActionGrantRow(Base):
     """A vote that was given in advance. It is revoked once and never edited."""
 
     __tablename__ = "action_grants"
@@ -556,6 +556,10 @@ class ActionGrantRow(_Revoked, Base):
     grantor_key: Mapped[str] = mapped_column(Text)
     grantor_type: Mapped[str] = mapped_column(Text, server_default="user")
     reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(UTCDateTime, server_default=written_now())
+    revoked_at: Mapped[str | None] = mapped_column(UTCDateTime)
+    revoked_by: Mapped[str | None] = mapped_column(Text)
+    revoke_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class ActionDecisionRow(Base):
