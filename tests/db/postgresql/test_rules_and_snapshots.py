@@ -42,19 +42,23 @@ async def watched(db: ActionDB) -> StoredProposal:
     return await db.create_proposal(proposal("watched"))
 
 
-async def test_a_proposal_is_under_the_rules_that_its_transaction_sees(
+async def test_nothing_is_proposed_past_a_rule_that_is_newer_than_the_snapshot(
     db: ActionDB, old: psycopg.Connection[Any]
 ) -> None:
     look(old)
     rule = await db.add_rule(Rule(name="watched", action_name="watched"), by="lead", reason="r")
-    ((before,),) = old.execute(INSERT).fetchall()
+    with pytest.raises(psycopg.errors.SerializationFailure, match="a rule was written"):
+        old.execute(INSERT)
+    old.rollback()
+    ((again,),) = old.execute(INSERT).fetchall()
     old.commit()
     look(old)
+    # One that was revoked meanwhile asks for more than the rules do, which is safe.
     await db.revoke_rule(rule.id, by="lead", reason="r")
     ((after,),) = old.execute(INSERT).fetchall()
     old.commit()
     found = {each.id: each.approval for each in await db.list_proposals()}
-    assert found == {before: None, after: "needed"}
+    assert found == {again: "needed", after: "needed"}
 
 
 MORE: LiteralString = "INSERT INTO action_requirements (proposal_id, name) VALUES (%s, 'more')"
