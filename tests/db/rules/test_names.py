@@ -91,9 +91,13 @@ NAMES: Final = (
 )
 
 
+# As in revision 0009.
+LIKE = r"translate(replace(replace(replace(%s::text, '\', '\\'), '%%', '\%%'), '_', '\_'), '*?', '%%_')"
+
+
 def like(server: Server, pattern: str | None, names: Sequence[str]) -> list[bool]:
     return server.value(
-        "array_agg(action_ledger_name_matches(action_ledger_name_pattern(%s), name) ORDER BY place) "
+        f'array_agg(coalesce(name ~~ ({LIKE} COLLATE "C"), true) ORDER BY place) '
         "FROM unnest(%s::text[]) WITH ORDINALITY AS each (name, place)",
         *(pattern, list(names)),
     )
