@@ -66,7 +66,15 @@ NOT_THE_CALLERS = sorted(
     set(ActionProposal.model_fields)
     - {"action_name", "action_type", "parameters", "reason", "ticket_id", "priority"}
     - {"scheduled_at", "expires_at", "max_retries", "retry_delay", "max_retry_delay"}
-    - {"depends_on", "wait_on_failure", "run_id", "parent_id", "call_id", "traceparent"}
+    - {
+        "depends_on",
+        "wait_on_failure",
+        "exclusive_key",
+        "run_id",
+        "parent_id",
+        "call_id",
+        "traceparent",
+    }
 )
 
 

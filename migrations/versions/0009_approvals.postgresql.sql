@@ -128,7 +128,7 @@ ALTER TABLE action_proposals
 CREATE INDEX idx_action_proposals_approval ON action_proposals (approval, id) WHERE approval IS NOT NULL AND status <> 'completed' AND status <> 'cancelled' AND (status <> 'failed' OR next_retry_at IS NOT NULL);
 
 -- For the sweep of each claim.
-CREATE INDEX idx_action_proposals_lapses ON action_proposals (lapses_at) WHERE lapses_at IS NOT NULL;
+CREATE INDEX idx_action_proposals_lapses ON action_proposals (status, lapses_at) WHERE lapses_at IS NOT NULL;
 
 CREATE INDEX idx_action_proposals_supersedes ON action_proposals (supersedes_id) WHERE supersedes_id IS NOT NULL;
 

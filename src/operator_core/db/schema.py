@@ -352,7 +352,7 @@ CREATE INDEX IF NOT EXISTS idx_action_decisions_grant ON action_decisions (grant
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_approval ON action_proposals (approval, id) WHERE approval IS NOT NULL AND status <> 'completed' AND status <> 'cancelled' AND (status <> 'failed' OR next_retry_at IS NOT NULL);
 
-CREATE INDEX IF NOT EXISTS idx_action_proposals_lapses ON action_proposals (lapses_at) WHERE lapses_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS idx_action_proposals_lapses ON action_proposals (status, lapses_at) WHERE lapses_at IS NOT NULL;
 
 CREATE INDEX IF NOT EXISTS idx_action_proposals_supersedes ON action_proposals (supersedes_id) WHERE supersedes_id IS NOT NULL;
 

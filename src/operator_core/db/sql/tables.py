@@ -261,7 +261,9 @@ class ActionProposalRow(Base):
         ),
         # What waits for people, and what they have approved.
         _partial("idx_action_proposals_approval", "approval", "id", where=APPROVAL_OPEN),
-        _partial("idx_action_proposals_lapses", "lapses_at", where="lapses_at IS NOT NULL"),
+        _partial(
+            "idx_action_proposals_lapses", "status", "lapses_at", where="lapses_at IS NOT NULL"
+        ),
         _partial(
             "idx_action_proposals_supersedes", "supersedes_id", where="supersedes_id IS NOT NULL"
         ),
