@@ -5,6 +5,7 @@ and that can't be read raises `CorruptRow`.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
@@ -112,6 +113,15 @@ def _one_of(enum: type[StrEnum], problem: str) -> Reader:
     return Reader({each.value: each for each in enum}, problem)
 
 
+_is_digest = re.compile(r"oc1:[0-9a-f]{64}").fullmatch
+
+
+def _to_digest(value: Any) -> str:
+    if not _is_digest(value):
+        raise ValueError
+    return value
+
+
 # The columns whose type alone does not decide how they are read, by model.
 _STATUS: Final = _one_of(ActionStatus, "is not a status")
 _PROPOSAL: Final = {
@@ -119,6 +129,8 @@ _PROPOSAL: Final = {
     "action_type": _one_of(ActionType, "is not an action type"),
     "requester_type": _one_of(RequesterType, "is not a type of requester"),
     "end_code": _one_of(EndCode, "is not an end code"),
+    # A file that was cut off ends in zeros, which SQLite reads as text.
+    "content_digest": Reader(_to_digest, "is not a digest"),
     "depends_on": Reader(to_ids, "is not a list of ids", reads_null=True),
     "approval": _one_of(ApprovalStatus, "is not a status of approvals"),
 }
