@@ -38,6 +38,8 @@ _EMPTY: Final = cast(
             "SELECT setval('action_halts_flag', -('action_halts'::regclass::oid::bigint))",
             # Nor is a limit.
             "SELECT setval('action_governance_flag', -('action_limits'::regclass::oid::bigint))",
+            # Nor a rule.
+            "SELECT setval('action_rules_flag', -('action_rules'::regclass::oid::bigint))",
             "COMMIT",
         )
     ),
