@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.mutants import command_line, schema, server, sqlite, units
+from tests.mutants import command_line, governance, schema, server, sqlite, units
 from tests.mutants.mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -12,5 +12,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *sqlite.MUTANTS,
     *server.MUTANTS,
     *schema.MUTANTS,
+    *governance.MUTANTS,
     *command_line.MUTANTS,
 )

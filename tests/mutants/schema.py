@@ -14,8 +14,10 @@ __all__ = ["MUTANTS"]
 
 _TEXT: Final = "src/operator_core/db/schema.py"
 _LEDGER: Final = "migrations/versions/0002_ledger.postgresql.sql"
-_GUARD: Final = "migrations/versions/0007_ends.postgresql.sql"
-"""The revision that wrote the guard of proposals last, and the functions of their history."""
+_ENDS: Final = "migrations/versions/0007_ends.postgresql.sql"
+"""The revision that wrote the functions of the history of moves last."""
+_APPROVALS: Final = "migrations/versions/0009_approvals.postgresql.sql"
+"""The revision that wrote the guard of proposals last, and the function of their creation."""
 _OUTCOMES: Final = "migrations/versions/0006_outcomes"
 _CONTRACT: Final = "tests/contract/"
 _RAW: Final = "tests/migrations/test_postgresql_raw_"
@@ -31,7 +33,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lifecycle-trigger-with-a-step-too-many-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="'{proposed>validated,",
         new="'{completed>validated,proposed>validated,",
         tests=(_CONTRACT + "test_lifecycle.py::test_the_schema_knows_every_step_and_no_other",),
@@ -50,7 +52,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="called-off-retry-does-not-cascade-on-postgresql",
-        file=_GUARD,
+        file=_ENDS,
         old="        OR coalesce(changed.next_retry_at, '-infinity') OPERATOR(pg_catalog.<>) coalesce(before.next_retry_at, '-infinity')\n    ORDER",
         new="    ORDER",
         tests=(
@@ -79,7 +81,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cascade-off-on-postgresql",
-        file=_GUARD,
+        file=_ENDS,
         old="            PERFORM %1$I.action_proposals_cancel_dependants(ended);\n",
         new="            PERFORM 1;\n",
         tests=(_CONTRACT + "test_order.py::test_what_depends_on_it_is_cancelled_and_so_on",),
@@ -129,7 +131,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-updates-are-not-counted-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="        NEW.version := OLD.version OPERATOR(pg_catalog.+) 1;\n",
         new="",
         tests=(
@@ -139,7 +141,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-move-in-anothers-name",
-        file=_GUARD,
+        file=_APPROVALS,
         old="                NEW.status_changed_by := 'raw SQL';\n                NEW.status_reason := NULL;\n",
         new="",
         tests=(_RAW + "history.py::test_a_raw_move_is_told_as_such_whoever_moved_before",),
@@ -155,7 +157,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="raw-updated-at-stands-still",
-        file=_GUARD,
+        file=_APPROVALS,
         old="        IF NOT NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at THEN\n",
         new="        IF false THEN\n",
         tests=(_RAW + "proposals.py::test_updated_at_moves_on_every_update",),
@@ -171,7 +173,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="anything-completes-a-failed-proposal-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="THEN %1$I.outcome_resolutions_done(OLD.id) END)",
         new="THEN true END)",
         tests=(_CONTRACT + "test_outcomes.py::test_no_other_door_leads_from_failed_to_completed",),
@@ -222,7 +224,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="child-of-another-run-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="ELSIF NOT in_parents_run THEN",
         new="ELSIF false THEN",
         tests=(_CONTRACT + "test_origin.py::test_a_child_is_of_its_parents_run",),
@@ -238,7 +240,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="run-can-be-edited-on-postgresql",
-        file=_GUARD,
+        file=_ENDS,
         old="    OR NEW.run_id IS DISTINCT FROM OLD.run_id\n",
         new="",
         tests=(_CONTRACT + "test_origin.py::test_nothing_of_it_changes",),
@@ -272,7 +274,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="end-code-is-kept-by-a-retry-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="                    NEW.end_code := NULL;\n",
         new="                    NULL;\n",
         tests=(_RAW + "ends.py::test_only_a_bad_end_has_a_code",),
@@ -288,7 +290,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="cause-is-inherited-on-postgresql",
-        file=_GUARD,
+        file=_APPROVALS,
         old="                IF NEW.status_cause OPERATOR(pg_catalog.=) OLD.status_cause THEN\n",
         new="                IF false THEN\n",
         tests=(_CONTRACT + "test_ends.py::test_raw_sql_may_say_how_and_why",),
@@ -306,7 +308,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="stored-digest-can-be-edited-on-postgresql",
-        file=_GUARD,
+        file=_ENDS,
         old="    OR OLD.content_digest IS NOT NULL AND NEW.content_digest IS DISTINCT FROM OLD.content_digest)",
         new="    )",
         tests=(_RAW + "ends.py::test_a_digest_has_one_form_and_is_written_once",),
