@@ -29,8 +29,8 @@ def test_a_sound_ledger_is_found_sound_and_left_as_it_is(program: Program, ledge
     assert "ledger.db" in checked.stdout
     assert describe() in checked.stdout
     assert (
-        "40 proposals, 40 records, 80 events, 0 halts, 0 limits, 0 resolutions: all readable"
-        in checked.stdout
+        "40 proposals, 40 records, 80 events, 0 halts, 0 limits, 0 rules, 0 requirements, 0 decisions, "
+        "0 grants, 0 resolutions: all readable" in checked.stdout
     )
     assert digest(ledger) == before
     assert [path.name for path in ledger.parent.iterdir()] == ["ledger.db"]
