@@ -174,4 +174,4 @@ def test_the_script_of_an_upgrade_has_no_digests(postgres: Databases, tmp_path: 
     postgresql_tools.psql(url, text, tmp_path)
     assert list(query(url, CODES)) == ENDS
     assert query(url, "SELECT count(content_digest) FROM action_proposals") == [(0,)]
-    assert postgresql_tools.catalogue(url) == postgresql_tools.made_by(postgres, "head")
+    assert postgresql_tools.catalogue(url) == postgresql_tools.made_by(postgres, "0007")
