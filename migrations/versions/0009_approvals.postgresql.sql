@@ -473,7 +473,7 @@ BEGIN
             CONSTRAINT = 'ck_action_decisions_' OPERATOR(pg_catalog.||) broken,
             MESSAGE = 'new row for relation "action_decisions" violates check constraint "ck_action_decisions_' OPERATOR(pg_catalog.||) broken OPERATOR(pg_catalog.||) '"';
     END IF;
-    -- Decisions about a proposal come one after another.
+    -- Decisions about a proposal come in turn.
     SELECT * INTO of_proposal FROM %1$I.action_proposals WHERE id OPERATOR(pg_catalog.=) NEW.proposal_id FOR NO KEY UPDATE;
     IF of_proposal.id IS NULL THEN
         -- The foreign key says so.
@@ -715,7 +715,7 @@ BEGIN
                 RETURN NEW;
             ELSIF (NEW.approval OPERATOR(pg_catalog.=) OLD.approval OR NEW.approval IS NULL AND OLD.approval IS NULL) IS NOT TRUE
                 OR (NEW.lapses_at OPERATOR(pg_catalog.=) OLD.lapses_at OR NEW.lapses_at IS NULL AND OLD.lapses_at IS NULL) IS NOT TRUE THEN
-                refused := 'kept: the ledger keeps approval and lapses_at';
+                refused := 'kept: the triggers keep approval and lapses_at';
             END IF;
         END IF;
         -- As the claim takes a retry by its own time.

@@ -133,7 +133,7 @@ def with_id(id: int, time: str = "now()") -> str:
         ("TRUNCATE action_proposals CASCADE", "action_proposals_not_deleted"),
         ("TRUNCATE tickets CASCADE", "action_proposals_not_deleted"),
         (
-            "TRUNCATE action_proposals, action_records, action_events, tickets, action_dependencies, workflows, outcome_resolutions, action_limits, action_starts",
+            "TRUNCATE action_proposals, action_records, action_events, tickets, action_dependencies, workflows, outcome_resolutions, action_limits, action_starts, action_rules, action_requirements, action_decisions, action_grants",
             "_not_deleted",
         ),
         (with_id(2), "pk_action_proposals"),

@@ -36,7 +36,7 @@ def fresh(postgres: Databases) -> Rows:
 def as_in_public(url: str, schema: str) -> Rows:
     """The catalogue of a ledger as it would be in public: some definitions name the schema."""
     # What a trigger does by itself is done by 'ledger', in whichever schema.
-    named = re.compile(rf"(?<!_by = ')\b{schema}\b")
+    named = re.compile(rf"(?<!_by = ')(?<!, ')\b{schema}\b")
     return [
         (kind, name, named.sub("public", definition)) for kind, name, definition in catalogue(url)
     ]
