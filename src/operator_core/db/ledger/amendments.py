@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Connection, bindparam, update
 
-from operator_core.actions.errors import Conflict, InvalidTransition, NotFound
+from operator_core.actions.errors import Conflict, InvalidTransition
 from operator_core.actions.lifecycle import PENDING_STATUSES, TRANSITIONS
 from operator_core.actions.types import (
     ActionProposal,
@@ -14,7 +14,7 @@ from operator_core.actions.types import (
     StoredProposal,
 )
 from operator_core.db.ledger.proposals import NewProposals, create_proposals
-from operator_core.db.ledger.queries import get_proposal
+from operator_core.db.ledger.queries import known_proposal
 from operator_core.db.ledger.status import any_of, moved
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import utcnow
@@ -71,9 +71,7 @@ def amend(
 
 def check_pending(conn: Connection, proposal_id: int) -> StoredProposal:
     """The proposal, if it is proposed or validated; raises `NotFound` or `InvalidTransition`."""
-    found = get_proposal(conn, proposal_id)
-    if found is None:
-        raise NotFound("proposal", proposal_id)
+    found = known_proposal(conn, proposal_id)
     if found.status not in PENDING_STATUSES:
         allowed = [each.value for each in TRANSITIONS[found.status]]
         raise InvalidTransition(

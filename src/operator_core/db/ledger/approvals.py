@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -26,9 +25,10 @@ from operator_core.actions.errors import (
     TamperedProposal,
 )
 from operator_core.actions.identities import identity_keys
-from operator_core.actions.types import Decision, DecisionKind, StoredProposal
+from operator_core.actions.types import Decision, DecisionKind
 from operator_core.db.ledger.partial import IGNORED
-from operator_core.db.ledger.queries import get_proposal
+from operator_core.db.ledger.queries import known_proposal
+from operator_core.db.ledger.rules import as_names
 from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.rows import DECISION_COLUMNS, to_decision
@@ -64,7 +64,7 @@ class DecisionRequest(NamedTuple):
             "decided_by": self.by,
             "decider_key": normalised(self.by),
             "decider_type": self.by_type,
-            "roles": to_json([normalised(each) for each in self.roles]).decode(),
+            "roles": as_names(self.roles),
             "digest": self.digest,
             "comment": self.comment,
             "requirement_id": self.requirement_id,
@@ -108,7 +108,7 @@ def approve(conn: Connection, request: DecisionRequest) -> Decision:
     `DigestMismatch`, `NotEligible`, `Conflict` if it is too late, and `TamperedProposal` for a row whose stored digest or
     identities are not those of its content.
     """
-    found = _known(conn, request.proposal_id)
+    found = known_proposal(conn, request.proposal_id)
     keys, stored = identity_keys(found.__dict__), conn.scalar(_KEYS, {"proposal": found.id})
     # Raw SQL may have written something else than what everybody sees.
     if found.content_digest not in (None, found.digest) or stored not in (None, keys):
@@ -123,25 +123,18 @@ def approve(conn: Connection, request: DecisionRequest) -> Decision:
 
 def reject(conn: Connection, request: DecisionRequest) -> Decision:
     """Writes a rejection; its trigger cancels the proposal. Raises `NotFound`, and `Conflict` if it is too late."""
-    _known(conn, request.proposal_id)
+    known_proposal(conn, request.proposal_id)
     return _decide(conn, request)
 
 
 def withdraw(conn: Connection, request: DecisionRequest) -> Decision:
     """Withdraws the approval of a person. Raises `NotFound`, and `Conflict` if there is none or if it is too late."""
-    _known(conn, request.proposal_id)
+    known_proposal(conn, request.proposal_id)
     live = fetch(conn, _LIVE, {"proposal": request.proposal_id, "key": normalised(request.by)})
     if not live:
         raise Conflict("proposal", request.proposal_id, f"without an approval of {request.by}")
     given = to_decision(live[0])
     return _decide(conn, request._replace(withdraws_id=given.id, digest=given.digest))
-
-
-def _known(conn: Connection, proposal_id: int) -> StoredProposal:
-    found = get_proposal(conn, proposal_id)
-    if found is None:
-        raise NotFound("proposal", proposal_id)
-    return found
 
 
 def _decide(conn: Connection, request: DecisionRequest) -> Decision:
@@ -170,12 +163,12 @@ def _explain(
     """Raises the error that says why a decision was refused."""
     id_ = request.proposal_id
     if "action_decisions_digest" in refusal:
-        found = _known(conn, id_)
+        found = known_proposal(conn, id_)
         raise DigestMismatch(id_, found.content_digest or found.digest) from error
     if "action_decisions_not_eligible" in refusal:
         raise NotEligible(id_, request.by) from error
     if "action_decisions_too_late" in refusal:
-        raise Conflict("proposal", id_, _known(conn, id_).status.value) from error
+        raise Conflict("proposal", id_, known_proposal(conn, id_).status.value) from error
     if "action_decisions_undecided" in refusal:
         raise Conflict("proposal", id_, "over: it was not decided in time") from error
     if "action_decisions_requirement" in refusal and request.requirement_id is not None:

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from operator_core.actions.actors import normalised
 from operator_core.actions.errors import Conflict, InvalidValue, NotFound
 from operator_core.actions.types import Condition, Grant
+from operator_core.db.ledger.rules import as_names
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import utcnow, written_now
@@ -99,7 +100,7 @@ def grant(conn: Connection, request: GrantRequest) -> Grant:
         "action_name": request.action_name,
         "conditions": to_json([each.as_json() for each in request.conditions]).decode(),
         "refutations": refutations(request.conditions),
-        "roles": to_json([normalised(each) for each in request.roles]).decode(),
+        "roles": as_names(request.roles),
         "max_uses": request.max_uses,
         "valid_until": request.valid_until,
         "granted_by": request.by,

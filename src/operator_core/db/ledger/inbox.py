@@ -1,6 +1,6 @@
 """What waits for people, and what waits for a worker with their approval."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Text, bindparam, func, literal_column, select, text
@@ -80,7 +80,7 @@ def pending(conn: Connection, waiting: Waiting) -> Listing[PendingApproval]:
         rows = fetch(conn, _GIVEN if waiting.given else _NEEDED, {"after": after, "limit": page})
         proposals = to_listing([tuple(row)[:-2] for row in rows], to_proposal)
         found.corrupt += proposals.corrupt
-        times = {row[0]: tuple(row)[-2:] for row in ((_id(row), *row) for row in rows)}
+        times = {_id(row): tuple(row)[-2:] for row in rows}
         states = States(conn, [each.id for each in proposals])
         for each in proposals:
             if not _wanted(waiting, each):
@@ -118,7 +118,7 @@ def _wanted(waiting: Waiting, proposal: StoredProposal) -> bool:
 
 
 def _can_decide(
-    waiting: Waiting, proposal: StoredProposal, required: Iterable[RequirementState]
+    waiting: Waiting, proposal: StoredProposal, required: Sequence[RequirementState]
 ) -> bool:
     """Whether who asks could give an approval that is missing."""
     if waiting.by is None and waiting.roles is None:
@@ -130,7 +130,6 @@ def _can_decide(
         for each in (proposal.requester_id, proposal.agent_id, proposal.proposed_by)
         if each is not None
     }
-    required = list(required)
     if key is not None and any(
         normalised(each.decided_by) == key for state in required for each in state.counted
     ):

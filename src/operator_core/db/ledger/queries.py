@@ -19,6 +19,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from operator_core.actions.errors import NotFound
 from operator_core.actions.types import ActionStatus, StoredProposal
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
@@ -32,6 +33,7 @@ __all__ = [
     "count_proposals",
     "find_call",
     "get_proposal",
+    "known_proposal",
     "list_proposals",
     "read_proposal",
 ]
@@ -45,6 +47,14 @@ _GET = _SELECT.where(_ROW.id == bindparam("id"))
 def get_proposal(conn: Connection, id: int) -> StoredProposal | None:
     """The proposal, or None; raises `CorruptRow`."""
     return _one(fetch(conn, _GET, {"id": id}))
+
+
+def known_proposal(conn: Connection, id: int) -> StoredProposal:
+    """The proposal; raises `NotFound` and `CorruptRow`."""
+    found = get_proposal(conn, id)
+    if found is None:
+        raise NotFound("proposal", id)
+    return found
 
 
 def read_proposal(id: int) -> SingleStatement[StoredProposal | None]:

@@ -75,9 +75,7 @@ _REQUIRED = (
 _DECIDED = (
     select(*DECISION_COLUMNS).where(listed(_D.proposal_id, "ids")).order_by(_D.proposal_id, _D.id)
 )
-_VOTES = select(_V.decision_id, _V.requirement_id, _V.decider_key).where(
-    listed(_V.proposal_id, "ids")
-)
+_VOTES = select(_V.decision_id, _V.requirement_id).where(listed(_V.proposal_id, "ids"))
 _APPROVED = select(is_met(_P.id), _P.lapses_at).where(_P.id == _PROPOSAL)
 
 
@@ -115,7 +113,7 @@ class States:
             self._required.setdefault(requirement.proposal_id, []).append(requirement)
         self._fits: dict[int, list[int]] = {}
         if self.decisions:
-            for decision_id, requirement_id, _ in fetch(conn, _VOTES, listing):
+            for decision_id, requirement_id in fetch(conn, _VOTES, listing):
                 self._fits.setdefault(decision_id, []).append(requirement_id)
 
     def of(self, proposal_id: int) -> tuple[RequirementState, ...]:
