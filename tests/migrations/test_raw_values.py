@@ -425,6 +425,7 @@ def put(conn: Connection, values: Mapping[str, object]) -> None:
             "id",
             "workflow_id",
             "parent_id",
+            "supersedes_id",
             "scheduled_at",
             "expires_at",
             "next_retry_at",
