@@ -213,6 +213,20 @@ def test_a_rejection_is_for_good(run: Run, target: str) -> None:
     assert (told["kind"], told["comment"]) == ("rejected", "r")
 
 
+def test_who_decides_may_be_no_person(run: Run, target: str) -> None:
+    used(target, lambda db: db.add_rule(Rule(name="r"), by="mia", reason="r"))
+    made = make(target)
+    refused = run("approve", 1, "--by", "bot", "--by-type", "agent", "--digest", made.digest)
+    assert refused.exit_code == 1
+    assert "bot" in refused.stderr
+    assert run("approve", 1, "--by", "bot", "--by-type", "robot").exit_code == 2
+    done = run("approve", 1, "--by", "cron", "--by-type", "system", "--digest", made.digest)
+    assert done.exit_code == 0
+    make(target)
+    told = run("reject", 2, "--by", "bot", "--by-type", "agent", "--reason", "r", "--json")
+    assert json.loads(told.stdout)["decider_type"] == "agent"
+
+
 def test_an_approval_can_be_withdrawn(run: Run, target: str) -> None:
     made = make(target)
     run("approve", 1, "--digest", made.digest, "--by", "mia", "--role", "sre")

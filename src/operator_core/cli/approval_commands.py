@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from operator_core.actions.errors import InvalidValue, NotFound
+from operator_core.actions.statuses import RequesterType
 from operator_core.actions.tool_calls import parse_object
 from operator_core.actions.types import ApprovalStatus, PendingApproval, StoredProposal
 from operator_core.cli.approval_views import counted_by, missing, pending_json
@@ -16,6 +17,7 @@ from operator_core.cli.formatting import json_text, one_line, plain, span, when
 from operator_core.cli.options import (
     AsJson,
     By,
+    ByType,
     DbPath,
     ProposalId,
     Run,
@@ -57,6 +59,7 @@ def approve_command(
     db_path: DbPath = None,
     url: Url = None,
     by: By = None,
+    by_type: ByType = RequesterType.USER,
     roles: Roles = None,
     digest: Annotated[
         str | None,
@@ -106,6 +109,7 @@ def approve_command(
             db.approve_proposal(
                 id,
                 by=decider,
+                by_type=by_type,
                 digest=digest,
                 roles=roles or (),
                 comment=comment,
@@ -150,6 +154,7 @@ def reject_command(
     url: Url = None,
     reason: Why,
     by: By = None,
+    by_type: ByType = RequesterType.USER,
     roles: Roles = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,7 +163,9 @@ def reject_command(
     place.require_existing()
     decider = who(by)
     with reported(place), place.opened() as (run, db):
-        decision = run(db.reject_proposal(id, by=decider, reason=reason, roles=roles or ()))
+        decision = run(
+            db.reject_proposal(id, by=decider, by_type=by_type, reason=reason, roles=roles or ())
+        )
         if as_json:
             print_json(decision)
             return

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from operator_core.actions.statuses import RequesterType
 from operator_core.actions.types import Condition, Grant
 from operator_core.cli.approval_views import scope
 from operator_core.cli.conditions import to_condition
@@ -14,6 +15,7 @@ from operator_core.cli.options import (
     TIME_FORMATS,
     AsJson,
     By,
+    ByType,
     DbPath,
     Url,
     Why,
@@ -81,6 +83,7 @@ def add_command(
     url: Url = None,
     reason: Why,
     by: By = None,
+    by_type: ByType = RequesterType.USER,
     action_name: Annotated[
         str,
         typer.Option(metavar="PATTERN", help="The actions; * is any text and ? any character."),
@@ -134,6 +137,7 @@ def add_command(
         grant = run(
             db.grant(
                 by=who(by),
+                by_type=by_type,
                 action_name=action_name,
                 max_uses=max_uses,
                 valid_until=until,

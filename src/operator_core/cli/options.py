@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from operator_core.actions.actors import is_reserved
 from operator_core.actions.errors import ActionError, CorruptRow, InvalidValue
+from operator_core.actions.statuses import RequesterType
 from operator_core.cli.formatting import one_line, plain
 from operator_core.cli.overview import OverviewDB
 from operator_core.db import migrate
@@ -33,6 +34,7 @@ __all__ = [
     "Actor",
     "AsJson",
     "By",
+    "ByType",
     "DbPath",
     "Place",
     "ProposalId",
@@ -105,6 +107,12 @@ By = Annotated[
         metavar="NAME",
         help="Who decides this; the default is your login name.",
         show_default=False,
+    ),
+]
+ByType = Annotated[
+    RequesterType,
+    typer.Option(
+        "--by-type", help="What --by is: an agent's approval counts only where the rule allows it."
     ),
 ]
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason in the history.")]
