@@ -1,15 +1,18 @@
 """Many processes on one server: killed, racing, forked; and a ledger that is closed while it is in use."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
 
 from operator_core.actions.errors import NotOpen, WrongLoop
 from operator_core.actions.types import ActionStatus
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, SyncActionDB
 from tests.databases import connected, query
 from tests.failures.cancelling import OPERATIONS, Bench
 from tests.failures.harness import PATIENCE, proposal, run, start
@@ -219,6 +222,49 @@ async def test_closing_under_an_open_transaction_rolls_it_back_and_says_so(
     await behind
     await asyncio.to_thread(await_no_session, server_ledger)
     assert query(server_ledger, "SELECT status FROM action_proposals") == [("validated",)]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_closing_waits_for_a_connection_on_its_way_back(
+    driver: str, server_ledger: str
+) -> None:
+    """It would return to a pool that is disposed of, and its session stay until it is collected."""
+    db = ActionDB(by(driver, server_ledger))
+    await db.open()
+    closings: list[asyncio.Task[None]] = []
+    early: list[asyncio.Task[None]] = []
+
+    def close(*_: object) -> None:
+        closings.append(asyncio.get_running_loop().create_task(db.close()))
+        # The pool drops what is raised here.
+        closed, _ = await_only(asyncio.wait(closings, timeout=0.2))
+        early.extend(closed)
+
+    async with db.transaction() as tx:
+        await tx.create_proposal(proposal())
+        event.listen(db._units._engine.sync_engine, "reset", close, once=True)
+    await closings[0]
+    assert not early
+    await asyncio.to_thread(await_no_session, server_ledger)
+
+
+def test_a_sync_ledger_waits_for_a_connection_on_its_way_back(server_ledger: str) -> None:
+    db = SyncActionDB(by("postgresql+psycopg", server_ledger))
+    db.open()
+    closing = threading.Thread(target=db.close)
+    waited: list[bool] = []
+
+    def close(*_: object) -> None:
+        closing.start()
+        closing.join(0.2)
+        waited.append(closing.is_alive())
+
+    with db.transaction() as tx:
+        tx.create_proposal(proposal())
+        event.listen(db._units._engine, "reset", close, once=True)
+    closing.join(PATIENCE)
+    assert waited == [True]
+    await_no_session(server_ledger)
 
 
 _SLOW: Final = """

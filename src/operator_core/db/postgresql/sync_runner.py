@@ -174,8 +174,11 @@ class SyncServerRunner:
                 yield transaction
             transaction.commit()
         finally:
-            self._transactions.discard(transaction)
-            transaction.close()
+            try:
+                transaction.close()
+            finally:
+                # Not earlier: `close` waits for it, or the connection would return to a pool that is disposed of.
+                self._transactions.discard(transaction)
 
     def _connected(self) -> Connection:
         """A connection that was alive a moment ago, for a transaction; the body can't be repeated."""

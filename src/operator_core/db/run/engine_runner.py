@@ -150,8 +150,11 @@ class EngineRunner(ABC):
                 self._doorbell.ring()
             finally:
                 self._use.under_way.discard(units)
-                self._transactions_open.discard(units)
-                await units.close()
+                try:
+                    await units.close()
+                finally:
+                    # Not earlier: `close` waits for it, or the connection would return to a pool that is disposed of.
+                    self._transactions_open.discard(units)
 
     @asynccontextmanager
     async def changes(self) -> AsyncGenerator[asyncio.Event]:
