@@ -4,31 +4,37 @@ All cells are proposals of one ledger. The name of an action is its cell, and ru
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
-from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions import (
     ActionError,
-    ActionProposal,
-    ActionStatus,
-    ApprovalRequired,
     Conflict,
     HaltMode,
     StoredProposal,
-    WorkflowProposal,
 )
 from operator_core.db import ActionDB
 from operator_core.db.migrate import postgresql
 from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import ON_SERVER, proposal
+from tests.contract.governance_ways import (
+    BEFORE_THE_RULES,
+    BEGUN,
+    FIELDS,
+    MAKES,
+    Cell,
+    Ledger,
+    by_raw_sql,
+    by_sql,
+    in_bulk,
+)
 from tests.contract.governed import S, approve, given, later, rule
 from tests.databases import query
 from tests.engines import engine_on
@@ -38,18 +44,6 @@ from tests.migrations.tools import VERSION_TABLE
 WHO: Final = {"by": "lead", "reason": "policy 7"}
 AT_ONCE: Final = 16
 
-FIELDS: Final[dict[str, Any]] = {
-    "proposed_by": "planner",
-    "requester_id": "rosa",
-    "agent_id": "planner",
-    "max_retries": 5,
-    "retry_delay": 0.0,
-}
-INSERT: Final = (
-    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, proposed_by,"
-    " requester_id, agent_id, max_retries, retry_delay)"
-    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0)"
-)
 REQUIRE: Final = (
     "INSERT INTO action_requirements (proposal_id, name, effect, approvals, decide_within, valid_for)"
     " VALUES (:id, 'by hand', :effect, 2, :decide_within, :valid_for)"
@@ -59,109 +53,6 @@ DECIDE: Final = (
     " VALUES (:id, 'approved', :by, :by, :type, :digest)"
 )
 SET: Final = "UPDATE action_proposals SET {} WHERE id = :id"
-
-
-class Ledger(NamedTuple):
-    """The doors to one ledger."""
-
-    db: ActionDB
-    joined: Callable[[Callable[[ActionDB], Awaitable[Any]]], Awaitable[Any]]
-    service: ActionDB | None
-    """By a role of a server that has only what a service needs."""
-
-
-class Cell(NamedTuple):
-    """A proposal: how it is made, and in which state. What may run has one for each way to start it."""
-
-    make: str
-    state: str
-    move: str | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.state}/{self.make}/{self.move or 'any'}"
-
-
-def asked(cell: Cell, status: ActionStatus = S.PROPOSED) -> ActionProposal:
-    return proposal(cell.name, status=status, **FIELDS)
-
-
-async def by_sql(db: ActionDB, sql: str, *rows: dict[str, Any]) -> None:
-    """Each row in a transaction of its own, as another tool would."""
-    for row in rows:
-
-        def unit(conn: Connection, row: dict[str, Any] = row) -> None:
-            conn.execute(text(sql), row)
-
-        with suppress(ActionError):
-            await db._units.write(unit)
-
-
-# ------ ways to make a proposal
-
-
-async def by_facade(to: Ledger, cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        await to.db.create_proposal(asked(cell))
-
-
-async def by_key(to: Ledger, cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        await to.db.create_proposal(asked(cell), idempotency_key=cell.name)
-
-
-async def in_bulk(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_proposals(map(asked, cells))
-
-
-async def in_a_workflow(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_workflow(WorkflowProposal(name="w"), [*map(asked, cells)])
-
-
-async def as_failed(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_proposals(asked(cell, S.FAILED) for cell in cells)
-
-
-async def _begun(to: Ledger, cells: Sequence[Cell], status: ActionStatus) -> None:
-    for cell in cells:
-        with suppress(ApprovalRequired):
-            await to.db.create_proposal(asked(cell, status))
-
-
-async def as_validated(to: Ledger, cells: Sequence[Cell]) -> None:
-    await _begun(to, cells, S.VALIDATED)
-
-
-async def as_executing(to: Ledger, cells: Sequence[Cell]) -> None:
-    await _begun(to, cells, S.EXECUTING)
-
-
-async def in_a_transaction(to: Ledger, cells: Sequence[Cell]) -> None:
-    async with to.db.transaction() as tx:
-        await tx.create_proposals(map(asked, cells))
-
-
-async def in_a_session(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.joined(lambda db: db.create_proposals(map(asked, cells)))
-
-
-async def by_raw_sql(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.db, INSERT, *({"name": cell.name} for cell in cells))
-
-
-async def by_a_service(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.service or to.db, INSERT, *({"name": cell.name} for cell in cells))
-
-
-MAKES: Final = {
-    make.__name__: make
-    for make in (
-        by_facade, by_key, in_bulk, in_a_workflow, as_failed, as_validated, as_executing,
-        in_a_transaction, in_a_session, by_raw_sql, by_a_service,
-    )
-}  # fmt: skip
-BEFORE_THE_RULES: Final = ("older", "older by raw SQL")
-BEGUN: Final = ("as_validated", "as_executing")
 
 
 # ------ states of approvals

@@ -1,0 +1,131 @@
+"""The ways to propose of the matrix in `test_governance_matrix`."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from operator_core.actions import (
+    ActionError,
+    ActionProposal,
+    ActionStatus,
+    ApprovalRequired,
+    WorkflowProposal,
+)
+from operator_core.db import ActionDB
+from tests.conftest import proposal
+from tests.contract.governed import S
+
+FIELDS: Final[dict[str, Any]] = {
+    "proposed_by": "planner",
+    "requester_id": "rosa",
+    "agent_id": "planner",
+    "max_retries": 5,
+    "retry_delay": 0.0,
+}
+INSERT: Final = (
+    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, proposed_by,"
+    " requester_id, agent_id, max_retries, retry_delay)"
+    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0)"
+)
+
+
+class Ledger(NamedTuple):
+    """The doors to one ledger."""
+
+    db: ActionDB
+    joined: Callable[[Callable[[ActionDB], Awaitable[Any]]], Awaitable[Any]]
+    service: ActionDB | None
+    """By a role of a server that has only what a service needs."""
+
+
+class Cell(NamedTuple):
+    """A proposal: how it is made, and in which state. What may run has one for each way to start it."""
+
+    make: str
+    state: str
+    move: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.state}/{self.make}/{self.move or 'any'}"
+
+
+def asked(cell: Cell, status: ActionStatus = S.PROPOSED) -> ActionProposal:
+    return proposal(cell.name, status=status, **FIELDS)
+
+
+async def by_sql(db: ActionDB, sql: str, *rows: dict[str, Any]) -> None:
+    """Each row in a transaction of its own, as another tool would."""
+    for row in rows:
+
+        def unit(conn: Connection, row: dict[str, Any] = row) -> None:
+            conn.execute(text(sql), row)
+
+        with suppress(ActionError):
+            await db._units.write(unit)
+
+
+async def by_facade(to: Ledger, cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        await to.db.create_proposal(asked(cell))
+
+
+async def by_key(to: Ledger, cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        await to.db.create_proposal(asked(cell), idempotency_key=cell.name)
+
+
+async def in_bulk(to: Ledger, cells: Sequence[Cell]) -> None:
+    await to.db.create_proposals(map(asked, cells))
+
+
+async def in_a_workflow(to: Ledger, cells: Sequence[Cell]) -> None:
+    await to.db.create_workflow(WorkflowProposal(name="w"), [*map(asked, cells)])
+
+
+async def as_failed(to: Ledger, cells: Sequence[Cell]) -> None:
+    await to.db.create_proposals(asked(cell, S.FAILED) for cell in cells)
+
+
+async def _begun(to: Ledger, cells: Sequence[Cell], status: ActionStatus) -> None:
+    for cell in cells:
+        with suppress(ApprovalRequired):
+            await to.db.create_proposal(asked(cell, status))
+
+
+async def as_validated(to: Ledger, cells: Sequence[Cell]) -> None:
+    await _begun(to, cells, S.VALIDATED)
+
+
+async def as_executing(to: Ledger, cells: Sequence[Cell]) -> None:
+    await _begun(to, cells, S.EXECUTING)
+
+
+async def in_a_transaction(to: Ledger, cells: Sequence[Cell]) -> None:
+    async with to.db.transaction() as tx:
+        await tx.create_proposals(map(asked, cells))
+
+
+async def in_a_session(to: Ledger, cells: Sequence[Cell]) -> None:
+    await to.joined(lambda db: db.create_proposals(map(asked, cells)))
+
+
+async def by_raw_sql(to: Ledger, cells: Sequence[Cell]) -> None:
+    await by_sql(to.db, INSERT, *({"name": cell.name} for cell in cells))
+
+
+async def by_a_service(to: Ledger, cells: Sequence[Cell]) -> None:
+    await by_sql(to.service or to.db, INSERT, *({"name": cell.name} for cell in cells))
+
+
+MAKES: Final = {
+    make.__name__: make
+    for make in (
+        by_facade, by_key, in_bulk, in_a_workflow, as_failed, as_validated, as_executing,
+        in_a_transaction, in_a_session, by_raw_sql, by_a_service,
+    )
+}  # fmt: skip
+BEFORE_THE_RULES: Final = ("older", "older by raw SQL")
+BEGUN: Final = ("as_validated", "as_executing")
