@@ -11,6 +11,7 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     ApprovalRequired,
+    ConstraintViolation,
     WorkflowProposal,
 )
 from operator_core.db import ActionDB
@@ -26,9 +27,12 @@ FIELDS: Final[dict[str, Any]] = {
 }
 INSERT: Final = (
     "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, proposed_by,"
-    " requester_id, agent_id, max_retries, retry_delay)"
-    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0)"
+    " requester_id, agent_id, max_retries, retry_delay, exclusive_key)"
+    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0, :key)"
 )
+
+EXCLUDED: Final = ("excluded", "approved but excluded", "retry excluded")
+"""The states whose proposals have an exclusive key, the same in each state."""
 
 
 class Ledger(NamedTuple):
@@ -51,9 +55,13 @@ class Cell(NamedTuple):
     def name(self) -> str:
         return f"{self.state}/{self.make}/{self.move or 'any'}"
 
+    @property
+    def key(self) -> str | None:
+        return self.state if self.state in EXCLUDED else None
+
 
 def asked(cell: Cell, status: ActionStatus = S.PROPOSED) -> ActionProposal:
-    return proposal(cell.name, status=status, **FIELDS)
+    return proposal(cell.name, status=status, exclusive_key=cell.key, **FIELDS)
 
 
 async def by_sql(db: ActionDB, sql: str, *rows: dict[str, Any]) -> None:
@@ -91,7 +99,7 @@ async def as_failed(to: Ledger, cells: Sequence[Cell]) -> None:
 
 async def _begun(to: Ledger, cells: Sequence[Cell], status: ActionStatus) -> None:
     for cell in cells:
-        with suppress(ApprovalRequired):
+        with suppress(ApprovalRequired, ConstraintViolation):
             await to.db.create_proposal(asked(cell, status))
 
 
@@ -113,11 +121,15 @@ async def in_a_session(to: Ledger, cells: Sequence[Cell]) -> None:
 
 
 async def by_raw_sql(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.db, INSERT, *({"name": cell.name} for cell in cells))
+    await by_sql(to.db, INSERT, *map(_values, cells))
 
 
 async def by_a_service(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.service or to.db, INSERT, *({"name": cell.name} for cell in cells))
+    await by_sql(to.service or to.db, INSERT, *map(_values, cells))
+
+
+def _values(cell: Cell) -> dict[str, Any]:
+    return {"name": cell.name, "key": cell.key}
 
 
 MAKES: Final = {
