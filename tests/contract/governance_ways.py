@@ -14,7 +14,7 @@ from operator_core.actions import (
     ConstraintViolation,
     WorkflowProposal,
 )
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, migrate
 from tests.conftest import proposal
 from tests.contract.governed import S
 
@@ -139,5 +139,52 @@ MAKES: Final = {
         in_a_transaction, in_a_session, by_raw_sql, by_a_service,
     )
 }  # fmt: skip
-BEFORE_THE_RULES: Final = ("older", "older by raw SQL")
+BEFORE_THE_RULES: Final = {"before the rules": in_bulk, "before the rules by raw SQL": by_raw_sql}
 BEGUN: Final = ("as_validated", "as_executing")
+
+
+# ------ rows of a ledger that was upgraded since
+
+UPGRADED: Final = {
+    f"{status.value} at {revision}": (revision, status)
+    for revision, status in (
+        # Before proposals named requesters and agents, and after.
+        ("0002", S.PROPOSED),
+        ("0002", S.VALIDATED),
+        ("0006", S.PROPOSED),
+        ("0006", S.FAILED),
+    )
+}
+"""By the way to propose: the revision at which the row was written, and its status then."""
+
+_RETRY: Final = (
+    "UPDATE action_proposals SET status = 'failed', next_retry_at = CURRENT_TIMESTAMP"
+    " WHERE status = 'executing'"
+)
+
+
+def make_upgraded(url: str, write: Callable[[str], object], cells: Sequence[Cell]) -> None:
+    """Makes a ledger at an early revision and upgrades it in steps to head. `write` adds the rows of each step."""
+    for revision in sorted({revision for revision, _ in UPGRADED.values()}):
+        migrate.upgrade(url, revision)
+        for make, (written_at, status) in UPGRADED.items():
+            if written_at == revision:
+                write(_insert([cell.name for cell in cells if cell.make == make], revision, status))
+        write(_RETRY)
+    migrate.upgrade(url)
+
+
+def _insert(names: Sequence[str], revision: str, status: ActionStatus) -> str:
+    """The statement that inserts proposals. Those that are to fail are executing first."""
+    begun = S.EXECUTING if status is S.FAILED else status
+    columns, values = "", ""
+    if revision >= "0004":
+        columns, values = ", requester_id, agent_id", ", 'rosa', 'planner'"
+    rows = ", ".join(
+        f"('{name}', '{{}}', 'r', '{begun}', CURRENT_TIMESTAMP, 'planner', 5, 0{values})"
+        for name in names
+    )
+    return (
+        "INSERT INTO action_proposals (action_name, parameters, reason, status, proposed_at, proposed_by,"
+        f" max_retries, retry_delay{columns}) VALUES {rows}"
+    )

@@ -20,7 +20,7 @@ from operator_core.actions import (
     HaltMode,
     StoredProposal,
 )
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, ActionLedger
 from operator_core.db.migrate import postgresql
 from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import ON_SERVER, proposal
@@ -30,19 +30,19 @@ from tests.contract.governance_ways import (
     EXCLUDED,
     FIELDS,
     MAKES,
+    UPGRADED,
     Cell,
     Ledger,
-    by_raw_sql,
     by_sql,
-    in_bulk,
+    make_upgraded,
 )
 from tests.contract.governed import S, approve, given, later, now, rule
 from tests.databases import query
 from tests.engines import engine_on
+from tests.migrations import tools
 from tests.migrations.postgresql_tools import role
-from tests.migrations.tools import VERSION_TABLE
 
-WHO: Final = {"by": "lead", "reason": "policy 7"}
+WHO: Final[dict[str, Any]] = {"by": "lead", "reason": "policy 7"}
 AT_ONCE: Final = 16
 HOLDER: Final = "has the exclusive key"
 
@@ -57,7 +57,7 @@ DECIDE: Final = (
 SET: Final = "UPDATE action_proposals SET {} WHERE id = :id"
 
 
-# ------ states of approvals, and of what holds also what is approved
+# ------ states: approvals, halts, limits, exclusive keys
 
 
 async def nobody(db: ActionDB, of: StoredProposal) -> None:
@@ -185,7 +185,7 @@ async def by_status(to: Ledger, of: StoredProposal) -> None:
     await _by_status(to.db, of)
 
 
-async def _by_status(db: ActionDB, of: StoredProposal) -> None:
+async def _by_status(db: ActionLedger, of: StoredProposal) -> None:
     for status in (S.VALIDATED, S.EXECUTING):
         with suppress(ActionError):
             await db.update_proposal_status(of.id, status)
@@ -258,29 +258,50 @@ ALONE: Final = ("in_their_session", "in_their_transaction")
 """In a file, transactions of others would wait for each other."""
 CLAIMS: Final = ("by_claim", "by_bulk_claim", "by_this_claim")
 
+
+def is_free(make: str, state: str) -> bool:
+    """Whether nothing keeps it from starting. A row of an earlier revision has no exclusive key."""
+    return state == MAY_RUN or (state in EXCLUDED and make in UPGRADED)
+
+
 CELLS: Final = [
     Cell(make, state, move)
-    for make, state in product([*MAKES, *BEFORE_THE_RULES], STATES)
-    for move in (MOVES if state == MAY_RUN else [None])
+    for make, state in product([*MAKES, *BEFORE_THE_RULES, *UPGRADED], STATES)
+    for move in (MOVES if is_free(make, state) else [None])
 ]
 
 
 def is_written(cell: Cell) -> bool:
-    """Whether the ledger takes it: nothing begins at once where somebody, a limit or a key is in the way."""
+    """Whether the ledger writes it.
+
+    One that begins at once is refused without its approvals, over a limit, and while its key is in use. A denied one
+    is written as cancelled.
+    """
     if cell.make not in BEGUN or cell.state.startswith("denied"):
-        # A denied one is written as cancelled.
         return True
     return cell.make == "as_validated" and STATES[cell.state][1] is None
 
 
 def may_run(cell: Cell) -> bool:
-    """Whether a cell runs: only what is approved, and a failed import only where somebody retries it."""
-    if cell.state != MAY_RUN or cell.make in BEGUN:
+    """Whether a cell runs: only what is free, and a failed import only where somebody retries it."""
+    if not is_free(cell.make, cell.state) or cell.make in BEGUN:
         return False
     return cell.make != "as_failed" or cell.move not in CLAIMS
 
 
 # ------
+
+
+@pytest.fixture
+def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str | Path:
+    """An upgraded ledger, with its rows of earlier revisions."""
+    if backend in ON_SERVER:
+        url = request.getfixturevalue("postgres").new()
+        make_upgraded(url, partial(query, url), CELLS)
+        return url
+    path = tmp_path / "ledger.db"
+    make_upgraded(f"sqlite:///{path}", partial(tools.query, path), CELLS)
+    return path
 
 
 @pytest.fixture
@@ -301,7 +322,7 @@ async def ledger(
                     role(request.getfixturevalue("postgres"), str(place), "service")
                 )
                 name = parse_url(service).username or ""
-                query(str(place), postgresql.grants("public", name, VERSION_TABLE))
+                query(str(place), postgresql.grants("public", name, tools.VERSION_TABLE))
                 async with ActionDB(service) as by_service:
                     yield Ledger(db, joined, by_service)
             else:
@@ -326,17 +347,19 @@ async def all_of(
 
 async def make_all(to: Ledger) -> dict[str, StoredProposal]:
     """Makes the proposals of all cells; gives back those that were written, by their cell's name."""
-    for make, door in zip(BEFORE_THE_RULES, (in_bulk, by_raw_sql), strict=True):
+    for make, door in BEFORE_THE_RULES.items():
         await door(to, [cell for cell in CELLS if cell.make == make])
-    older = await _found(to.db)
     await _use_up(to.db)
     for state, (_, fields) in STATES.items():
         if fields is not None:
             await rule(to.db, state, action_name=f"{state}/*", **{"approvals": 2, **fields})
     await rule(to.db, "never", action_name="denied and required/*", effect="deny")
     await _grants(to.db)
+    older = await _found(to.db)
     for cell in CELLS:
         if cell.name in older:
+            # No rule requires anything of what was there before it.
+            assert older[cell.name].approval is None
             await by_sql(to.db, REQUIRE, *_by_hand(cell, older[cell.name]))
     for make, door in MAKES.items():
         await door(to, [cell for cell in CELLS if cell.make == make])
@@ -344,16 +367,18 @@ async def make_all(to: Ledger) -> dict[str, StoredProposal]:
 
 
 async def _use_up(db: ActionDB) -> None:
-    """Starts as much as the limits allow, and what has the exclusive keys."""
+    """Starts what the limits allow, and what takes the exclusive keys."""
     for state in LIMITED[:-1]:
-        await _limit(db, state)
         await db.create_proposal(proposal(f"{state}/first", status=S.EXECUTING))
+        await _limit(db, state)
     for state in EXCLUDED[:-1]:
         await _exclude(db, state)
 
 
 async def _limit(db: ActionDB, state: str) -> None:
-    await db.set_limit(state, action_name=f"{state}/*", window=86_400.0, max_starts=1, **WHO)
+    # It also covers the rows that name no agent.
+    scope = {"action_name": f"{state}/*", "agent_id": FIELDS["agent_id"]}
+    await db.set_limit(state, **scope, window=86_400.0, max_starts=1, **WHO)
 
 
 async def _exclude(db: ActionDB, state: str) -> None:
@@ -416,14 +441,14 @@ async def decide_all(to: Ledger, made: dict[str, StoredProposal]) -> None:
     await all_of(decide, those(*one_by_one), at_once=1)
     await to.db.halt(**WHO, action_name="halted/*", cancel=False, timeout=60)
     await to.db.halt(**WHO, mode=HaltMode.OBSERVE, action_name="observed/*", timeout=60)
-    # A limit counts what was started before it.
+    # Here, because the limit counts the first executions, and the key was free for them.
     await _limit(to.db, "retry limited")
     await _exclude(to.db, "retry excluded")
     await later(to.db, 601)
 
 
 async def lift(db: ActionDB) -> None:
-    """Ends what holds proposals that may run otherwise."""
+    """Ends all halts and limits, and the executions that have the exclusive keys."""
     for state in HALTED:
         await db.resume(**WHO, action_name=f"{state}/*")
     for state in LIMITED:
@@ -433,7 +458,7 @@ async def lift(db: ActionDB) -> None:
 
 
 async def run_through(db: ActionDB, of: StoredProposal) -> None:
-    """Starts and completes it, and raises an error if something is in the way."""
+    """Starts and completes it; raises the error of what is in its way."""
     if (await now(db, of)).status is S.FAILED:
         await db.retry(of.id)
     claim = await db.claim_proposal(of.id, "w")
@@ -475,14 +500,14 @@ async def test_nothing_runs_that_may_not(ledger: Ledger, backend: str) -> None:
         # And it is not that nothing runs at all.
         wrong.update(dict.fromkeys(wanted - began, f"not {move}"))
         wrong.update(dict.fromkeys(began - wanted, move))
-    makes = len(MAKES) + len(BEFORE_THE_RULES)
+    makes = len(MAKES) + len(BEFORE_THE_RULES) + len(UPGRADED)
     print(
         f"\n{backend}: {makes} ways to propose, {len(STATES)} states, {len(MOVES)} ways to start:"
         f" {makes * len(STATES) * len(MOVES)} cells; {len(known)} began"
     )
     assert wrong == {}
-    # Nothing else was in the way of what a halt, a limit or a key held.
+    # What a halt, a limit or a key held had nothing else in its way.
     await lift(ledger.db)
-    held = [cell for cell in there if cell.state in (*HALTED, *LIMITED, *EXCLUDED)]
-    for cell in held:
+    held = (*HALTED, *LIMITED, *EXCLUDED)
+    for cell in (each for each in there if each.state in held and each.move is None):
         await run_through(ledger.db, made[cell.name])
