@@ -1,58 +1,54 @@
-"""Nothing runs that may not: each way to propose, with each state of its approvals, by each way to start it.
+"""Nothing runs that may not: each way to propose, in each state of its governance, by each way to start it.
 
-All cells are proposals of one ledger. The name of an action is its cell, and rules, grants and halts go by it.
+All cells are proposals of one ledger. The name of an action is its cell, and rules, grants, halts and limits go by it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
-from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from operator_core.actions import (
     ActionError,
-    ActionProposal,
-    ActionStatus,
-    ApprovalRequired,
     Conflict,
     HaltMode,
     StoredProposal,
-    WorkflowProposal,
 )
-from operator_core.db import ActionDB
+from operator_core.db import ActionDB, ActionLedger
 from operator_core.db.migrate import postgresql
 from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import ON_SERVER, proposal
-from tests.contract.governed import S, approve, given, later, rule
+from tests.contract.governance_ways import (
+    BEFORE_THE_RULES,
+    BEGUN,
+    EXCLUDED,
+    FIELDS,
+    MAKES,
+    UPGRADED,
+    Cell,
+    Ledger,
+    by_sql,
+    make_upgraded,
+)
+from tests.contract.governed import S, approve, given, later, now, rule
 from tests.databases import query
 from tests.engines import engine_on
+from tests.migrations import tools
 from tests.migrations.postgresql_tools import role
-from tests.migrations.tools import VERSION_TABLE
 
-WHO: Final = {"by": "lead", "reason": "policy 7"}
+WHO: Final[dict[str, Any]] = {"by": "lead", "reason": "policy 7"}
 AT_ONCE: Final = 16
+HOLDER: Final = "has the exclusive key"
 
-FIELDS: Final[dict[str, Any]] = {
-    "proposed_by": "planner",
-    "requester_id": "rosa",
-    "agent_id": "planner",
-    "max_retries": 5,
-    "retry_delay": 0.0,
-}
-INSERT: Final = (
-    "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, proposed_by,"
-    " requester_id, agent_id, max_retries, retry_delay)"
-    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0)"
-)
 REQUIRE: Final = (
-    "INSERT INTO action_requirements (proposal_id, name, effect, approvals, decide_within, valid_for)"
-    " VALUES (:id, 'by hand', :effect, 2, :decide_within, :valid_for)"
+    "INSERT INTO action_requirements (proposal_id, name, effect, approvals, decide_within, valid_for, covers_retries)"
+    " VALUES (:id, 'by hand', :effect, 2, :decide_within, :valid_for, :covers_retries)"
 )
 DECIDE: Final = (
     "INSERT INTO action_decisions (proposal_id, kind, decided_by, decider_key, decider_type, digest)"
@@ -61,110 +57,7 @@ DECIDE: Final = (
 SET: Final = "UPDATE action_proposals SET {} WHERE id = :id"
 
 
-class Ledger(NamedTuple):
-    """The doors to one ledger."""
-
-    db: ActionDB
-    joined: Callable[[Callable[[ActionDB], Awaitable[Any]]], Awaitable[Any]]
-    service: ActionDB | None
-    """By a role of a server that has only what a service needs."""
-
-
-class Cell(NamedTuple):
-    """A proposal: how it is made, and in which state. What may run has one for each way to start it."""
-
-    make: str
-    state: str
-    move: str | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.state}/{self.make}/{self.move or 'any'}"
-
-
-def asked(cell: Cell, status: ActionStatus = S.PROPOSED) -> ActionProposal:
-    return proposal(cell.name, status=status, **FIELDS)
-
-
-async def by_sql(db: ActionDB, sql: str, *rows: dict[str, Any]) -> None:
-    """Each row in a transaction of its own, as another tool would."""
-    for row in rows:
-
-        def unit(conn: Connection, row: dict[str, Any] = row) -> None:
-            conn.execute(text(sql), row)
-
-        with suppress(ActionError):
-            await db._units.write(unit)
-
-
-# ------ ways to make a proposal
-
-
-async def by_facade(to: Ledger, cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        await to.db.create_proposal(asked(cell))
-
-
-async def by_key(to: Ledger, cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        await to.db.create_proposal(asked(cell), idempotency_key=cell.name)
-
-
-async def in_bulk(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_proposals(map(asked, cells))
-
-
-async def in_a_workflow(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_workflow(WorkflowProposal(name="w"), [*map(asked, cells)])
-
-
-async def as_failed(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.db.create_proposals(asked(cell, S.FAILED) for cell in cells)
-
-
-async def _begun(to: Ledger, cells: Sequence[Cell], status: ActionStatus) -> None:
-    for cell in cells:
-        with suppress(ApprovalRequired):
-            await to.db.create_proposal(asked(cell, status))
-
-
-async def as_validated(to: Ledger, cells: Sequence[Cell]) -> None:
-    await _begun(to, cells, S.VALIDATED)
-
-
-async def as_executing(to: Ledger, cells: Sequence[Cell]) -> None:
-    await _begun(to, cells, S.EXECUTING)
-
-
-async def in_a_transaction(to: Ledger, cells: Sequence[Cell]) -> None:
-    async with to.db.transaction() as tx:
-        await tx.create_proposals(map(asked, cells))
-
-
-async def in_a_session(to: Ledger, cells: Sequence[Cell]) -> None:
-    await to.joined(lambda db: db.create_proposals(map(asked, cells)))
-
-
-async def by_raw_sql(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.db, INSERT, *({"name": cell.name} for cell in cells))
-
-
-async def by_a_service(to: Ledger, cells: Sequence[Cell]) -> None:
-    await by_sql(to.service or to.db, INSERT, *({"name": cell.name} for cell in cells))
-
-
-MAKES: Final = {
-    make.__name__: make
-    for make in (
-        by_facade, by_key, in_bulk, in_a_workflow, as_failed, as_validated, as_executing,
-        in_a_transaction, in_a_session, by_raw_sql, by_a_service,
-    )
-}  # fmt: skip
-BEFORE_THE_RULES: Final = ("older", "older by raw SQL")
-BEGUN: Final = ("as_validated", "as_executing")
-
-
-# ------ states of approvals
+# ------ states: approvals, halts, limits, exclusive keys
 
 
 async def nobody(db: ActionDB, of: StoredProposal) -> None:
@@ -235,15 +128,20 @@ async def by_agents(db: ActionDB, of: StoredProposal) -> None:
         await _decided(db, of, by, "agent", of.digest)
 
 
+async def validated(db: ActionDB, of: StoredProposal) -> None:
+    if of.status is S.PROPOSED:
+        await db.update_proposal_status(of.id, S.VALIDATED)
+
+
 async def used_up(db: ActionDB, of: StoredProposal) -> None:
     await two(db, of)
-    if of.status is S.FAILED:
+    if (await now(db, of)).status is S.FAILED:
         await db.retry(of.id)
     claim = await db.claim_proposal(of.id, "first")
     await db.fail(claim.record.id, "boom")
 
 
-STATES: Final[dict[str, tuple[Callable[[ActionDB, StoredProposal], Awaitable[None]], dict[str, Any]]]] = {
+STATES: Final[dict[str, tuple[Callable[[ActionDB, StoredProposal], Awaitable[None]], dict[str, Any] | None]]] = {
     "undecided": (nobody, {}),
     "too few": (one, {}),
     "one twice": (one_twice, {}),
@@ -265,11 +163,19 @@ STATES: Final[dict[str, tuple[Callable[[ActionDB, StoredProposal], Awaitable[Non
     "own grant": (nobody, {}),
     "revoked grant": (nobody, {}),
     "spent grant": (nobody, {}),
+    "limited": (validated, None),
+    "approved but limited": (two, {}),
+    "retry limited": (used_up, {"covers_retries": True}),
+    "excluded": (validated, None),
+    "approved but excluded": (two, {}),
+    "retry excluded": (used_up, {"covers_retries": True}),
     "approved": (two, {}),
 }  # fmt: skip
-"""What is done to each proposal, and what its rule requires besides two approvals."""
+"""What is done to each proposal, and what its rule requires besides two approvals; None is no rule."""
 
 MAY_RUN: Final = "approved"
+LIMITED: Final = ("limited", "approved but limited", "retry limited")
+HALTED: Final = ("halted", "observed", "approved while observed")
 
 
 # ------ ways to start it; claims come last, because their sweep cancels what has lapsed
@@ -279,7 +185,7 @@ async def by_status(to: Ledger, of: StoredProposal) -> None:
     await _by_status(to.db, of)
 
 
-async def _by_status(db: ActionDB, of: StoredProposal) -> None:
+async def _by_status(db: ActionLedger, of: StoredProposal) -> None:
     for status in (S.VALIDATED, S.EXECUTING):
         with suppress(ActionError):
             await db.update_proposal_status(of.id, status)
@@ -329,6 +235,7 @@ async def by_forged_update(to: Ledger, of: StoredProposal) -> None:
         to.db,
         of,
         "approval = NULL, lapses_at = NULL",
+        "exclusive_key = NULL",
         forged,
         f"status = 'validated', {forged}",
         f"status = 'executing', {forged}",
@@ -351,21 +258,50 @@ ALONE: Final = ("in_their_session", "in_their_transaction")
 """In a file, transactions of others would wait for each other."""
 CLAIMS: Final = ("by_claim", "by_bulk_claim", "by_this_claim")
 
+
+def is_free(make: str, state: str) -> bool:
+    """Whether nothing keeps it from starting. A row of an earlier revision has no exclusive key."""
+    return state == MAY_RUN or (state in EXCLUDED and make in UPGRADED)
+
+
 CELLS: Final = [
     Cell(make, state, move)
-    for make, state in product([*MAKES, *BEFORE_THE_RULES], STATES)
-    for move in (MOVES if state == MAY_RUN else [None])
+    for make, state in product([*MAKES, *BEFORE_THE_RULES, *UPGRADED], STATES)
+    for move in (MOVES if is_free(make, state) else [None])
 ]
 
 
+def is_written(cell: Cell) -> bool:
+    """Whether the ledger writes it.
+
+    One that begins at once is refused without its approvals, over a limit, and while its key is in use. A denied one
+    is written as cancelled.
+    """
+    if cell.make not in BEGUN or cell.state.startswith("denied"):
+        return True
+    return cell.make == "as_validated" and STATES[cell.state][1] is None
+
+
 def may_run(cell: Cell) -> bool:
-    """Whether a cell runs: only what is approved, and a failed import only where somebody retries it."""
-    if cell.state != MAY_RUN or cell.make in BEGUN:
+    """Whether a cell runs: only what is free, and a failed import only where somebody retries it."""
+    if not is_free(cell.make, cell.state) or cell.make in BEGUN:
         return False
     return cell.make != "as_failed" or cell.move not in CLAIMS
 
 
 # ------
+
+
+@pytest.fixture
+def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str | Path:
+    """An upgraded ledger, with its rows of earlier revisions."""
+    if backend in ON_SERVER:
+        url = request.getfixturevalue("postgres").new()
+        make_upgraded(url, partial(query, url), CELLS)
+        return url
+    path = tmp_path / "ledger.db"
+    make_upgraded(f"sqlite:///{path}", partial(tools.query, path), CELLS)
+    return path
 
 
 @pytest.fixture
@@ -386,7 +322,7 @@ async def ledger(
                     role(request.getfixturevalue("postgres"), str(place), "service")
                 )
                 name = parse_url(service).username or ""
-                query(str(place), postgresql.grants("public", name, VERSION_TABLE))
+                query(str(place), postgresql.grants("public", name, tools.VERSION_TABLE))
                 async with ActionDB(service) as by_service:
                     yield Ledger(db, joined, by_service)
             else:
@@ -411,19 +347,42 @@ async def all_of(
 
 async def make_all(to: Ledger) -> dict[str, StoredProposal]:
     """Makes the proposals of all cells; gives back those that were written, by their cell's name."""
-    for make, door in zip(BEFORE_THE_RULES, (in_bulk, by_raw_sql), strict=True):
+    for make, door in BEFORE_THE_RULES.items():
         await door(to, [cell for cell in CELLS if cell.make == make])
-    older = await _found(to.db)
+    await _use_up(to.db)
     for state, (_, fields) in STATES.items():
-        await rule(to.db, state, action_name=f"{state}/*", **{"approvals": 2, **fields})
+        if fields is not None:
+            await rule(to.db, state, action_name=f"{state}/*", **{"approvals": 2, **fields})
     await rule(to.db, "never", action_name="denied and required/*", effect="deny")
     await _grants(to.db)
+    older = await _found(to.db)
     for cell in CELLS:
         if cell.name in older:
+            # No rule requires anything of what was there before it.
+            assert older[cell.name].approval is None
             await by_sql(to.db, REQUIRE, *_by_hand(cell, older[cell.name]))
     for make, door in MAKES.items():
         await door(to, [cell for cell in CELLS if cell.make == make])
     return await _found(to.db)
+
+
+async def _use_up(db: ActionDB) -> None:
+    """Starts what the limits allow, and what takes the exclusive keys."""
+    for state in LIMITED[:-1]:
+        await db.create_proposal(proposal(f"{state}/first", status=S.EXECUTING))
+        await _limit(db, state)
+    for state in EXCLUDED[:-1]:
+        await _exclude(db, state)
+
+
+async def _limit(db: ActionDB, state: str) -> None:
+    # It also covers the rows that name no agent.
+    scope = {"action_name": f"{state}/*", "agent_id": FIELDS["agent_id"]}
+    await db.set_limit(state, **scope, window=86_400.0, max_starts=1, **WHO)
+
+
+async def _exclude(db: ActionDB, state: str) -> None:
+    await db.create_proposal(proposal(HOLDER, status=S.EXECUTING, exclusive_key=state))
 
 
 async def _grants(db: ActionDB) -> None:
@@ -444,11 +403,15 @@ async def _grants(db: ActionDB) -> None:
 
 
 def _by_hand(cell: Cell, of: StoredProposal) -> Iterable[dict[str, Any]]:
+    required = STATES[cell.state][1]
+    if required is None:
+        return
     fields = {
         "effect": "require",
         "decide_within": None,
         "valid_for": None,
-        **STATES[cell.state][1],
+        "covers_retries": False,
+        **required,
     }
     yield {"id": of.id, **fields}
     if cell.state == "denied and required":
@@ -469,19 +432,43 @@ async def decide_all(to: Ledger, made: dict[str, StoredProposal]) -> None:
             await STATES[cell.state][0](to.db, found)
 
     after = ("approved while observed",)
+    one_by_one = ("retry excluded",)
     await to.db.halt(
         **WHO, mode=HaltMode.OBSERVE, action_name="approved while observed/*", timeout=60
     )
-    await all_of(decide, those(*(state for state in STATES if state not in after)))
+    await all_of(decide, those(*(state for state in STATES if state not in (*after, *one_by_one))))
     await all_of(decide, those(*after))
+    await all_of(decide, those(*one_by_one), at_once=1)
     await to.db.halt(**WHO, action_name="halted/*", cancel=False, timeout=60)
     await to.db.halt(**WHO, mode=HaltMode.OBSERVE, action_name="observed/*", timeout=60)
+    # Here, because the limit counts the first executions, and the key was free for them.
+    await _limit(to.db, "retry limited")
+    await _exclude(to.db, "retry excluded")
     await later(to.db, 601)
+
+
+async def lift(db: ActionDB) -> None:
+    """Ends all halts and limits, and the executions that have the exclusive keys."""
+    for state in HALTED:
+        await db.resume(**WHO, action_name=f"{state}/*")
+    for state in LIMITED:
+        await db.remove_limit(state, **WHO)
+    for holder in [each async for each in db.iter_proposals() if each.action_name == HOLDER]:
+        await db.update_proposal_status(holder.id, S.COMPLETED)
+
+
+async def run_through(db: ActionDB, of: StoredProposal) -> None:
+    """Starts and completes it; raises the error of what is in its way."""
+    if (await now(db, of)).status is S.FAILED:
+        await db.retry(of.id)
+    claim = await db.claim_proposal(of.id, "w")
+    await db.complete(claim.record.id)
 
 
 async def started(db: ActionDB) -> set[str]:
     """The cells that have begun, but for the first execution of what uses its approvals up."""
-    return {
+    cells = {cell.name for cell in CELLS}
+    return cells & {
         row[0]
         for row in await db._units.read(
             lambda conn: conn.exec_driver_sql(
@@ -497,7 +484,9 @@ async def started(db: ActionDB) -> set[str]:
 @pytest.mark.parametrize("backend", ["file", "postgresql"])
 async def test_nothing_runs_that_may_not(ledger: Ledger, backend: str) -> None:
     made = await make_all(ledger)
-    assert {cell.make for cell in CELLS if cell.name not in made} <= set(BEGUN)
+    assert {cell.name for cell in CELLS if is_written(cell)} == {
+        cell.name for cell in CELLS if cell.name in made
+    }
     await decide_all(ledger, made)
     there = [cell for cell in CELLS if cell.name in made]
     known = await started(ledger.db)
@@ -511,9 +500,14 @@ async def test_nothing_runs_that_may_not(ledger: Ledger, backend: str) -> None:
         # And it is not that nothing runs at all.
         wrong.update(dict.fromkeys(wanted - began, f"not {move}"))
         wrong.update(dict.fromkeys(began - wanted, move))
-    makes = len(MAKES) + len(BEFORE_THE_RULES)
+    makes = len(MAKES) + len(BEFORE_THE_RULES) + len(UPGRADED)
     print(
         f"\n{backend}: {makes} ways to propose, {len(STATES)} states, {len(MOVES)} ways to start:"
         f" {makes * len(STATES) * len(MOVES)} cells; {len(known)} began"
     )
     assert wrong == {}
+    # What a halt, a limit or a key held had nothing else in its way.
+    await lift(ledger.db)
+    held = (*HALTED, *LIMITED, *EXCLUDED)
+    for cell in (each for each in there if each.state in held and each.move is None):
+        await run_through(ledger.db, made[cell.name])
