@@ -1,8 +1,9 @@
 -- Revision 0009 on PostgreSQL. Statements end at a semicolon before a blank line. The file of conditions goes before it.
 --
--- How rules hold for every writer. A trigger of the statement that inserts proposals evaluates the rules, and writes the
--- requirements of each proposal: a snapshot, which later rules don't change. It does so behind a flag, a sequence, because reading one
--- costs a seventh of the cheapest query. A change of a sequence is in no transaction. The flag is down only while its value is the
+-- How rules hold for every writer. Before a proposal is written, a trigger asks whether any rule matches it. `approval` then says from
+-- the start that approvals are needed. After the statement another trigger writes the requirements of these proposals: a snapshot, which
+-- later rules don't change. A proposal without a match thus costs one query, and none is written twice.
+-- The first trigger stands behind a flag, a sequence, because reading one costs a seventh of the cheapest query. A change of a sequence is in no transaction. The flag is down only while its value is the
 -- negative of the oid of action_rules, so that a restored copy of the ledger begins with a flag that is up; the first rule or
 -- requirement raises it, and nothing takes it down. Up, it is the number of the transaction that added the last rule. By that number, a
 -- transaction at REPEATABLE READ or above can tell that its snapshot is older than the rule, and fails to be repeated (40001).
@@ -216,6 +217,16 @@ DO $do$
 DECLARE
     rules text := quote_ident(current_schema()) || '.action_rules';
     flag text := quote_ident(current_schema()) || '.action_rules_flag';
+    -- Whether a rule matches a new proposal: asked before it is written, and again for the requirements.
+    fits text := format($fits$rule.revoked_at IS NULL
+            AND (rule.valid_from IS NULL OR rule.valid_from OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp())
+            AND (rule.valid_until IS NULL OR rule.valid_until OPERATOR(pg_catalog.>) pg_catalog.statement_timestamp())
+            AND (rule.action_type IS NULL OR rule.action_type OPERATOR(pg_catalog.=) new.action_type)
+            AND (rule.requester_type IS NULL OR new.requester_type IS NULL OR rule.requester_type OPERATOR(pg_catalog.=) new.requester_type)
+            AND (rule.action_name IS NULL OR new.action_name OPERATOR(pg_catalog.~~) (pg_catalog.translate(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+                rule.action_name, '\', '\\'), '%%', '\%%'), '_', '\_'), '*?', '%%_') COLLATE pg_catalog."C"))
+            AND (rule.agent_id IS NULL OR %1$I.action_ledger_identity_matches(rule.agent_id, new.agent_id, new.identity_keys OPERATOR(pg_catalog.->>) 'agent_id'))
+            AND (rule.conditions::pg_catalog.text OPERATOR(pg_catalog.=) '[]' OR %1$I.action_ledger_condition_matches(new.parameters, rule.conditions))$fits$, current_schema());
 BEGIN
     -- Whether the requirements of a proposal are met. Each approval counts for at most one of them, and they are met if any assignment
     -- meets them: that is so if, and only if, each set of requirements has as many approvals that fit at least one of them as the set
@@ -329,17 +340,19 @@ BEGIN
     IF pg_catalog.pg_notify('operator_core_events', '') IS NULL THEN END IF;
     RETURN NULL;
 END $$$function$, current_schema());
-    -- Evaluates the rules for new proposals: it writes their requirements, cancels those that are denied, and refuses those that
-    -- have begun without their approvals.
+    -- Says of a new proposal that approvals are needed, if a rule matches it. It refuses what has begun without them.
     EXECUTE format($function$
-CREATE FUNCTION action_rules_apply(ids bigint[]) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION action_rules_ask() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    new record;
-    matched bigint[];
-    denial bigint;
     newest bigint := pg_catalog.pg_sequence_last_value(%3$L::pg_catalog.regclass);
+    matched bigint;
+    denied boolean;
+    soonest double precision;
 BEGIN
+    IF NEW.status OPERATOR(pg_catalog.=) 'completed' OR NEW.status OPERATOR(pg_catalog.=) 'cancelled' THEN
+        RETURN NEW;
+    END IF;
     IF newest OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) ANY ('{repeatable read,serializable}'::pg_catalog.text[]) THEN
         BEGIN
             IF pg_catalog.pg_xact_status(newest::pg_catalog.text::pg_catalog.xid8) IS NULL THEN END IF;
@@ -351,43 +364,57 @@ BEGIN
             AND (newest::pg_catalog.text::pg_catalog.xid8 OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id_if_assigned()) IS NOT TRUE THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'serialization_failure',
-                MESSAGE = 'action_rules_apply: a rule was written after this transaction began';
+                MESSAGE = 'action_rules_ask: a rule was written after this transaction began';
         END IF;
     END IF;
-    FOR new IN
-        SELECT * FROM %1$I.action_proposals WHERE id OPERATOR(pg_catalog.=) ANY (ids) ORDER BY id
-    LOOP
-        SELECT pg_catalog.array_agg(rule.id ORDER BY rule.id), pg_catalog.min(rule.id) FILTER (WHERE rule.effect OPERATOR(pg_catalog.=) 'deny') INTO matched, denial
-        FROM %1$I.action_rules AS rule
-        WHERE rule.revoked_at IS NULL
-            AND (rule.valid_from IS NULL OR rule.valid_from OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp())
-            AND (rule.valid_until IS NULL OR rule.valid_until OPERATOR(pg_catalog.>) pg_catalog.statement_timestamp())
-            AND (rule.action_type IS NULL OR rule.action_type OPERATOR(pg_catalog.=) new.action_type)
-            AND (rule.requester_type IS NULL OR new.requester_type IS NULL OR rule.requester_type OPERATOR(pg_catalog.=) new.requester_type)
-            AND (rule.action_name IS NULL OR new.action_name OPERATOR(pg_catalog.~~) (pg_catalog.translate(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
-                rule.action_name, '\', '\\'), '%%', '\%%'), '_', '\_'), '*?', '%%_') COLLATE pg_catalog."C"))
-            AND (rule.agent_id IS NULL OR %1$I.action_ledger_identity_matches(rule.agent_id, new.agent_id, new.identity_keys OPERATOR(pg_catalog.->>) 'agent_id'))
-            AND (rule.conditions::pg_catalog.text OPERATOR(pg_catalog.=) '[]' OR %1$I.action_ledger_condition_matches(new.parameters, rule.conditions));
-        CONTINUE WHEN matched IS NULL;
-        IF denial IS NULL AND new.status OPERATOR(pg_catalog.=) ANY ('{validated,executing}'::pg_catalog.text[]) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'integrity_constraint_violation',
-                MESSAGE = 'action_proposals_approval_required: rule ' OPERATOR(pg_catalog.||) matched[1] OPERATOR(pg_catalog.||) ' asks for an approval first';
-        END IF;
+    SELECT pg_catalog.min(rule.id), pg_catalog.bool_or(rule.effect OPERATOR(pg_catalog.=) 'deny'), pg_catalog.min(rule.decide_within) INTO matched, denied, soonest
+    FROM %1$I.action_rules AS rule WHERE %4$s;
+    IF matched IS NULL THEN
+        RETURN NEW;
+    ELSIF NOT denied AND NEW.status OPERATOR(pg_catalog.=) ANY ('{validated,executing}'::pg_catalog.text[]) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'integrity_constraint_violation',
+            MESSAGE = 'action_proposals_approval_required: rule ' OPERATOR(pg_catalog.||) matched OPERATOR(pg_catalog.||) ' asks for an approval first';
+    END IF;
+    NEW.approval := 'needed';
+    IF NEW.status OPERATOR(pg_catalog.=) ANY ('{proposed,validated}'::pg_catalog.text[]) THEN
+        NEW.lapses_at := NEW.created_at OPERATOR(pg_catalog.+) (soonest OPERATOR(pg_catalog.*) '1 second'::pg_catalog.interval);
+    END IF;
+    RETURN NEW;
+END $$$function$, current_schema(), rules, flag, fits);
+    -- Writes what the rules require of new proposals, and cancels those that are denied. In a loop, because PostgreSQL would plan a join
+    -- with the array anew each time.
+    EXECUTE format($function$
+CREATE FUNCTION action_rules_apply(ids bigint[]) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    asked bigint;
+    new record;
+    denial bigint;
+    granted boolean := EXISTS (SELECT 1 FROM %1$I.action_grants WHERE revoked_at IS NULL);
+BEGIN
+    FOREACH asked IN ARRAY ids LOOP
+        SELECT * INTO new FROM %1$I.action_proposals WHERE id OPERATOR(pg_catalog.=) asked;
         INSERT INTO %1$I.action_requirements (proposal_id, rule_id, name, effect, approvals, roles, approvers, allow_self, allow_agents, decide_within, valid_for, covers_retries)
-        SELECT new.id, rule.id, name, effect, approvals, roles, approvers, allow_self, allow_agents, decide_within, valid_for, covers_retries
-        FROM %1$I.action_rules AS rule WHERE rule.id OPERATOR(pg_catalog.=) ANY (matched) ORDER BY rule.id;
+        SELECT new.id, rule.id, rule.name, rule.effect, rule.approvals, rule.roles, rule.approvers, rule.allow_self, rule.allow_agents, rule.decide_within, rule.valid_for, rule.covers_retries
+        FROM %1$I.action_rules AS rule WHERE %3$s ORDER BY rule.id;
+        IF NOT FOUND THEN
+            -- Its rules have been revoked since it was written.
+            UPDATE %1$I.action_proposals SET approval = 'asked' WHERE id OPERATOR(pg_catalog.=) asked;
+            CONTINUE;
+        END IF;
+        denial := (SELECT pg_catalog.min(rule_id) FROM %1$I.action_requirements WHERE proposal_id OPERATOR(pg_catalog.=) asked AND effect OPERATOR(pg_catalog.=) 'deny');
         IF denial IS NOT NULL AND new.status OPERATOR(pg_catalog.<>) 'failed' THEN
             UPDATE %1$I.action_proposals
             SET status = 'cancelled', status_changed_by = 'ledger', end_code = 'denied', cancelled_at = pg_catalog.clock_timestamp(),
                 status_reason = 'rule ' OPERATOR(pg_catalog.||) denial OPERATOR(pg_catalog.||) ' denies it', status_cause = '{"rule":' OPERATOR(pg_catalog.||) denial OPERATOR(pg_catalog.||) '}',
                 status_changed_at = greatest(pg_catalog.clock_timestamp(), status_changed_at OPERATOR(pg_catalog.+) '1 microsecond'::pg_catalog.interval)
-            WHERE id OPERATOR(pg_catalog.=) new.id;
-        ELSE
-            PERFORM %1$I.action_grants_use(new.id);
+            WHERE id OPERATOR(pg_catalog.=) asked;
+        ELSIF granted THEN
+            PERFORM %1$I.action_grants_use(asked);
         END IF;
     END LOOP;
-END $$$function$, current_schema(), rules, flag);
+END $$$function$, current_schema(), rules, fits);
     EXECUTE format($function$
 CREATE FUNCTION action_requirements_guard() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -442,7 +469,15 @@ BEGIN
     SELECT proposal_id, 'approval_required', 'ledger', name, pg_catalog.clock_timestamp(),
         ('{"requirement":' OPERATOR(pg_catalog.||) id OPERATOR(pg_catalog.||) coalesce(',"rule":' OPERATOR(pg_catalog.||) rule_id, '') OPERATOR(pg_catalog.||) '}')::pg_catalog.json
     FROM added ORDER BY id;
-    UPDATE %1$I.action_proposals SET approval = 'asked' WHERE id OPERATOR(pg_catalog.=) ANY (ids);
+    -- A new proposal says already what its rules come to.
+    IF EXISTS (
+        SELECT 1 FROM added JOIN %1$I.action_proposals AS proposal ON proposal.id OPERATOR(pg_catalog.=) added.proposal_id
+        WHERE (proposal.approval OPERATOR(pg_catalog.=) 'needed') IS NOT TRUE
+            OR coalesce(proposal.lapses_at::pg_catalog.text, added.decide_within::pg_catalog.text) IS NOT NULL
+                AND coalesce(proposal.lapses_at, 'infinity') OPERATOR(pg_catalog.<>) coalesce(%1$I.action_requirements_lapse(proposal.id, proposal.status, false, proposal.created_at), 'infinity'))
+    THEN
+        UPDATE %1$I.action_proposals SET approval = 'asked' WHERE id OPERATOR(pg_catalog.=) ANY (ids);
+    END IF;
     RETURN NULL;
 END $$$function$, current_schema());
     EXECUTE format($function$
@@ -647,9 +682,6 @@ DECLARE
     new record;
     given record;
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM %1$I.action_grants WHERE revoked_at IS NULL) THEN
-        RETURN;
-    END IF;
     SELECT * INTO new FROM %1$I.action_proposals WHERE id OPERATOR(pg_catalog.=) of_proposal;
     IF new.content_digest IS NULL OR new.status OPERATOR(pg_catalog.<>) 'proposed' THEN
         RETURN;
@@ -705,9 +737,11 @@ BEGIN
                 -- What the requirements and decisions come to is no change of the proposal.
                 asked := NEW.approval;
                 NEW := OLD;
-                IF NEW.status OPERATOR(pg_catalog.<>) ALL ('{completed,cancelled}'::pg_catalog.text[])
-                    AND (NEW.status OPERATOR(pg_catalog.<>) 'executing' OR NEW.approval IS NULL)
-                    AND EXISTS (SELECT 1 FROM %1$I.action_requirements WHERE proposal_id OPERATOR(pg_catalog.=) OLD.id) THEN
+                IF NOT EXISTS (SELECT 1 FROM %1$I.action_requirements WHERE proposal_id OPERATOR(pg_catalog.=) OLD.id) THEN
+                    NEW.approval := NULL;
+                    NEW.lapses_at := NULL;
+                ELSIF NEW.status OPERATOR(pg_catalog.<>) ALL ('{completed,cancelled}'::pg_catalog.text[])
+                    AND (NEW.status OPERATOR(pg_catalog.<>) 'executing' OR NEW.approval IS NULL) THEN
                     met := %1$I.action_requirements_met(OLD.id);
                     NEW.approval := CASE WHEN NOT met THEN 'needed' WHEN asked OPERATOR(pg_catalog.=) 'hold' OR OLD.approval OPERATOR(pg_catalog.=) 'held' THEN 'held' ELSE 'given' END;
                     NEW.lapses_at := %1$I.action_requirements_lapse(OLD.id, OLD.status, met, OLD.created_at);
@@ -926,6 +960,7 @@ CREATE OR REPLACE FUNCTION action_proposals_tell_created() RETURNS trigger LANGU
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     linked bigint[];
+    ruled bigint[];
 BEGIN
     INSERT INTO %1$I.action_events (proposal_id, event_type, to_status, actor, reason, occurred_at, version, details)
     SELECT id, 'proposal_created', status, status_changed_by, reason, pg_catalog.clock_timestamp(), version,
@@ -937,7 +972,10 @@ BEGIN
         PERFORM %1$I.action_proposals_link(linked);
     END IF;
     IF (pg_catalog.pg_sequence_last_value(%3$L::pg_catalog.regclass) OPERATOR(pg_catalog.=) (OPERATOR(pg_catalog.-) (%2$L::pg_catalog.regclass::pg_catalog.oid)::pg_catalog.int8)) IS NOT TRUE THEN
-        PERFORM %1$I.action_rules_apply(ARRAY(SELECT id FROM created WHERE status OPERATOR(pg_catalog.<>) 'completed' AND status OPERATOR(pg_catalog.<>) 'cancelled'));
+        ruled := ARRAY(SELECT id FROM created WHERE approval IS NOT NULL);
+        IF pg_catalog.cardinality(ruled) OPERATOR(pg_catalog.>) 0 THEN
+            PERFORM %1$I.action_rules_apply(ruled);
+        END IF;
     END IF;
     RETURN NULL;
 END $$$function$, current_schema(), rules, flag);
@@ -962,7 +1000,13 @@ BEGIN
     END LOOP;
 END $do$;
 
-REVOKE EXECUTE ON FUNCTION action_rules_guard, action_rules_tell, action_rules_apply, action_requirements_guard, action_requirements_tell, action_decisions_guard, action_decisions_act, action_decisions_validate, action_grants_tell, action_grants_use FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION action_rules_guard, action_rules_tell, action_rules_ask, action_rules_apply, action_requirements_guard, action_requirements_tell, action_decisions_guard, action_decisions_act, action_decisions_validate, action_grants_tell, action_grants_use FROM PUBLIC;
+
+-- After the guard, by its name.
+CREATE TRIGGER action_proposals_ruled
+BEFORE INSERT ON action_proposals FOR EACH ROW
+WHEN ((pg_sequence_last_value('action_rules_flag'::regclass) = -('action_rules'::regclass::oid::bigint)) IS NOT TRUE)
+EXECUTE FUNCTION action_rules_ask();
 
 CREATE TRIGGER action_rules_guard
 BEFORE INSERT OR UPDATE ON action_rules FOR EACH ROW

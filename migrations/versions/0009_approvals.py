@@ -119,7 +119,10 @@ def _downgrade_server(told: str) -> None:
         [
             f"DO $do$ BEGIN EXECUTE format($function$CREATE OR REPLACE {created[1]}$function$, "
             "current_schema()); END $do$",
-            f"DROP TRIGGER action_proposals_linked_once ON {PROPOSALS}",
+            *(
+                f"DROP TRIGGER {name} ON {PROPOSALS}"
+                for name in ("action_proposals_linked_once", "action_proposals_ruled")
+            ),
             "DROP VIEW action_votes",
             f"DROP TABLE {', '.join(NEW_TABLES)}",
             *(f"DROP FUNCTION {name}" for name in FUNCTION.findall(scripts)),

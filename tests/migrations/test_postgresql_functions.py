@@ -98,7 +98,7 @@ def test_no_setting_of_a_session_is_read(functions: dict[str, Any]) -> None:
             "action_halts_settle",
             "action_limits_start",
             "action_proposals_cancel_dependants",
-            "action_rules_apply",
+            "action_rules_ask",
         )
     }
     assert not [name for name, (_, _, text, _) in functions.items() if "set_config" in text]

@@ -57,8 +57,8 @@ MUTANTS: Final = (
             "0;\nEND;",
         ),
         (
-            "        PERFORM %1$I.action_rules_apply(",
-            "        PERFORM pg_catalog.cardinality(",
+            "    IF matched IS NULL THEN\n",
+            "    IF true THEN\n",
         ),
         "test_rules.py::test_all_rules_that_match_apply",
         "A rule asks for nothing.",
@@ -70,8 +70,8 @@ MUTANTS: Final = (
             "AND proposal.status <> 'cancelled'",
         ),
         (
-            "        WHERE rule.revoked_at IS NULL\n            AND (rule.valid_from",
-            "        WHERE (rule.valid_from",
+            "rule.revoked_at IS NULL\n            AND (rule.valid_from",
+            "(rule.valid_from",
         ),
         "test_rules.py::test_a_revoked_rule_asks_for_nothing_more",
         "A rule that was revoked asks for approvals.",

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -15,7 +15,6 @@ from sqlalchemy import (
     cast,
     func,
     insert,
-    not_,
     select,
 )
 from sqlalchemy.dialects import postgresql
@@ -43,13 +42,12 @@ from operator_core.actions.types import (
 )
 from operator_core.db.ledger.partial import IGNORED
 from operator_core.db.ledger.policies import require as require_approvals
-from operator_core.db.ledger.queries import get_proposal
 from operator_core.db.sql.arrays import listed
 from operator_core.db.sql.base import JSONText, array_of, encode_json
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.errors import violates_constraint
 from operator_core.db.sql.execution import fetch, insert_rows
-from operator_core.db.sql.functions import has_rules, utcnow
+from operator_core.db.sql.functions import may_be_ruled, utcnow
 from operator_core.db.sql.postgresql_errors import missing_row
 from operator_core.db.sql.rows import (
     PROPOSAL_COLUMNS,
@@ -79,11 +77,13 @@ __all__ = [
     "require",
 ]
 
+T = TypeVar("T")
+
 _ROW = PROPOSALS.c
 
 _INSERT = insert(PROPOSALS).values(status_changed_at=utcnow())
-# A trigger evaluates the rules after the row that RETURNING shows was written: if there are rules, it is read again.
-_CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at, has_rules())
+# What a rule matches is read again: its denial and the votes that were given in advance follow the row.
+_CREATED = (_ROW.id, _ROW.created_at, _ROW.updated_at, may_be_ruled())
 _INSERT_ONE = _INSERT.returning(*_CREATED)
 _BY_KEY = select(*PROPOSAL_COLUMNS).where(_ROW.idempotency_key == bindparam("key"))
 
@@ -155,10 +155,8 @@ _CONTENT: Final = (
 )
 
 
-def _insert_arrays(
-    names: Sequence[str], *, unless_rules: bool = False
-) -> ReturningInsert[Any, Any, Any, Any]:
-    """An INSERT with an array for each column; with `unless_rules`, of no row if there may be rules.
+def _insert_arrays(names: Sequence[str]) -> ReturningInsert[Any, Any, Any, Any]:
+    """An INSERT with an array for each column.
 
     The statement is the same for any number of rows and is prepared once, while a VALUES list is parsed and planned
     again for each number. PostgreSQL assigns ids in the order of the SELECT.
@@ -173,29 +171,14 @@ def _insert_arrays(
         insert(PROPOSALS)
         .from_select(
             [*names, "status_changed_at"],
-            select(*values, utcnow())
-            .where(*([not_(has_rules())] if unless_rules else []))
-            .order_by(rows.c.position),
+            select(*values, utcnow()).order_by(rows.c.position),
         )
         .returning(*_CREATED)
     )
 
 
-@cache
-def _insert_several(
-    planned: bool, unless_rules: bool = False
-) -> ReturningInsert[Any, Any, Any, Any]:
-    names = (*_WITHOUT_PLAN, *_PLAN) if planned else _WITHOUT_PLAN
-    return _insert_arrays(names, unless_rules=unless_rules)
-
-
-@cache
-def _insert_unless_rules(names: tuple[str, ...]) -> ReturningInsert[Any, Any, Any, Any]:
-    """An INSERT of one row, or of none if there may be rules: they need a second statement, which reads it again."""
-    values = [bindparam(name, type_=_ROW[name].type) for name in names]
-    chosen = select(*values, utcnow()).where(not_(has_rules()))
-    return insert(PROPOSALS).from_select([*names, "status_changed_at"], chosen).returning(*_CREATED)
-
+_INSERT_ARRAYS = _insert_arrays(_WITHOUT_PLAN)
+_INSERT_PLANNED_ARRAYS = _insert_arrays((*_WITHOUT_PLAN, *_PLAN))
 
 _ORDER_BROKEN: Final = "ck_action_dependencies_order"
 # The SQLSTATE of the ledger's triggers; a missing row is known from the error itself.
@@ -281,16 +264,12 @@ def create_proposals(
         if not is_sqlite(conn):
             _missing(rows, several)
         raise ConstraintViolation(IGNORED)
-    known = _ruled(conn, rows, _require(conn, rows, several))
-    created = iter(rows)
-    return [
-        [_stored(conn, proposal, values, next(created), known) for proposal, values in new.each()]
-        for new in several
-    ]
+    asked = _require(conn, rows, several)
+    return _each_stored(several, rows, _changed(conn, several, rows, asked))
 
 
 _RULED = -1
-"""The place of `has_rules` in a row of `_CREATED`."""
+"""The place of `may_be_ruled` in a row of `_CREATED`."""
 _LISTED = select(*PROPOSAL_COLUMNS).where(listed(_ROW.id, "ids"))
 
 
@@ -306,28 +285,40 @@ def _require(conn: Connection, rows: Sequence[Any], several: Sequence[NewProposa
     return asked
 
 
-def _ruled(conn: Connection, rows: Sequence[Any], asked: bool = False) -> dict[int, StoredProposal]:
-    """The new proposals as rules and policies have left them, by their ids; empty if there are none."""
-    if not rows or not (asked or rows[0][_RULED]):
-        return {}
-    found = fetch(conn, _LISTED, {"ids": [row[0] for row in rows]})
+def _changed(
+    conn: Connection, several: Sequence[NewProposals], rows: Sequence[Any], asked: bool
+) -> dict[int, StoredProposal]:
+    """The new proposals, by their ids, of which the trigger of a rule, a policy or a dependency may have made others."""
+    proposals = (proposal for new in several for proposal in new.proposals)
+    ids = [
+        row[0]
+        for row, proposal in zip(rows, proposals, strict=True)
+        if asked or row[_RULED] or proposal.depends_on
+    ]
+    return _by_id(fetch(conn, _LISTED, {"ids": ids})) if ids else {}
+
+
+def _by_id(found: Sequence[Any]) -> dict[int, StoredProposal]:
     return {each.id: each for each in map(to_proposal, found)}
 
 
 def _stored(
-    conn: Connection,
     proposal: ActionProposal,
     values: Mapping[str, Any],
     row: Sequence[Any],
-    ruled: Mapping[int, StoredProposal],
+    known: Mapping[int, StoredProposal],
 ) -> StoredProposal:
-    if row[0] in ruled:
-        return ruled[row[0]]
-    created = _with_row(proposal, values, row)
-    if proposal.depends_on:
-        # A trigger cancels it if a proposal that it depends on has already failed or been cancelled.
-        return get_proposal(conn, created.id) or created
-    return created
+    return known.get(row[0]) or _with_row(proposal, values, row)
+
+
+def _each_stored(
+    several: Sequence[NewProposals], rows: Sequence[Any], known: Mapping[int, StoredProposal]
+) -> list[list[StoredProposal]]:
+    created = iter(rows)
+    return [
+        [_stored(proposal, values, next(created), known) for proposal, values in new.each()]
+        for new in several
+    ]
 
 
 def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
@@ -342,28 +333,41 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
         return SingleStatement(unit, batch=batch, shared=shared)
     (proposal,), (values,) = new.proposals, new.values
     shortcut = Shortcut(
-        _insert_unless_rules(tuple(values)),
+        _INSERT_ONE,
         values,
-        lambda rows: [_with_row(proposal, values, rows[0])] if rows else UNANSWERED,
+        lambda rows: (
+            _read_again(rows, lambda known: [_stored(proposal, values, rows[0], known)])
+            if rows
+            else UNANSWERED
+        ),
         explains=_OF_A_TRIGGER,
     )
     return SingleStatement(unit, shortcut, batch, shared)
 
 
-def _together(several: Sequence[NewProposals]) -> Shortcut[list[list[StoredProposal] | Unanswered]]:
-    rows = _alike([each for new in several for each in new.values])
-    statement, arrays = _arrays(rows, unless_rules=True)
+_Together: TypeAlias = list[list[StoredProposal] | Unanswered]
 
-    def answer(rows: Sequence[Any]) -> list[list[StoredProposal] | Unanswered]:
+
+def _together(several: Sequence[NewProposals]) -> Shortcut[_Together]:
+    statement, arrays = _arrays(_alike([each for new in several for each in new.values]))
+
+    def answer(rows: Sequence[Any]) -> _Together | Shortcut[_Together]:
         if len(rows) != sum(len(new.values) for new in several):
             return _missing(rows, several)
-        created = iter(sorted(rows, key=itemgetter(0)))
-        return [
-            [_with_row(proposal, values, next(created)) for proposal, values in new.each()]
-            for new in several
-        ]
+        rows = sorted(rows, key=itemgetter(0))
+        return _read_again(rows, lambda known: [*_each_stored(several, rows, known)])
 
     return Shortcut(statement, arrays, answer, explains=())
+
+
+def _read_again(
+    rows: Sequence[Any], answer: Callable[[Mapping[int, StoredProposal]], T]
+) -> T | Shortcut[T]:
+    """The answer about new rows, after what rules match has been read again."""
+    ids = [row[0] for row in rows if row[_RULED]]
+    if not ids:
+        return answer({})
+    return Shortcut(_LISTED, {"ids": ids}, lambda found: answer(_by_id(found)))
 
 
 def _missing(rows: Sequence[Any], several: Sequence[NewProposals]) -> list[Any]:
@@ -387,11 +391,14 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
         return unit
     (proposal,), (values,) = new.proposals, new.values
     # No row means that a proposal has the key already, which the unit then reads.
-    keyed = {**values, "idempotency_key": key}
     shortcut = Shortcut(
-        _insert_unless_there_or_rules(tuple(keyed)),
-        keyed,
-        lambda rows: _with_row(proposal, values, rows[0]) if rows else UNANSWERED,
+        _INSERT_UNLESS_THERE,
+        {**values, "idempotency_key": key},
+        lambda rows: (
+            _read_again(rows, lambda known: _stored(proposal, values, rows[0], known))
+            if rows
+            else UNANSWERED
+        ),
         explains=("23",),
     )
     return SingleStatement(unit, shortcut)
@@ -412,8 +419,8 @@ def create_once(conn: Connection, new: NewProposals, key: str) -> StoredProposal
             raise
         return _first_of_call(conn, proposal, key, error)
     if created is not None:
-        ruled = _ruled(conn, [created], _require(conn, [created], [new]))
-        return _stored(conn, proposal, values, created, ruled)
+        asked = _require(conn, [created], [new])
+        return _stored(proposal, values, created, _changed(conn, [new], [created], asked))
     found = replayed(conn, proposal, key)
     if found is None:
         raise ConstraintViolation(IGNORED)
@@ -467,21 +474,6 @@ _INSERT_UNLESS_THERE = (
     )
     .returning(*_CREATED)
 )
-
-
-@cache
-def _insert_unless_there_or_rules(names: tuple[str, ...]) -> Any:
-    values = [bindparam(name, type_=_ROW[name].type) for name in names]
-    return (
-        postgresql.insert(PROPOSALS)
-        .from_select(
-            [*names, "status_changed_at"], select(*values, utcnow()).where(not_(has_rules()))
-        )
-        .on_conflict_do_nothing(
-            index_elements=[_ROW.idempotency_key], index_where=_ROW.idempotency_key.is_not(None)
-        )
-        .returning(*_CREATED)
-    )
 
 
 def _content(proposal: ActionProposal) -> tuple[Any, ...]:
@@ -538,11 +530,9 @@ def _alike(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, **{name: row.get(name, _NO_PLAN[name]) for name in _PLAN}} for row in values]
 
 
-def _arrays(
-    values: list[dict[str, Any]], *, unless_rules: bool = False
-) -> tuple[Executable, dict[str, list[Any]]]:
+def _arrays(values: list[dict[str, Any]]) -> tuple[Executable, dict[str, list[Any]]]:
     """The INSERT of these rows on a server, and its parameters."""
-    statement = _insert_several("priority" in values[0], unless_rules)
+    statement = _INSERT_PLANNED_ARRAYS if "priority" in values[0] else _INSERT_ARRAYS
     return statement, {name: [row[name] for row in values] for name in values[0]}
 
 

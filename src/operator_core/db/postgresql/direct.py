@@ -1,10 +1,11 @@
 """Runs shortcuts directly on asyncpg, without SQLAlchemy's execution and its greenlet."""
 
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Dialect
 
+from operator_core.db.postgresql.attempts import outcome_unknown
 from operator_core.db.sql.execution import Statements
 from operator_core.db.sql.unit import Shortcut, Unanswered
 
@@ -31,7 +32,16 @@ class Direct:
         return _STATEMENTS.setdefault(version, Statements(self._dialect))
 
     async def run(self, connection: Any, shortcut: Shortcut[T]) -> T | Unanswered:
-        """Runs `shortcut` in one round trip on `connection`, in autocommit; raises asyncpg's exceptions."""
+        """Runs `shortcut` on `connection`, in autocommit; raises asyncpg's exceptions.
+
+        Raises `CommitOutcomeUnknown` if what it did can't be read afterwards.
+        """
         compiled = self._statements.compiled(shortcut.statement, shortcut.parameters)
         arguments = compiled.arguments(shortcut.parameters)
-        return shortcut.answer(await connection.fetch(compiled.text, *arguments))
+        answer = shortcut.answer(await connection.fetch(compiled.text, *arguments))
+        if not isinstance(answer, Shortcut):
+            return answer
+        try:
+            return await self.run(connection, cast("Shortcut[T]", answer))
+        except Exception as error:
+            raise outcome_unknown(error) from error

@@ -311,6 +311,9 @@ def _of_shortcut(shortcut: Shortcut[T]) -> SingleStatement[T]:
     """The unit for a statement that answers every caller."""
 
     def unit(conn: Connection) -> T:
-        return cast(T, shortcut.answer(fetch(conn, shortcut.statement, shortcut.parameters)))
+        answer = shortcut.answer(fetch(conn, shortcut.statement, shortcut.parameters))
+        if isinstance(answer, Shortcut):
+            return _of_shortcut(cast("Shortcut[T]", answer))(conn)
+        return cast(T, answer)
 
     return SingleStatement(unit, shortcut)

@@ -19,10 +19,10 @@ __all__ = [
     "covers",
     "current_transaction",
     "from_now",
-    "has_rules",
     "holds_key",
     "is_met",
     "limits_are_quiet",
+    "may_be_ruled",
     "readable",
     "strictly_after",
     "ticket_now",
@@ -381,19 +381,19 @@ def _is_met_sqlite(element: is_met, compiler: SQLCompiler, **options: Any) -> st
     return f"(SELECT met FROM action_approvals AS found WHERE found.proposal_id = {id_})"  # noqa: S608
 
 
-class has_rules(FunctionElement[Any]):  # noqa: N801
-    """Whether a new proposal may be subject to a rule: another row may then say what became of it."""
+class may_be_ruled(FunctionElement[Any]):  # noqa: N801
+    """In a RETURNING of new proposals: whether another row may say what became of one, since a rule matches it."""
 
     type = NullType()
     inherit_cache = True
 
 
-@compiles(has_rules)
-def _has_rules(element: has_rules, compiler: SQLCompiler, **_: Any) -> str:
-    quiet = "-('action_rules'::regclass::oid::bigint)"
-    return f"(pg_sequence_last_value('action_rules_flag'::regclass) IS DISTINCT FROM {quiet})"
+@compiles(may_be_ruled)
+def _may_be_ruled(element: may_be_ruled, compiler: SQLCompiler, **_: Any) -> str:
+    return "(action_proposals.approval IS NOT NULL)"
 
 
-@compiles(has_rules, "sqlite")
-def _has_rules_sqlite(element: has_rules, compiler: SQLCompiler, **_: Any) -> str:
+@compiles(may_be_ruled, "sqlite")
+def _may_be_ruled_sqlite(element: may_be_ruled, compiler: SQLCompiler, **_: Any) -> str:
+    # Its triggers evaluate the rules after the row that RETURNING shows was written.
     return "EXISTS (SELECT 1 FROM action_rules WHERE revoked_at IS NULL)"

@@ -46,12 +46,13 @@ class Shortcut(Generic[T]):
 
     `statement` is built once per program, and its bound `parameters` are plain values. `answer` converts its rows to
     the result, or returns `UNANSWERED` if nothing was changed; then the unit itself runs. The unit also runs if the
-    database refuses the statement with a SQLSTATE that starts with one of the prefixes in `explains`.
+    database refuses the statement with a SQLSTATE that starts with one of the prefixes in `explains`. `answer` may also
+    return another shortcut, which only reads: then that one has the result.
     """
 
     statement: Executable
     parameters: Mapping[str, Any]
-    answer: Callable[[Sequence[Any]], T | Unanswered]
+    answer: "Callable[[Sequence[Any]], T | Unanswered | Shortcut[T]]"
     explains: tuple[str, ...] = ("23",)
 
 
