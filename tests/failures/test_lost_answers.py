@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from operator_core.actions import ActionRecord, ActionStatus, CommitOutcomeUnknown
+from operator_core.actions import ActionRecord, ActionStatus, CommitOutcomeUnknown, Rule
 from operator_core.db import ActionDB
 from tests.clocks import PATIENCE
 from tests.databases import query
@@ -147,3 +147,31 @@ async def test_callers_who_share_a_statement_are_all_told_and_written_once(
         await db.create_proposal(proposal())
         kept = query(server_ledger, "SELECT action_name, count(*) FROM action_proposals GROUP BY 1")
         assert dict(kept) == {"transfer_leader": 7, "first": size, LOST: 5 * size}
+
+
+@EACH_KIND
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_so_it_is_if_what_a_rule_made_of_it_can_not_be_read(
+    server_ledger: str, kind: str, key: str | None
+) -> None:
+    async with proxied(server_ledger) as proxy, through(proxy, kind) as db:
+        await db.add_rule(Rule(name="r", action_name=LOST), by="mia", reason="r")
+        for _ in range(6):
+            await db.create_proposal(proposal())
+        created: list[int] = []
+
+        def cut(said: bytes) -> bool:
+            if LOST.encode() in said:
+                created.append(proxy.trips)
+            # Some drivers send a COMMIT of its own.
+            return bool(created) and b"action_proposals.ticket_id" in said and proxy.cuts < 1
+
+        proxy.cut_after = cut
+        with pytest.raises(CommitOutcomeUnknown, match="whole or absent"):
+            await db.create_proposal(proposal(action_name=LOST), idempotency_key=key)
+        assert proxy.cuts == 1
+        (kept,) = query(
+            server_ledger, f"SELECT approval FROM action_proposals WHERE action_name = '{LOST}'"
+        )
+        assert kept == ("needed",)
+        await db.create_proposal(proposal())

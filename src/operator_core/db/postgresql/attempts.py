@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from operator_core.actions.errors import CommitOutcomeUnknown, StorageUnavailable
+from operator_core.actions.errors import ActionError, CommitOutcomeUnknown, StorageUnavailable
 from operator_core.db.sql.errors import translate
 from operator_core.db.sql.postgresql_errors import LOSSES, Limits, Trouble, scrub, trouble
 
@@ -76,7 +76,8 @@ def not_kept() -> StorageUnavailable:
 
 def own_error(error: BaseException, timeout: float, limits: Limits) -> BaseException:
     """Returns the ledger's exception for `error` of a call that waited for at most `timeout` seconds."""
-    if trouble(error) is Trouble.UNSENT:
+    # One of the ledger's own says what is known, also where its cause alone would say less.
+    if not isinstance(error, ActionError) and trouble(error) is Trouble.UNSENT:
         scrub(error)
         return not_kept()
     return translate(error, busy_timeout=timeout, server=True, limits=limits)
