@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, floor, growth, startup, works
+from benchmarks import compare, floor, governance, growth, startup, works
 from benchmarks.report import machine
 
-_PARTS = ("compare", "floor", "growth", "startup")
+_PARTS = ("compare", "floor", "growth", "governance", "startup")
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -58,11 +58,29 @@ async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             costs, memory = await growth.growth(place, growing, rounds, _show_progress)
             print(f"\n{growth.report(costs, memory, growing)}", flush=True)
             results[part] = growth.as_json(costs, memory, growing)
+        elif part == "governance":
+            governed = governance.QUICK if options.quick else governance.Sizes()
+            created, listed = await _governance(place, governed, rounds)
+            print(f"\n{governance.report(created, listed, governed)}", flush=True)
+            results[part] = governance.as_json(created, listed, governed)
         else:
             seconds = await startup.startup(place, rounds, _show_progress)
             print(f"\n{startup.report(seconds)}", flush=True)
             results[part] = startup.as_json(seconds)
     return results
+
+
+async def _governance(
+    place: Path, sizes: governance.Sizes, rounds: int
+) -> tuple[governance.Costs, governance.Costs]:
+    targets = {case: place / f"{number}.db" for number, case in enumerate(governance.CASES)}
+    created = await governance.creates(targets, sizes.creates, rounds, _show_progress)
+    path = place / "inbox.db"
+
+    async def fill(rows: int) -> None:
+        await asyncio.to_thread(growth.fill, path, rows)
+
+    return created, await governance.inbox(path, fill, sizes, rounds, _show_progress)
 
 
 def _behind(results: dict[str, Any]) -> list[str]:
@@ -72,6 +90,7 @@ def _behind(results: dict[str, Any]) -> list[str]:
         *(work["name"] for work in compared if work["behind"]),
         *(f"floor of {work['name']} ({work['place']})" for work in beside if work["behind"]),
         *results.get("growth", {}).get("behind", []),
+        *results.get("governance", {}).get("behind", []),
         *results.get("startup", {}).get("behind", []),
     ]
 

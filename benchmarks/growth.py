@@ -22,10 +22,12 @@ __all__ = [
     "QUICK_SIZES",
     "SIZES",
     "Costs",
+    "Operation",
     "as_json",
     "behind",
     "cost",
     "costs_table",
+    "fill",
     "growth",
     "keep_waiting",
     "report",
@@ -63,7 +65,8 @@ FROM action_proposals WHERE id > ? AND status IN ('completed', 'failed')
 """
 
 
-def _fill(path: Path, rows: int) -> None:
+def fill(path: Path, rows: int) -> None:
+    """Adds finished proposals until the ledger has `rows` proposals."""
     conn = dbapi.connect(path, isolation_level=None)
     try:
         (first,) = conn.execute("SELECT count(*) + 1 FROM action_proposals").fetchone()
@@ -159,7 +162,7 @@ async def growth(
     costs: Costs = {name: [] for name in (*OPERATIONS, _CANCEL)}
     for rows in sizes:
         progress(f"{rows:,} rows")
-        _fill(path, rows)
+        fill(path, rows)
         async with ActionDB(path) as db:
             for name, seconds in (await _measure(db, rows, rounds)).items():
                 costs[name].append(seconds)

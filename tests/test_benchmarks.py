@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import compare, floor, growth, startup, works
+from benchmarks import compare, floor, governance, growth, startup, works
 from benchmarks.replay import recording, run
 from benchmarks.sides import BASELINE, OURS
 from operator_core.actions.types import ActionStatus
@@ -180,6 +180,24 @@ def test_growth_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert growth.CLAIM in printed
     assert "cancel_all_pending of" in printed
     assert "iter_proposals over" in printed
+
+
+def test_what_governance_costs_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(tmp_path, "--only", "governance")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*governance.CASES, *governance.INBOX))
+    assert f"{governance.QUICK.waiting} proposals wait for people" in printed
+
+
+def test_rules_and_lists_have_promises() -> None:
+    created = dict(zip(governance.CASES, ([1.0], [2.3], [3.6]), strict=True))
+    pages = ([0.001, 0.006], [0.001, 0.001], [0.004, 0.004], [1.0, 1.0])
+    listed = dict(zip(governance.INBOX, pages, strict=True))
+    _, two, _ = governance.CASES
+    assert governance.behind(created, listed) == [two, "pending_approvals(limit=50)"]
+    assert governance.report(created, listed, governance.QUICK).count("BEHIND") == 2
 
 
 async def test_a_measured_claim_leaves_as_many_waiting(tmp_path: Path) -> None:

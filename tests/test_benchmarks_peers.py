@@ -2,14 +2,14 @@
 
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import growth
+from benchmarks import governance, growth
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import compare, growing, report, waking
 from benchmarks.peers.databases import databases
@@ -187,6 +187,22 @@ def test_a_peer_that_is_not_installed_is_told(
     monkeypatch.setenv("OPERATOR_TEST_POSTGRES_URL", "postgresql://nowhere")
     assert peers.main(["--quick", "--only", "sqlite", "--python", sys.executable]) == 1
     assert "No module named 'dbos'" in capsys.readouterr().err
+
+
+async def test_governance_is_measured_on_the_server(
+    server_ledger: str, postgres_copy: Callable[[str], str]
+) -> None:
+    filled: list[int] = []
+
+    async def fill(rows: int) -> None:
+        await growing.fill(server_ledger, sum(filled), rows)
+        filled.append(rows - sum(filled))
+
+    cases = {case: postgres_copy(server_ledger) for case in governance.CASES}
+    created = await governance.creates(cases, 2, 1, lambda _: None)
+    assert all(len(each) == 1 for each in created.values())
+    listed = await governance.inbox(server_ledger, fill, governance.QUICK, 1, lambda _: None)
+    assert all(len(each) == len(governance.QUICK.finished) for each in listed.values())
 
 
 async def test_growth_is_measured_on_the_server(

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import growth
+from benchmarks import governance, growth
 from benchmarks.limits import limits as disk_limits
 from benchmarks.peers import compare, drivers, growing, limits, waking
 from benchmarks.peers.databases import Databases, databases
@@ -27,7 +27,7 @@ from benchmarks.peers.report import as_json, report, sqlite_report
 from benchmarks.report import SQLITE, machine
 from operator_core.db import migrate
 
-_ON_SERVER = ("compare", "growth", "drivers", "waking")
+_ON_SERVER = ("compare", "growth", "governance", "drivers", "waking")
 _PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 # The ledger's sides run in this environment, the others in the peers'. A side that is not listed has a module of its
@@ -109,6 +109,26 @@ async def _growth(made: Databases, options: argparse.Namespace, rounds: int) -> 
     return {"sizes": sizes, "seconds": costs, "behind": growth.behind(costs)}
 
 
+async def _governance(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    sizes = governance.QUICK if options.quick else governance.Sizes()
+    *targets, waiting = [await made.new(f"governed_{n}") for n in range(len(governance.CASES) + 1)]
+    for url in (*targets, waiting):
+        await asyncio.to_thread(migrate.upgrade, url)
+    filled = 0
+
+    async def fill(rows: int) -> None:
+        nonlocal filled
+        await growing.fill(waiting, filled, rows)
+        filled = rows
+        await growing.settle(waiting)
+
+    cases = dict(zip(governance.CASES, targets, strict=True))
+    created = await governance.creates(cases, sizes.creates, rounds, _show_progress)
+    listed = await governance.inbox(waiting, fill, sizes, rounds, _show_progress)
+    print(f"\n{governance.report(created, listed, sizes)}", flush=True)
+    return governance.as_json(created, listed, sizes)
+
+
 async def _drivers(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     found = await drivers.drivers(made, 20 if options.quick else 600, rounds, _show_progress)
     print(f"\n{drivers.drivers_table(found)}", flush=True)
@@ -145,7 +165,7 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
 async def _run_on_server(options: argparse.Namespace, rounds: int, url: str) -> dict[str, Any]:
     async with databases(url) as made:
         results: dict[str, Any] = {"server": await made.settings()}
-        measures = (_compare, _growth, _drivers, _waking)
+        measures = (_compare, _growth, _governance, _drivers, _waking)
         for part, measure in zip(_ON_SERVER, measures, strict=True):
             if options.only in (None, part):
                 results[part] = await measure(made, options, rounds)
@@ -173,7 +193,7 @@ def _behind(results: dict[str, Any]) -> list[str]:
         ),
         *(
             name
-            for part in ("growth", "waking")
+            for part in ("growth", "governance", "waking")
             for name in results.get(part, {}).get("behind", [])
         ),
     ]

@@ -11,7 +11,7 @@ from benchmarks.growth import CLAIM, OPERATIONS, Costs, cost, keep_waiting
 from benchmarks.sides import OURS
 from operator_core.db import ActionDB
 
-__all__ = ["PROMISED", "growing"]
+__all__ = ["PROMISED", "fill", "growing", "settle"]
 
 PROMISED = ("get", "list(limit=50)", "update status", CLAIM)
 
@@ -39,7 +39,8 @@ FROM proposed WHERE status <> 'cancelled'
 """
 
 
-async def _fill(url: str, filled: int, rows: int) -> None:
+async def fill(url: str, filled: int, rows: int) -> None:
+    """Adds `rows` - `filled` finished proposals."""
     proposal = OURS.proposal(0)
     values = (json.dumps(proposal.parameters, separators=(",", ":")), proposal.reason)
     conn = await asyncpg.connect(url)
@@ -50,7 +51,7 @@ async def _fill(url: str, filled: int, rows: int) -> None:
         await conn.close()
 
 
-async def _settle(url: str) -> None:
+async def settle(url: str) -> None:
     """Vacuums and checkpoints, so that no operation pays for the filling."""
     conn = await asyncpg.connect(url)
     try:
@@ -68,11 +69,11 @@ async def growing(
     filled = 0
     for rows in sizes:
         progress(f"{rows:,} rows")
-        await _fill(url, filled, rows)
+        await fill(url, filled, rows)
         filled = rows
         async with ActionDB(url) as db:
             await keep_waiting(db)
-            await _settle(url)
+            await settle(url)
             for name, seconds in (await _measure(db, rows, rounds)).items():
                 costs[name].append(seconds)
     return costs

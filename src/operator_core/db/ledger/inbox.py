@@ -72,11 +72,8 @@ class Waiting(NamedTuple):
 def pending(conn: Connection, waiting: Waiting) -> Listing[PendingApproval]:
     """The proposals that wait for people, or for a worker with their approval, oldest first."""
     found: Listing[PendingApproval] = Listing()
-    after = waiting.after
+    after, page = waiting.after, waiting.limit
     while len(found) < waiting.limit:
-        page = max(waiting.limit - len(found), 1)
-        if waiting.by is not None or waiting.roles is not None:
-            page = max(page, _PAGE)
         rows = fetch(conn, _GIVEN if waiting.given else _NEEDED, {"after": after, "limit": page})
         proposals = to_listing([tuple(row)[:-2] for row in rows], to_proposal)
         found.corrupt += proposals.corrupt
@@ -95,7 +92,8 @@ def pending(conn: Connection, waiting: Waiting) -> Listing[PendingApproval]:
                 break
         if len(rows) < page:
             break
-        after = _id(rows[-1])
+        # What is left out leaves more to read.
+        after, page = _id(rows[-1]), max(_PAGE, waiting.limit - len(found))
     return found
 
 
