@@ -112,6 +112,24 @@ async def test_where_nothing_is_required_the_digest_is_optional_and_binds(db: Ac
     assert (await now(db, made)).approval is None
 
 
+@pytest.mark.parametrize("required", [False, True])
+async def test_raw_sql_approves_nothing_else_either(
+    db: ActionDB, raw: RawSQL, required: bool
+) -> None:
+    if required:
+        await rule(db)
+    made, other = await proposed(db), await proposed(db, parameters={"rows": 2})
+    insert = (
+        "INSERT INTO action_decisions (proposal_id, kind, decided_by, decider_key, digest)"
+        " VALUES (?, 'approved', 'mia', 'mia', ?)"
+    )
+    for wrong in (other.digest, OTHER, *([None] if required else [])):
+        with pytest.raises(Exception, match="action_decisions_digest"):
+            await raw(insert, made.id, wrong)
+    await raw(insert, made.id, made.digest)
+    assert len((await db.approvals(made.id)).decisions) == 1
+
+
 async def test_what_is_changed_behind_the_triggers_is_not_run(db: ActionDB) -> None:
     await rule(db, action_name="drop_*")
     made, fine = await proposed(db), await proposed(db)

@@ -75,6 +75,21 @@ async def test_nothing_is_proposed_validated_or_started(db: ActionDB) -> None:
     assert len(await db.claim("worker-1", limit=10)) == 2
 
 
+async def test_raw_sql_begins_nothing_either(db: ActionDB, raw: RawSQL) -> None:
+    waiting = await db.create_proposals([proposal(), proposal(status=S.VALIDATED)])
+    halt = (await db.halt(**WHO, cancel=False)).halt
+    for each, status in zip(waiting, ("validated", "executing"), strict=True):
+        with pytest.raises(Exception, match="action_proposals_halted"):
+            await raw("UPDATE action_proposals SET status = ? WHERE id = ?", status, each.id)
+    with pytest.raises(Exception, match="action_proposals_halted"):
+        await raw(
+            "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at)"
+            " VALUES ('a', '{}', 'r', CURRENT_TIMESTAMP)"
+        )
+    assert [each.status for each in await db.list_proposals()] == [S.VALIDATED, S.PROPOSED]
+    assert [each.id for each in await db.halts()] == [halt.id]
+
+
 async def test_stopping_stays_possible(db: ActionDB) -> None:
     proposed = await db.create_proposal(proposal())
     one, two = await claimed(db), await claimed(db)

@@ -260,6 +260,8 @@ async def test_what_was_promised_stays(db: ActionDB) -> None:
 
 async def test_a_revoked_rule_asks_for_nothing_more(db: ActionDB) -> None:
     added = await rule(db)
+    # The rules are not asked at all where none is left.
+    await rule(db, "other", action_name="other")
     await db.revoke_rule(added.id, **WHY)
     assert await names(db) == []
     assert await db.explain(proposal()) == []

@@ -83,7 +83,7 @@ MUTANTS: Final = (
             "        IF NEW.digest OPERATOR(pg_catalog.<>) of_proposal.content_digest OR ",
             "        IF ",
         ),
-        "test_governance_matrix.py",
+        "test_approvals.py::test_raw_sql_approves_nothing_else_either",
         "Something else runs than what was approved.",
     ),
     *_both(
@@ -197,7 +197,7 @@ MUTANTS: Final = (
             "CREATE TRIGGER action_rules_guard\nBEFORE INSERT OR UPDATE ON",
             "CREATE TRIGGER action_rules_guard\nBEFORE INSERT ON",
         ),
-        "test_rules.py::test_rules_are_neither_edited_nor_deleted",
+        "test_edited_as_it_ends.py",
         "A rule asks for less than it was added for.",
     ),
     *_both(
@@ -210,7 +210,7 @@ MUTANTS: Final = (
             "                    refused := %1$I.action_halts_refusal(NEW.action_name, NEW.agent_id, NEW.run_id, NEW.parent_id, true);\n",
             "                    refused := NULL;\n",
         ),
-        "test_governance_matrix.py",
+        "test_halts.py::test_raw_sql_begins_nothing_either",
         "Something begins after the halt.",
     ),
     Mutant(
