@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule
-from sqlalchemy import select
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from sqlalchemy import select, update
 
-from operator_core.actions import ActionStatus, EndCode
-from operator_core.db.sql.tables import STARTS
+from operator_core.actions import ActionStatus, ConstraintViolation, EndCode
+from operator_core.db.sql.tables import PROPOSALS, STARTS
 from tests.clocks import asleep
 from tests.contract.ledger_choices import (
     AMOUNTS,
@@ -29,14 +30,32 @@ UNBEGUN = "the claim was cancelled: it was not begun"
 NAMES = ("first", "second")
 
 
-def limited(model: Model) -> bool:
-    return bool(model.open_limits())
+def held_back(model: Model) -> list[int]:
+    """What is due and only waits for a limit or an exclusive key."""
+    room = model.room()
+    return [
+        each.id
+        for each in model.proposals.values()
+        if each.status is S.VALIDATED and each.readable and not each.expired and not each.waits
+        if room.held(each.row) is not None
+    ]
+
+
+now_and_then = precondition(
+    lambda machine: machine.steps % 3 == 2 and bool(machine.model.open_limits())
+)
+"""For what lets start again what a limit has held back."""
 
 
 class GovernedMachine(LedgerMachine):
     """Callers, workers, and those who govern them."""
 
-    # ------ limits
+    # ------ limits and exclusive keys
+
+    @initialize(values=st.lists(LIMIT, max_size=1))
+    def begin_limited(self, values: list[dict[str, Any]]) -> None:
+        for name, each in zip(NAMES, values, strict=False):
+            self.set_limit(name, each)
 
     @some(lambda model: len(model.open_limits()) < len(NAMES))
     @rule(name=st.sampled_from(NAMES), values=LIMIT)
@@ -46,13 +65,29 @@ class GovernedMachine(LedgerMachine):
         agent = values["agent_id"] and values["agent_id"].lower()
         self.model.set_limit(Bound(made.id, name, **{**values, "agent_id": agent}), "dora")
 
-    @some(limited)
+    @some(held_back)
+    @rule(id=drawn(held_back), how=st.sampled_from(["claim", "move", "raw SQL"]))
+    def start_what_is_held_back(self, id: int, how: str) -> None:
+        match how:
+            case "claim":
+                self.claim_this(id)
+            case "move":
+                self.move(id, S.EXECUTING, None)
+            case _:
+                with pytest.raises(ConstraintViolation, match=r"limit_reached|exclusive_busy"):
+                    self.raw(
+                        update(PROPOSALS)
+                        .where(PROPOSALS.c.id == id)
+                        .values(status=S.EXECUTING.value)
+                    )
+
+    @now_and_then
     @rule(name=st.sampled_from(NAMES))
     def remove_limit(self, name: str) -> None:
         expected = self.model.remove_limit(name, "erin")
         self.check(expected, self.db.remove_limit(name, by="erin", reason="over"))
 
-    @some(limited)
+    @now_and_then
     @rule()
     def a_day_passes(self) -> None:
         """For the limits only: everything that has started did so a day earlier."""
@@ -79,6 +114,16 @@ class GovernedMachine(LedgerMachine):
         """The claim of an execution was cancelled before its worker got it."""
         self.run(self.db._give_back([self.claims[id]]))
         assert self.model.end(id, UNBEGUN, None, EndCode.NOT_BEGUN) is None
+
+    @some(lambda model: model.open_limits())
+    @rule()
+    def claim_in_vain(self) -> None:
+        """A claim of which nothing is begun, which leaves the limits as they were."""
+        known = set(self.model.records)
+        self.claim_whatever_is_due("alice")
+        for id in sorted(set(self.model.records) - known):
+            if self.model.records[id].ended_by is None:
+                self.give_back(id)
 
     # ------ other parameters, and what became of unknown outcomes
 

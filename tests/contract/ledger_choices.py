@@ -79,7 +79,16 @@ RECORDS_AT_ONCE = st.lists(RECORD, max_size=5, unique=True)
 RESULT = st.sampled_from([None, {"rows": 1}])
 LAPSES = st.sampled_from([False, False, True])
 AMOUNTS = st.sampled_from(
-    [{}, {AMOUNT: 0}, {AMOUNT: 1}, {AMOUNT: 3}, {AMOUNT: 3}, {AMOUNT: 9}, {AMOUNT: "1"}]
+    [
+        {},
+        {AMOUNT: 0},
+        {AMOUNT: 1},
+        {AMOUNT: 3},
+        {AMOUNT: 5},
+        {AMOUNT: 5},
+        {AMOUNT: 9},
+        {AMOUNT: "1"},
+    ]
 )
 TO_MAKE = st.builds(
     proposal,
@@ -92,17 +101,17 @@ TO_MAKE = st.builds(
     retry_delay=st.sampled_from([0.0, 0.0, 0.0, NEVER]),
     max_retry_delay=st.just(NEVER),
     agent_id=st.sampled_from([None, None, "Bot", "other"]),
-    exclusive_key=st.sampled_from([None, None, None, "store 4", "store 5"]),
+    exclusive_key=st.sampled_from([None, None, "store 4", "store 4", "store 5"]),
     parameters=AMOUNTS,
 )
 LIMIT = st.fixed_dictionaries(
     {
-        "action_name": st.sampled_from([None, None, "move", "s*t"]),
-        "agent_id": st.sampled_from([None, None, "BOT"]),
+        "action_name": st.sampled_from([None, None, None, "move", "s*t"]),
+        "agent_id": st.sampled_from([None, None, None, "BOT"]),
         "window": st.sampled_from([0.5 * DAY, 1.5 * DAY, 30 * DAY]),
     }
 ).flatmap(
-    lambda scope: st.sampled_from([(1, None), (2, None), (5, None), (None, 4), (4, 8)]).map(
+    lambda scope: st.sampled_from([(1, None), (3, None), (None, 6), (None, 6), (5, 8)]).map(
         lambda most: {**scope, "max_starts": most[0], "max_sum": most[1]}
     )
 )
