@@ -9,6 +9,7 @@ from hypothesis.stateful import precondition
 
 from operator_core.actions import ActionStatus
 from tests.conftest import proposal
+from tests.contract.ledger_limits import AMOUNT, DAY
 from tests.contract.ledger_model import Model
 
 S = ActionStatus
@@ -47,6 +48,11 @@ def silent(model: Model) -> list[int]:
     return [each.id for each in model.open_records() if each.lapsed]
 
 
+def unknown(model: Model) -> list[int]:
+    """Executions whose outcome nobody has found out."""
+    return [each.id for each in model.records.values() if each.unknown and each.resolved is None]
+
+
 def executed(model: Model) -> list[int]:
     """Proposals that a worker is at."""
     return [each.proposal_id for each in model.open_records() if model.held(each)]
@@ -72,6 +78,18 @@ RECORD = likely(open_ids, open_ids, taken_away, among="records")
 RECORDS_AT_ONCE = st.lists(RECORD, max_size=5, unique=True)
 RESULT = st.sampled_from([None, {"rows": 1}])
 LAPSES = st.sampled_from([False, False, True])
+AMOUNTS = st.sampled_from(
+    [
+        {},
+        {AMOUNT: 0},
+        {AMOUNT: 1},
+        {AMOUNT: 3},
+        {AMOUNT: 5},
+        {AMOUNT: 5},
+        {AMOUNT: 9},
+        {AMOUNT: "1"},
+    ]
+)
 TO_MAKE = st.builds(
     proposal,
     st.sampled_from(["move", "split"]),
@@ -82,6 +100,20 @@ TO_MAKE = st.builds(
     max_retries=st.integers(0, 3),
     retry_delay=st.sampled_from([0.0, 0.0, 0.0, NEVER]),
     max_retry_delay=st.just(NEVER),
+    agent_id=st.sampled_from([None, None, "Bot", "other"]),
+    exclusive_key=st.sampled_from([None, None, "store 4", "store 4", "store 5"]),
+    parameters=AMOUNTS,
+)
+LIMIT = st.fixed_dictionaries(
+    {
+        "action_name": st.sampled_from([None, None, None, "move", "s*t"]),
+        "agent_id": st.sampled_from([None, None, None, "BOT"]),
+        "window": st.sampled_from([0.5 * DAY, 1.5 * DAY, 30 * DAY]),
+    }
+).flatmap(
+    lambda scope: st.sampled_from([(1, None), (3, None), (None, 6), (None, 6), (5, 8)]).map(
+        lambda most: {**scope, "max_starts": most[0], "max_sum": most[1]}
+    )
 )
 
 sometimes = precondition(lambda machine: machine.steps % 8 == 7)

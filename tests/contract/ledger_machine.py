@@ -20,11 +20,14 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, insert, select, update
 
 from operator_core.actions import (
+    ActionError,
     ActionProposal,
     ActionStatus,
     Claim,
     EndCode,
+    ExclusiveBusy,
     LeaseLost,
+    LimitReached,
     NotFound,
     StoredProposal,
 )
@@ -54,10 +57,15 @@ from tests.contract.ledger_choices import (
     sometimes,
     to_be_retried,
 )
-from tests.contract.ledger_model import Model, Proposal, Record, Refusal, Replay
+from tests.contract.ledger_model import Model, Proposal, Record, Refusal
+from tests.contract.ledger_replay import Replay
 
 T = TypeVar("T")
 S = ActionStatus
+
+
+def by_proposal(start: tuple[int, bool]) -> int:
+    return start[0]
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -69,6 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model = Model(sweeps_first="://" not in str(place))
         self.replay = Replay()
         self.steps = 0
+        self.claims: dict[int, Claim] = {}
         self.runner = asyncio.Runner()
         self.db = self.run(ActionDB(place).open())
 
@@ -96,7 +105,18 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         with pytest.raises(expected) as caught:
             self.run(call)
-        assert caught.type is expected
+        self.compare_errors(expected, caught.value)
+
+    def compare_errors(self, expected: Refusal, error: Exception | None) -> None:
+        assert (None if error is None else type(error)) is expected, error
+        match error:
+            case LimitReached() as error:
+                facts = error.name, error.used, error.retry_at is None
+                assert facts == self.model.facts
+            case ExclusiveBusy() as error:
+                assert (error.key, error.proposal_id) == self.model.facts
+            case _:
+                pass
 
     def wait_for(self, lapsing: Sequence[int]) -> None:
         """Until leases of a millisecond have run out by the database's clock."""
@@ -117,6 +137,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(made=st.lists(TO_MAKE, min_size=1, max_size=3))
     def propose(self, made: list[ActionProposal]) -> None:
+        expected = self.model.check_new(made)
+        if expected is not None:
+            self.check(expected, self.db.create_proposals(made))
+            return
         for row in self.run(self.db.create_proposals(made)):
             self._add(row, row.status, "agent", readable=True)
 
@@ -129,8 +153,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self._add(proposal("move", id=id), S.VALIDATED, "raw SQL", readable=False)
 
     def _add(self, row: ActionProposal, status: ActionStatus, by: str, *, readable: bool) -> None:
-        made = Proposal(row, status, by, row.scheduled_at == FAR, row.expires_at in PAST, readable)
-        self.model.proposals[made.id] = made
+        waits, expired = row.scheduled_at == FAR, row.expires_at in PAST
+        self.model.add(Proposal(row, status, by, waits, expired, readable))
 
     @some(among(S.PROPOSED))
     @rule(id=drawn(among(S.PROPOSED)))
@@ -170,7 +194,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @some(among(S.PROPOSED, S.VALIDATED))
     @rule(id=drawn(among(S.PROPOSED, S.VALIDATED)), itself=st.booleans())
     def cancel(self, id: int, itself: bool) -> None:
-        by, code = ("\u200bAGENT", EndCode.WITHDRAWN) if itself else ("carol", None)
+        by = "\u200bAGENT" if itself else "carol"
+        found = self.model.proposals.get(id)
+        is_own = itself and found is not None and found.row.proposed_by == "agent"
+        code = EndCode.WITHDRAWN if is_own else None
         expected = self.model.move(id, S.CANCELLED, by, None, end_code=code)
         self.check(expected, self.db.cancel_proposal(id, by=by, reason="no"))
 
@@ -189,10 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
         lapses=LAPSES,
     )
     def claim(self, worker: str, limit: int, names: Sequence[str] | None, lapses: bool) -> None:
-        if len(silent(self.model)) > 1:
-            # Which of them failed first is chance; `_settle` makes it certain.
-            self.recover_expired()
-            self.proposals_are_as_the_model_says()
+        self._settle_silent()
         # On a server one of a millisecond might run out before what is overdue is seen to.
         lapses = lapses and (self.model.sweeps_first or not self.model.overdue())
         lease = SHORT if lapses else LONG
@@ -203,6 +227,29 @@ class LedgerMachine(RuleBasedStateMachine):
             self._start(claim, worker, lapses)
         if lapses:
             self.wait_for([claim.record.id or 0 for claim in taken])
+
+    def _settle_silent(self) -> None:
+        if len(silent(self.model)) > 1:
+            # Which of them failed first is chance; `_settle` makes it certain.
+            self.recover_expired()
+            self.proposals_are_as_the_model_says()
+
+    @rule(id=likely(among(S.VALIDATED), among(S.VALIDATED), to_be_retried))
+    def claim_this(self, id: int) -> None:
+        self._settle_silent()
+
+        async def call() -> tuple[Claim | None, ActionError | None]:
+            try:
+                return await self.db.claim_proposal(id, "alice"), None
+            except ActionError as error:
+                return None, error
+
+        claim, error = self.run(call())
+        expected = self.model.claim_proposal(id, "alice", self.hear())
+        self.compare_errors(expected, error)
+        if claim is not None:
+            assert claim.proposal.id == id
+            self._start(claim, "alice", lapsed=False)
 
     @rule(worker=st.sampled_from(WORKERS))
     def claim_whatever_is_due(self, worker: str) -> None:
@@ -215,6 +262,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert record.proposal_id == known.id
         assert record.id not in (None, *self.model.records)
         self.model.records[record.id] = Record(record.id, known.id, worker, lapsed)
+        self.claims[record.id] = claim
 
     @some(lambda model: model.records)
     @rule(id=RECORD, lapses=LAPSES)
@@ -237,9 +285,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.check(self.model.end(id, None, result), self.db.complete(id, result))
 
     @some(lambda model: model.records)
-    @rule(id=RECORD, result=RESULT)
-    def fail(self, id: int, result: dict[str, Any] | None) -> None:
-        self.check(self.model.end(id, "boom", result), self.db.fail(id, "boom", result))
+    @rule(id=RECORD, result=RESULT, unknown=st.sampled_from([False, False, True]))
+    def fail(self, id: int, result: dict[str, Any] | None, unknown: bool) -> None:
+        code = EndCode.OUTCOME_UNKNOWN if unknown else EndCode.FAILED
+        expected = self.model.end(id, "boom", result, code)
+        self.check(expected, self.db.fail(id, "boom", result, outcome_unknown=unknown))
 
     @some(lambda model: model.records)
     @rule(ids=RECORDS_AT_ONCE, result=RESULT)
@@ -355,6 +405,13 @@ class LedgerMachine(RuleBasedStateMachine):
             id: (each.worker, each.ended_by, each.success, each.error)
             for id, each in self.model.records.items()
         }
+        # Those of one claim are in another order on each backend.
+        starts = [(each.row.id or 0, each.given_back) for each in self.model.starts]
+        assert sorted(replay.starts, key=by_proposal) == sorted(starts, key=by_proposal)
+        resolved = {id: each.resolved for id, each in self.model.records.items() if each.resolved}
+        assert replay.resolved == resolved
+        removed = {id: each.removed_by for id, each in self.model.limits.items()}
+        assert {id: by for id, (_, by) in replay.limits.items()} == removed
 
     def teardown(self) -> None:
         try:

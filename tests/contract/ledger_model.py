@@ -1,16 +1,18 @@
 """What must hold of a ledger, in plain Python: no clock, no database, one change after another."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from operator_core.actions import (
     TRANSITIONS,
-    ActionEvent,
     ActionProposal,
     ActionStatus,
+    AlreadyClaimed,
+    Conflict,
+    ConstraintViolation,
+    CorruptRow,
     EndCode,
-    EventType,
     Expired,
     InvalidTransition,
     LeaseLost,
@@ -18,6 +20,7 @@ from operator_core.actions import (
     NotFound,
     VersionConflict,
 )
+from tests.contract.ledger_limits import Bound, Held, Room, Start, Use
 
 S = ActionStatus
 LEDGER = "ledger"
@@ -66,8 +69,16 @@ class Proposal:
         assert due is not None
         return -self.row.priority, due, self.id
 
-    def move(self, status: ActionStatus, by: str, end_code: EndCode | None = None) -> None:
-        assert status in TRANSITIONS[self.status]
+    def move(
+        self,
+        status: ActionStatus,
+        by: str,
+        end_code: EndCode | None = None,
+        *,
+        resolved: bool = False,
+    ) -> None:
+        # Only a resolution leads from `failed` to `completed`.
+        assert resolved or status in TRANSITIONS[self.status]
         self.status, self.moved_by = status, by
         self.end_code = end_code or PLAIN_ENDS.get(status)
         self.version += 1
@@ -103,6 +114,8 @@ class Record:
     unknown: bool = False
     error: str | None = None
     result: Mapping[str, object] | None = None
+    resolved: tuple[bool, str] | None = None
+    """What somebody found out about its unknown outcome, and who."""
 
 
 @dataclass
@@ -113,14 +126,100 @@ class Model:
     """A claim sees to what is overdue before it takes anything; a server's takes, then sees to it."""
     proposals: dict[int, Proposal] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
+    limits: dict[int, Bound] = field(default_factory=dict)
+    starts: list[Start] = field(default_factory=list)
+    facts: tuple[object, ...] = ()
+    """What the last error says of the limit or the exclusive key because of which something did not start."""
+
+    def open_limits(self) -> list[Bound]:
+        return [each for each in self.limits.values() if each.removed_by is None]
+
+    def uses(self) -> list[Use]:
+        return [Use(each, *each.used(self.starts)) for each in self.open_limits()]
+
+    def room(self) -> Room:
+        executing = [each for each in self.proposals.values() if each.status is S.EXECUTING]
+        keys = {p.row.exclusive_key: p.id for p in executing if p.row.exclusive_key is not None}
+        assert len(keys) == sum(p.row.exclusive_key is not None for p in executing)
+        return Room(self.uses(), keys)
+
+    def _held_back(self, proposal: Proposal, room: Room) -> Held | None:
+        return room.held(proposal.row, readable=proposal.readable)
+
+    def _refusal(self, proposal: Proposal) -> Refusal:
+        """The error of a proposal that a limit or an exclusive key keeps from starting."""
+        held = self._held_back(proposal, self.room())
+        if held is None:
+            return None
+        if not proposal.readable:
+            return CorruptRow
+        error, self.facts = held
+        return error
+
+    def _start(self, proposal: Proposal, by: str) -> None:
+        proposal.move(S.EXECUTING, by)
+        proposal.off_the_list()
+        self.starts.append(Start(proposal.row))
+
+    def check_new(self, made: Sequence[ActionProposal]) -> Refusal:
+        """What creating these raises: those that are executing must all have room."""
+        room = self.room()
+        begun = [row for row in made if row.status is S.EXECUTING]
+        return None if all(room.admits(row) for row in begun) else ConstraintViolation
+
+    def add(self, made: Proposal) -> None:
+        self.proposals[made.id] = made
+        if made.status is S.EXECUTING:
+            self.starts.append(Start(made.row))
+
+    def remove_limit(self, name: str, by: str) -> Refusal:
+        found = [each for each in self.open_limits() if each.name == name]
+        for each in found:
+            each.removed_by = by
+        return None if found else NotFound
+
+    def set_limit(self, bound: Bound, by: str) -> None:
+        self.remove_limit(bound.name, by)
+        self.limits[bound.id] = bound
+
+    def resolve(self, id: int, by: str, *, succeeded: bool) -> Refusal:
+        record = self.records.get(id)
+        if record is None:
+            return NotFound
+        if not record.unknown or record.resolved is not None:
+            return Conflict
+        record.resolved = (succeeded, by)
+        proposal = self.proposals[record.proposal_id]
+        if succeeded and proposal.status is S.FAILED and self.is_last(record):
+            proposal.move(S.COMPLETED, by, resolved=True)
+            proposal.off_the_list()
+        return None
+
+    def amend(self, id: int, by: str) -> Refusal:
+        """Cancels what is superseded; who amends adds the other one."""
+        proposal = self.proposals.get(id)
+        if proposal is None:
+            return NotFound
+        if not proposal.readable:
+            return CorruptRow
+        if proposal.status not in (S.PROPOSED, S.VALIDATED):
+            return InvalidTransition
+        proposal.move(S.CANCELLED, by, EndCode.SUPERSEDED)
+        proposal.off_the_list()
+        return None
 
     def open_records(self) -> list[Record]:
         return [record for record in self.records.values() if record.ended_by is None]
 
     def held(self, record: Record) -> bool:
         """Whether the proposal is still executed by this execution, and by none that came later."""
-        last = max(r.id for r in self.records.values() if r.proposal_id == record.proposal_id)
-        return self.proposals[record.proposal_id].status is S.EXECUTING and record.id == last
+        is_executing = self.proposals[record.proposal_id].status is S.EXECUTING
+        return is_executing and self.is_last(record)
+
+    def is_last(self, record: Record) -> bool:
+        """Whether the proposal was executed by nobody since."""
+        ids = [each.id for each in self.records.values() if each.proposal_id == record.proposal_id]
+        return record.id == max(ids)
 
     def move(
         self,
@@ -143,6 +242,11 @@ class Model:
             return NotDue
         if to is S.EXECUTING and proposal.expired:
             return Expired
+        if to is S.EXECUTING:
+            if refusal := self._refusal(proposal):
+                return refusal
+            self._start(proposal, by)
+            return None
         proposal.move(to, by, end_code)
         proposal.off_the_list()
         return None
@@ -169,7 +273,13 @@ class Model:
         record.lapsed = lapsed
         return None
 
-    def end(self, id: int, error: str | None, result: Mapping[str, object] | None) -> Refusal:
+    def end(
+        self,
+        id: int,
+        error: str | None,
+        result: Mapping[str, object] | None,
+        end_code: EndCode = EndCode.FAILED,
+    ) -> Refusal:
         """Completes an execution, or fails it if there is an error."""
         record = self.records.get(id)
         if record is None:
@@ -182,8 +292,13 @@ class Model:
                 proposal.move(S.COMPLETED, record.worker)
                 proposal.off_the_list()
             else:
-                proposal.fail(record.worker, error)
+                proposal.fail(record.worker, error, end_code=end_code)
+                if end_code is EndCode.NOT_BEGUN:
+                    mine = [each for each in self.starts if each.row.id == proposal.id]
+                    mine[-1].given_back = True
         record.ended_by, record.success = record.worker, error is None
+        if end_code is EndCode.OUTCOME_UNKNOWN:
+            record.success, record.unknown = None, True
         record.error, record.result = error, result
         return None
 
@@ -229,83 +344,49 @@ class Model:
         limit: int,
         names: Sequence[str] | None,
         failed_at: Mapping[int, datetime],
+        only: int | None = None,
     ) -> list[int]:
         """The proposals that are taken, in order, once what is overdue has been seen to."""
         taken: list[int] = []
         if not self.sweeps_first:
-            taken = self._take(worker, limit, names)
+            taken = self._take(worker, limit, names, only)
         self.sweep(failed_at, taken)
-        return taken + self._take(worker, limit - len(taken), names)
+        return taken + self._take(worker, limit - len(taken), names, only)
 
-    def _take(self, worker: str, limit: int, names: Sequence[str] | None) -> list[int]:
+    def claim_proposal(self, id: int, worker: str, failed_at: Mapping[int, datetime]) -> Refusal:
+        if self.claim(worker, 1, None, failed_at, only=id):
+            return None
+        proposal = self.proposals.get(id)
+        if proposal is None:
+            return NotFound
+        if not proposal.readable:
+            return CorruptRow
+        if proposal.status is S.EXECUTING:
+            return AlreadyClaimed
+        if proposal.status is S.FAILED and proposal.retried:
+            return NotDue
+        if (proposal.moved_by, proposal.end_code) == (LEDGER, EndCode.EXPIRED):
+            return Expired
+        if proposal.status is not S.VALIDATED:
+            return InvalidTransition
+        return NotDue if proposal.waits else self._refusal(proposal)
+
+    def _take(
+        self, worker: str, limit: int, names: Sequence[str] | None, only: int | None
+    ) -> list[int]:
         due = [
             each
             for each in self.proposals.values()
             if each.status is S.VALIDATED and each.readable and not each.expired and not each.waits
-            if names is None or each.row.action_name in names
+            if (names is None or each.row.action_name in names) and only in (None, each.id)
         ]
-        taken = sorted(due, key=lambda each: each.place)[:limit]
+        due.sort(key=lambda each: each.place)
+        if not self.sweeps_first:
+            # A server locks the first that could each start alone, and chooses among these.
+            room = self.room()
+            due = [each for each in due if self._held_back(each, room) is None][:limit]
+        room = self.room()
+        taken = [each for each in due if room.admitted < limit and room.admits(each.row)]
         for proposal in taken:
-            proposal.move(S.EXECUTING, worker)
-            proposal.off_the_list()
+            self._start(proposal, worker)
         return [proposal.id for proposal in taken]
-
-
-@dataclass
-class Replay:
-    """What the history alone says of proposals and executions."""
-
-    statuses: dict[int, ActionStatus] = field(default_factory=dict)
-    moved_by: dict[int, str] = field(default_factory=dict)
-    ends: dict[int, EndCode | None] = field(default_factory=dict)
-    digests: dict[int, str | None] = field(default_factory=dict)
-    versions: dict[int, int] = field(default_factory=dict)
-    failed_at: dict[int, datetime] = field(default_factory=dict)
-    records: dict[int, tuple[str, str | None, bool | None, str | None]] = field(
-        default_factory=dict
-    )
-    """Of each: who started it, who ended it (None: it is open), its outcome (None: unknown), its error."""
-    last: int = 0
-
-    def apply(self, events: Iterable[ActionEvent]) -> None:
-        for event in events:
-            assert event.id > self.last
-            self.last = event.id
-            self._apply(event)
-
-    def _count(self, event: ActionEvent) -> None:
-        """An UPDATE that changes nothing of what is told counts too, so some versions have no event."""
-        assert event.version is not None
-        assert event.version > self.versions.get(event.proposal_id, 0)
-        self.versions[event.proposal_id] = event.version
-
-    def _apply(self, event: ActionEvent) -> None:
-        id, record_id = event.proposal_id, event.record_id
-        match event.event_type:
-            case EventType.PROPOSAL_CREATED | EventType.STATUS_CHANGED:
-                assert event.to_status is not None
-                assert self.statuses.get(id) == event.from_status
-                self.statuses[id], self.moved_by[id] = event.to_status, event.actor
-                self._count(event)
-                details = event.details or {}
-                if event.event_type is EventType.PROPOSAL_CREATED:
-                    self.ends[id] = PLAIN_ENDS.get(event.to_status)
-                    self.digests[id] = details.get("digest")
-                else:
-                    self.ends[id] = details.get("end_code")
-                if event.to_status is S.FAILED:
-                    self.failed_at[id] = event.occurred_at
-            case EventType.RETRY_SCHEDULED | EventType.RETRY_CANCELLED:
-                # Of one that is put back already it is where it stands among those that wait.
-                assert event.from_status is event.to_status is self.statuses[id]
-                self._count(event)
-            case EventType.RECORD_STARTED:
-                assert record_id is not None
-                assert record_id > max(self.records, default=0)
-                self.records[record_id] = (event.actor, None, None, None)
-            case EventType.RECORD_FINISHED:
-                assert record_id is not None
-                started_by, ended_by, _, _ = self.records[record_id]
-                assert ended_by is None
-                ended = (started_by, event.actor, event.success, event.reason)
-                self.records[record_id] = ended
