@@ -23,6 +23,7 @@ from tests.contract.ledger_choices import (
 from tests.contract.ledger_limits import AMOUNT, Bound
 from tests.contract.ledger_machine import LedgerMachine
 from tests.contract.ledger_model import Model
+from tests.contract.ledger_replay import Replay
 
 S = ActionStatus
 
@@ -165,20 +166,21 @@ class GovernedMachine(LedgerMachine):
         keys = [row.exclusive_key for row in executing if row.exclusive_key is not None]
         assert len(keys) == len(set(keys))
 
-    def look_back(self) -> None:
-        super().look_back()
+    def look_back(self) -> Replay:
+        replay = super().look_back()
         assert [each.id for each in self.run(self.db.unresolved())] == unknown(self.model)
-        self._compare_limits()
+        self._compare_limits(replay)
         self._compare_starts()
+        return replay
 
-    def _compare_limits(self) -> None:
+    def _compare_limits(self, replay: Replay) -> None:
         """Each row of a limit is as its event tells."""
         found = [each.limit for each in self.run(self.db.limits(active=False))]
         rows = {
             row.id: ({"limit": row.id, **_told(row.model_dump(mode="json"))}, row.removed_by)
             for row in found
         }
-        assert rows == self.replay.limits
+        assert rows == replay.limits
 
     def _compare_starts(self) -> None:
         """Each row of a start belongs to a start in the history, and has the total of those before it."""

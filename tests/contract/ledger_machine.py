@@ -421,7 +421,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.run(self.db.close())
             self.runner.close()
 
-    def look_back(self) -> None:
+    def look_back(self) -> Replay:
         """The whole history once more from its beginning, and each execution as callers see it."""
         replay = Replay()
         replay.apply(self.run(self.db.history()))
@@ -431,3 +431,4 @@ class LedgerMachine(RuleBasedStateMachine):
             assert row is not None
             assert (row.success, row.outcome_unknown) == (known.success, known.unknown)
             assert (row.result_data, row.worker) == (known.result, known.worker)
+        return replay
