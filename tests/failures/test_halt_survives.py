@@ -1,0 +1,449 @@
+"""A halt that has returned holds after a crash, a failover and a restore, and so do limits and rules."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psycopg
+import pytest
+
+from operator_core.actions import (
+    ActionStatus,
+    ApprovalRequired,
+    Halted,
+    HaltMode,
+    LimitReached,
+    Rule,
+    TransitionHalted,
+    TransitionUnapproved,
+)
+from operator_core.db import ActionDB
+from operator_core.db.sql.sqlite_library import dbapi
+from tests.databases import query
+from tests.failures.harness import proposal
+from tests.failures.server_harness import make_ledger, own_server
+from tests.failures.worker_processes import Place, check_whole, seen
+from tests.servers import Server
+
+WHO: Final = {"by": "oncall", "reason": "bad deploy"}
+DAY: Final = 86400.0
+REFUSED: Final = (dbapi.IntegrityError, psycopg.errors.IntegrityConstraintViolation)
+
+STOPS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "halted": {},
+    "observe": {"mode": HaltMode.OBSERVE},
+    "frozen": {"valid_until": datetime.now(UTC) + timedelta(days=1)},
+    "scoped": {"agent_id": "planner"},
+}
+
+FLAGS: Final = {
+    "action_halts_flag": "action_halts",
+    "action_governance_flag": "action_limits",
+    "action_rules_flag": "action_rules",
+}
+"""The sequences behind which the triggers ask, with the table whose oid takes them down."""
+
+DURABLE: Final[Mapping[str, Any]] = {"durable": True, "settings": {"fsync": "off"}}
+"""Of servers that are killed: the kernel lives on, so their commits have to be written, and not to reach the disk."""
+
+QUIET: Final = "quiet"
+"""The ledger that has no halt, no limit and no rule."""
+
+
+def raw_insert(**fields: str) -> str:
+    values = {"action_name": "plain", "parameters": "{}", "reason": "r", "agent_id": "planner"}
+    values |= {"proposed_at": "2026-01-01 00:00:00.000000+00:00", **fields}
+    texts = ", ".join(f"'{value}'" for value in values.values())
+    return f"INSERT INTO action_proposals ({', '.join(values)}) VALUES ({texts})"
+
+
+def raw_move(id: int, status: str) -> str:
+    return f"UPDATE action_proposals SET status = '{status}' WHERE id = {id}"
+
+
+def begun(place: Place) -> int:
+    sql = "SELECT count(*) FROM action_events WHERE to_status IN ('executing', 'validated')"
+    return seen(place, sql)[0][0]
+
+
+def flags(url: str) -> dict[str, int]:
+    sql = "SELECT pg_sequence_last_value('{}'::regclass)"
+    return {flag: query(url, sql.format(flag))[0][0] for flag in FLAGS}
+
+
+def down(url: str) -> dict[str, int]:
+    """The values by which the flags are down."""
+    sql = "SELECT -('{}'::regclass::oid::bigint)"
+    return {flag: query(url, sql.format(table))[0][0] for flag, table in FLAGS.items()}
+
+
+class Prepared(NamedTuple):
+    """The ids of what is in a ledger that is stopped. All but `other` are of the agent that is halted."""
+
+    ruled: int
+    """One of two approvals is there."""
+    running: int
+    record: int
+    limited: int
+    """The start of `running` was the only one that the limit allows."""
+    plain: int
+    proposed: int
+    failed: int
+    """Its retry is due."""
+    other: int
+    halt: int
+
+
+async def prepare(place: Place, stop: Mapping[str, Any]) -> Prepared:
+    """Fills a ledger, and stops it."""
+
+    async def make(action_name: str, **fields: Any) -> int:
+        given = {"agent_id": "planner", "status": ActionStatus.VALIDATED, **fields}
+        made = await db.create_proposal(proposal(action_name=action_name, **given))
+        assert made.id is not None
+        return made.id
+
+    async with ActionDB(place) as db:
+        await db.set_limit("once", action_name="limited", window=DAY, max_starts=1, **WHO)
+        await db.add_rule(Rule(name="two", action_name="ruled", approvals=2), **WHO)
+        ruled = await make("ruled", status=ActionStatus.PROPOSED)
+        await approve(db, ruled, "mia")
+        running = await make("limited")
+        record = (await db.claim_proposal(running, "worker")).record.id
+        failed = await make("plain", max_retries=1, retry_delay=0)
+        await db.fail((await db.claim_proposal(failed, "worker")).record.id, "no answer")
+        rest = {
+            "limited": await make("limited"),
+            "plain": await make("plain"),
+            "proposed": await make("plain", status=ActionStatus.PROPOSED),
+            "other": await make("plain", agent_id="other"),
+        }
+        report = await db.halt(**WHO, **stop, cancel=False)
+        assert report.complete
+        return Prepared(
+            ruled=ruled, running=running, record=record, failed=failed, halt=report.halt.id, **rest
+        )
+
+
+async def status_of(db: ActionDB, id: int) -> ActionStatus:
+    found = await db.get_proposal(id)
+    assert found is not None
+    return found.status
+
+
+async def approve(db: ActionDB, id: int, by: str) -> None:
+    found = await db.get_proposal(id)
+    assert found is not None
+    await db.approve_proposal(id, by=by, digest=found.digest)
+
+
+# ------ what must hold
+
+
+async def check_stopped(place: Place, ids: Prepared, stop: Mapping[str, Any]) -> None:
+    """Fails unless the halt is there, and nothing in its scope begins."""
+    mode = stop.get("mode", HaltMode.HALTED)
+    before = begun(place)
+    async with ActionDB(place) as db:
+        assert [each.id for each in await db.halts()] == [ids.halt]
+        assert await db.mode(agent_id="planner") is mode
+        report = await db.halt_report(ids.halt)
+        assert report.complete
+        assert [each.record_id for each in report.unfinished] == [ids.record]
+        if "agent_id" in stop:
+            (claim,) = await db.claim("late", limit=10)
+            assert claim.proposal.id == ids.other
+            before += 1
+        assert await db.claim("late", limit=10) == []
+        for id in (ids.plain, ids.limited, ids.failed):
+            with pytest.raises(TransitionHalted):
+                await db.claim_proposal(id, "late")
+        for id, status in {
+            ids.proposed: ActionStatus.VALIDATED,
+            ids.plain: ActionStatus.EXECUTING,
+            ids.failed: ActionStatus.VALIDATED,
+        }.items():
+            with pytest.raises(TransitionHalted):
+                await db.update_proposal_status(id, status)
+        ready = proposal(agent_id="planner", status=ActionStatus.VALIDATED)
+        with pytest.raises(Halted):
+            await db.create_proposal(ready)
+        if mode is HaltMode.HALTED:
+            with pytest.raises(Halted):
+                await db.create_proposal(proposal(agent_id="planner"))
+        # The last approval is recorded, and moves nothing.
+        await approve(db, ids.ruled, "noa")
+    check_stopped_for_sql(place, ids, mode)
+    assert begun(place) == before
+    check_whole(place)
+
+
+def check_stopped_for_sql(place: Place, ids: Prepared, mode: HaltMode) -> None:
+    statements = [
+        raw_move(ids.proposed, "validated"),
+        raw_move(ids.plain, "executing"),
+        raw_move(ids.failed, "validated"),
+        raw_insert(status="validated"),
+        raw_insert(status="executing"),
+    ]
+    if mode is HaltMode.HALTED:
+        statements.append(raw_insert())
+    for statement in statements:
+        with pytest.raises(REFUSED, match="halted"):
+            seen(place, statement)
+        if isinstance(place, str):
+            with pytest.raises(REFUSED, match="halted"), old_snapshots(place) as conn:
+                conn.execute(statement)
+
+
+@contextmanager
+def old_snapshots(url: str) -> Iterator[Any]:
+    with psycopg.connect(url) as conn:
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        yield conn
+
+
+async def check_resumed(place: Place, ids: Prepared) -> None:
+    """Fails unless the halt can be resumed and work goes on."""
+    async with ActionDB(place) as db:
+        (resumed,) = await db.resume(ids.halt, by="lead", reason="rolled back")
+        assert resumed.id == ids.halt
+        assert await db.mode(agent_id="planner") is HaltMode.EXECUTE
+        await db.complete(ids.record)
+        assert await status_of(db, ids.running) is ActionStatus.COMPLETED
+        # By one approval from before and one from after.
+        assert await status_of(db, ids.ruled) is ActionStatus.VALIDATED
+        await db.update_proposal_status(ids.proposed, ActionStatus.VALIDATED)
+        claimed = {each.proposal.id for each in await db.claim("late", limit=10)}
+        assert claimed - {ids.other} == {ids.plain, ids.proposed, ids.failed, ids.ruled}
+        assert (await db.halt(**WHO, cancel=False)).complete
+        with pytest.raises(Halted):
+            await db.create_proposal(proposal())
+        await db.resume(**WHO)
+    check_whole(place)
+
+
+async def check_limited(place: Place, ids: Prepared) -> None:
+    """Fails unless the limit is there, and knows what was started before."""
+    async with ActionDB(place) as db:
+        (limit,) = await db.limits()
+        assert (limit.limit.name, limit.starts) == ("once", 1)
+        with pytest.raises(LimitReached):
+            await db.claim_proposal(ids.limited, "late")
+    with pytest.raises(REFUSED, match="limit"):
+        seen(place, raw_move(ids.limited, "executing"))
+
+
+async def check_ruled(place: Place) -> None:
+    """Fails unless what a rule matches needs approvals, as before."""
+    async with ActionDB(place) as db:
+        made = await db.create_proposal(proposal(action_name="ruled"))
+        assert made.approval == "needed"
+        with pytest.raises(TransitionUnapproved):
+            await db.update_proposal_status(made.id, ActionStatus.VALIDATED)
+        with pytest.raises(ApprovalRequired):
+            await db.create_proposal(proposal(action_name="ruled", status=ActionStatus.VALIDATED))
+        assert made.id is not None
+        with pytest.raises(REFUSED, match="approv"):
+            seen(place, raw_move(made.id, "validated"))
+        with pytest.raises(REFUSED, match="approv"):
+            seen(place, raw_insert(action_name="ruled", status="validated"))
+        await approve(db, made.id, "mia")
+        await approve(db, made.id, "noa")
+        assert (await db.claim_proposal(made.id, "late")).proposal.id == made.id
+
+
+# ------ what happens to a ledger
+
+
+class World(NamedTuple):
+    """Ledgers by their names, and what happens to all of them."""
+
+    before: Mapping[str, Place]
+    strike: Callable[[], Mapping[str, Place]]
+    """Returns where the ledgers are afterwards."""
+    keeps_oids: bool = True
+
+
+def ledgers(server: Server) -> dict[str, Place]:
+    return {name: server.url(name) for name in (*STOPS, QUIET)}
+
+
+def make_ledgers(server: Server) -> dict[str, Place]:
+    make_ledger(server)
+    for name in ledgers(server):
+        server.sql(f"CREATE DATABASE {name} TEMPLATE ledger")
+    return ledgers(server)
+
+
+@contextmanager
+def crash(_: Path, *, checkpoint: bool = False) -> Iterator[World]:
+    with own_server(**DURABLE) as server:
+
+        def strike() -> dict[str, Place]:
+            if checkpoint:
+                server.sql("CHECKPOINT")
+            server.kill()
+            server.start()
+            return ledgers(server)
+
+        yield World(make_ledgers(server), strike)
+
+
+@contextmanager
+def crash_after_a_checkpoint(folder: Path) -> Iterator[World]:
+    with crash(folder, checkpoint=True) as world:
+        yield world
+
+
+@contextmanager
+def failover(_: Path) -> Iterator[World]:
+    with own_server(**DURABLE) as primary:
+        before = make_ledgers(primary)
+        with primary.standby() as standby:
+
+            def strike() -> dict[str, Place]:
+                primary.kill()
+                standby.promote()
+                return ledgers(standby)
+
+            yield World(before, strike)
+
+
+@contextmanager
+def restore_on_another_server(_: Path) -> Iterator[World]:
+    with own_server(durable=False) as server, own_server(durable=False) as other:
+        before = make_ledgers(server)
+        # So that the flags name transactions that the other server has yet to begin.
+        server.sql(
+            "DO $$ BEGIN FOR each IN 1 .. 20000 LOOP"
+            " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
+
+        def strike() -> dict[str, Place]:
+            for name in before:
+                other.restore(server.dump(name), name)
+            return ledgers(other)
+
+        yield World(before, strike, keeps_oids=False)
+
+
+@contextmanager
+def restore_in_its_place(_: Path) -> Iterator[World]:
+    with own_server(durable=False) as server:
+        before = make_ledgers(server)
+
+        def strike() -> dict[str, Place]:
+            for name in before:
+                dump = server.dump(name)
+                server.sql(f"DROP DATABASE {name}")
+                server.restore(dump, name)
+            return ledgers(server)
+
+        yield World(before, strike, keeps_oids=False)
+
+
+@contextmanager
+def copy_of_a_file(folder: Path) -> Iterator[World]:
+    before: dict[str, Place] = {name: folder / f"{name}.db" for name in (*STOPS, QUIET)}
+
+    def copy(name: str) -> Path:
+        # As docs/operations.md says.
+        to = folder / f"copy of {name}.db"
+        with (
+            closing(dbapi.connect(folder / f"{name}.db")) as source,
+            closing(dbapi.connect(to)) as target,
+        ):
+            source.backup(target)
+        return to
+
+    yield World(before, lambda: {name: copy(name) for name in before})
+
+
+STRIKES: Final = (
+    crash,
+    crash_after_a_checkpoint,
+    failover,
+    restore_on_another_server,
+    restore_in_its_place,
+    copy_of_a_file,
+)
+
+
+class Aftermath(NamedTuple):
+    world: World
+    places: Mapping[str, Place]
+    ids: Mapping[str, Prepared]
+    flags: Mapping[str, dict[str, int]]
+    """By ledger, as they were before."""
+
+
+async def prepare_all(places: Mapping[str, Place]) -> dict[str, Prepared]:
+    async with ActionDB(places[QUIET]) as db:
+        await db.create_proposal(proposal(status=ActionStatus.VALIDATED))
+    return {name: await prepare(places[name], stop) for name, stop in STOPS.items()}
+
+
+@pytest.fixture(scope="module", params=STRIKES, ids=lambda strike: strike.__name__)
+def aftermath(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Aftermath]:
+    """Ledgers that were stopped before something happened to them; each test has one of its own."""
+    with ExitStack() as stack:
+        world: World = stack.enter_context(request.param(tmp_path_factory.mktemp("ledgers")))
+        ids = asyncio.run(prepare_all(world.before))
+        on_server = {name: url for name, url in world.before.items() if isinstance(url, str)}
+        before = {name: flags(url) for name, url in on_server.items()}
+        yield Aftermath(world, world.strike(), ids, before)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+async def test_a_stop_holds_until_it_is_resumed_and_limits_and_rules_hold_on(
+    aftermath: Aftermath, stop: str
+) -> None:
+    place, ids = aftermath.places[stop], aftermath.ids[stop]
+    if isinstance(place, str):
+        # All are up, and name the transaction that they named.
+        assert flags(place) == aftermath.flags[stop]
+        assert all(value > 0 for value in flags(place).values())
+    await check_stopped(place, ids, STOPS[stop])
+    await check_resumed(place, ids)
+    await check_limited(place, ids)
+    await check_ruled(place)
+    if isinstance(place, str):
+        # Only halts take their flag down again.
+        assert flags(place) == aftermath.flags[stop] | {
+            "action_halts_flag": down(place)["action_halts_flag"]
+        }
+
+
+async def test_a_ledger_that_was_not_stopped_goes_on(aftermath: Aftermath) -> None:
+    place = aftermath.places[QUIET]
+    if isinstance(place, str):
+        assert flags(place) == aftermath.flags[QUIET]
+        # What is restored asks, as its tables are others.
+        assert (flags(place) == down(place)) is aftermath.world.keeps_oids
+    async with ActionDB(place) as db:
+        assert await db.mode() is HaltMode.EXECUTE
+        await db.create_proposal(proposal(status=ActionStatus.VALIDATED))
+        assert len(await db.claim("worker", limit=10)) == 2
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+async def test_planted_a_flag_that_is_down_is_caught(server_ledger: str, flag: str) -> None:
+    ids = await prepare(server_ledger, {})
+    lower = f"SELECT setval('{flag}', -('{FLAGS[flag]}'::regclass::oid::bigint))"
+    if flag == "action_halts_flag":
+        query(server_ledger, lower)
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            await check_stopped(server_ledger, ids, {})
+        return
+    async with ActionDB(server_ledger) as db:
+        await db.resume(ids.halt, **WHO)
+    query(server_ledger, lower)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        await check_limited(server_ledger, ids)
+        await check_ruled(server_ledger)
