@@ -112,3 +112,16 @@ async def test_a_server_that_dies_while_halts_come_and_go_has_the_last_one_and_i
                 await db.resume(**WHO)
                 await db.create_proposal(proposal(status=ActionStatus.VALIDATED))
                 assert not query(url, IS_UP)[0][0]
+
+
+async def test_a_halt_is_kept_where_other_commits_need_not_be() -> None:
+    # Without the halt's own flush nothing would be written for ten seconds.
+    settings = {"fsync": "off", "synchronous_commit": "off", "wal_writer_delay": "10s"}
+    with own_server(durable=True, settings=settings) as server:
+        url = make_ledger(server)
+        async with ActionDB(url) as db:
+            await db.halt(**WHO)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            assert await db.mode() is HaltMode.HALTED
+            assert query(url, IS_UP)[0][0]
