@@ -351,7 +351,8 @@ def restore_in_its_place(_: Path) -> Iterator[World]:
 
 @contextmanager
 def switch_to_a_subscriber(_: Path) -> Iterator[World]:
-    settings = {"wal_level": "logical"}
+    # Without the latter a table is copied every five seconds.
+    settings = {"wal_level": "logical", "wal_retrieve_retry_interval": "50ms"}
     with (
         own_server(durable=False, settings=settings) as publisher,
         own_server(durable=False, settings=settings) as subscriber,
