@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-_PROGRAMS = ("initdb", "postgres", "psql", "pg_basebackup")
+_PROGRAMS = ("initdb", "postgres", "psql", "pg_basebackup", "pg_dump", "pg_restore")
 _STOP_SIGNALS = {
     "smart": signal.SIGTERM,
     "fast": signal.SIGINT,
@@ -234,6 +234,17 @@ class Server(_Instance):
         """Make this standby a primary, and return when it takes writes."""
         if self.sql("SELECT pg_promote(wait => true, wait_seconds => 60)") != "t":
             raise TimeoutError(f"the standby was not promoted\n{self._log_tail()}")
+
+    def dump(self, database: str) -> Path:
+        """What pg_dump writes of a database, in a file of this server's folder."""
+        file = self.folder / f"{database}.dump"
+        _run(_bindir() / "pg_dump", "-Fc", "-d", self.url(database), "-f", file)
+        return file
+
+    def restore(self, dump: Path, database: str) -> None:
+        """Make a database of a dump, which may be another server's."""
+        self.sql(f"CREATE DATABASE {database} TEMPLATE template0")
+        _run(_bindir() / "pg_restore", "--exit-on-error", "-d", self.url(database), dump)
 
     def _initialise(self, settings: Mapping[str, str]) -> None:
         if folder := os.environ.get(PREPARED):

@@ -55,6 +55,15 @@ def test_a_promoted_standby_has_what_its_killed_primary_committed(server: Server
         assert standby.sql("SELECT id FROM kept ORDER BY id") == "1\n2"
 
 
+def test_a_restored_dump_has_what_its_server_committed(server: Server) -> None:
+    server.sql("CREATE TABLE kept (id int)")
+    server.sql("INSERT INTO kept VALUES (1)")
+    dump = server.dump("postgres")
+    server.sql("INSERT INTO kept VALUES (2)")
+    server.restore(dump, "restored")
+    assert server.sql("SELECT id FROM kept", "restored") == "1"
+
+
 def test_pgbouncer_pools_the_connections_to_a_server(server: Server) -> None:
     try:
         bouncer = PgBouncer.make(server)

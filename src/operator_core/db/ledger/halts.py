@@ -105,6 +105,10 @@ _INSERT = insert(HALTS).returning(*HALT_COLUMNS)
 # The schema's own lock of a writer of halts, so that of two equal halts at once the second finds the first.
 _LOCK = text("SELECT pg_advisory_xact_lock(7302914, 'action_halts'::regclass::oid::int4)")
 
+# A halt survives a crash of the server, also where other commits need not. It does not wait for a standby there.
+_FLUSH = text(
+    "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
 
 _SHORTEST_WAIT: Final = 1.0
 """Seconds for which a halt waits at least for another one that is being written."""
@@ -119,6 +123,7 @@ def begin_halt(conn: Connection, request: HaltRequest, seconds: float) -> Halt:
         # Whoever holds the lock can't keep others from halting without their knowledge.
         limit_lock_waits(conn, f"{max(seconds, _SHORTEST_WAIT) * 1000:.0f}ms")
         conn.execute(_LOCK)
+        conn.execute(_FLUSH)
     if request.valid_until is not None and request.valid_until <= _now(conn):
         raise InvalidValue("valid_until", "must be in the future")
     values = request._asdict()
