@@ -30,19 +30,19 @@ __all__ = [
 
 Target = Path | str
 Costs = dict[str, list[float]]
-"""The seconds of each work, in each round."""
+"""The seconds of each work, in each round or at each size."""
 
-RULES: Final = 20
+_RULES: Final = 20
 _MATCHING: Final = (3, 11)
 _CONDITIONS: Final = (
     Condition(path=["from_store"], op="lt", value=3),
     Condition(path=["keyspace"], op="prefix", value="orders/"),
 )
-UNGOVERNED: Final = "create, no rules"
+_UNGOVERNED: Final = "create, no rules"
 CASES: Final[Mapping[str, tuple[Condition, ...] | None]] = {
-    UNGOVERNED: None,
-    f"create, {RULES} rules, {len(_MATCHING)} match": (),
-    f"create, {RULES} rules, {len(_MATCHING)} match, two conditions each": _CONDITIONS,
+    _UNGOVERNED: None,
+    f"create, {_RULES} rules, {len(_MATCHING)} match": (),
+    f"create, {_RULES} rules, {len(_MATCHING)} match, two conditions each": _CONDITIONS,
 }
 _PROMISED: Final = dict(zip(CASES, (1.0, 2.2, 3.7), strict=True))
 """The largest ratio to a create without rules."""
@@ -94,7 +94,7 @@ async def creates(
 async def _add_rules(db: ActionDB, conditions: tuple[Condition, ...] | None) -> None:
     if conditions is None:
         return
-    for number in range(RULES):
+    for number in range(_RULES):
         name = "transfer_*" if number in _MATCHING else f"other_{number}_*"
         rule = Rule(name=f"rule {number}", action_name=name, conditions=[*conditions])
         await db.add_rule(rule, by="lead", reason="benchmark")
@@ -146,7 +146,7 @@ async def inbox(
 
 def behind(created: Costs, listed: Costs) -> list[str]:
     """What costs more than promised."""
-    usual = statistics.median(created[UNGOVERNED])
+    usual = statistics.median(created[_UNGOVERNED])
     return [
         *(
             case
@@ -160,7 +160,7 @@ def behind(created: Costs, listed: Costs) -> list[str]:
 def report(created: Costs, listed: Costs, sizes: Sizes) -> str:
     """The result as text."""
     late = behind(created, listed)
-    usual = statistics.median(created[UNGOVERNED])
+    usual = statistics.median(created[_UNGOVERNED])
     verdict = {True: "BEHIND", False: "ok"}
     rules = [
         (

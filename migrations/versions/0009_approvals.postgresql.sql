@@ -2,11 +2,13 @@
 --
 -- How rules hold for every writer. Before a proposal is written, a trigger asks whether any rule matches it. `approval` then says from
 -- the start that approvals are needed. After the statement another trigger writes the requirements of these proposals: a snapshot, which
--- later rules don't change. A proposal without a match thus costs one query, and none is written twice.
--- The first trigger stands behind a flag, a sequence, because reading one costs a seventh of the cheapest query. A change of a sequence is in no transaction. The flag is down only while its value is the
--- negative of the oid of action_rules, so that a restored copy of the ledger begins with a flag that is up; the first rule or
--- requirement raises it, and nothing takes it down. Up, it is the number of the transaction that added the last rule. By that number, a
--- transaction at REPEATABLE READ or above can tell that its snapshot is older than the rule, and fails to be repeated (40001).
+-- later rules don't change. So a proposal without a match costs one query, and the row of one that only waits is written once.
+--
+-- The first trigger stands behind a flag, a sequence, because reading one costs a seventh of the cheapest query. A change of a sequence
+-- is in no transaction. The flag is down only while its value is the negative of the oid of action_rules, so that a restored copy of the
+-- ledger begins with a flag that is up; the first rule or requirement raises it, and nothing takes it down. Up, it is the number of the
+-- transaction that added the last rule. By that number, a transaction at REPEATABLE READ or above can tell that its snapshot is older
+-- than the rule, and fails to be repeated (40001).
 --
 -- `approval` and `lapses_at` of a proposal only say what its requirements and decisions come to, so that a claim needs no other
 -- table. Nobody sets them: who writes 'asked' makes the guard look again ('hold' says besides that a halt is in the way of the move).

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from operator_core.actions import ActionStatus, Busy, Halted, HaltMode, StorageUnavailable
-from operator_core.db import ActionDB, migrate
+from operator_core.db import ActionDB
 from tests.databases import query
 from tests.failures.beginners import BEGUN, Beginners
 from tests.failures.harness import PATIENCE, proposal
-from tests.failures.server_harness import check_whole, own_server
+from tests.failures.server_harness import check_whole, make_ledger, own_server
 from tests.failures.test_pgbouncer import OFF, bouncer_before, through
 from tests.servers import PgBouncer, Server
 
@@ -30,9 +30,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def direct(server: Server) -> Iterator[str]:
     """The URL of an empty ledger, around PgBouncer."""
-    server.sql("CREATE DATABASE ledger")
-    migrate.upgrade(server.url("ledger"))
-    yield server.url("ledger")
+    yield make_ledger(server)
     server.sql("DROP DATABASE ledger WITH (FORCE)")
 
 

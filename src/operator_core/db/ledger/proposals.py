@@ -335,11 +335,7 @@ def creation(new: NewProposals) -> Unit[list[StoredProposal]]:
     shortcut = Shortcut(
         _INSERT_ONE,
         values,
-        lambda rows: (
-            _read_again(rows, lambda known: [_stored(proposal, values, rows[0], known)])
-            if rows
-            else UNANSWERED
-        ),
+        lambda rows: _answer(rows, lambda known: [_stored(proposal, values, rows[0], known)]),
         explains=_OF_A_TRIGGER,
     )
     return SingleStatement(unit, shortcut, batch, shared)
@@ -351,19 +347,25 @@ _Together: TypeAlias = list[list[StoredProposal] | Unanswered]
 def _together(several: Sequence[NewProposals]) -> Shortcut[_Together]:
     statement, arrays = _arrays(_alike([each for new in several for each in new.values]))
 
-    def answer(rows: Sequence[Any]) -> _Together | Shortcut[_Together]:
+    def answer(rows: Sequence[Any]) -> _Together | Unanswered | Shortcut[_Together]:
         if len(rows) != sum(len(new.values) for new in several):
             return _missing(rows, several)
         rows = sorted(rows, key=itemgetter(0))
-        return _read_again(rows, lambda known: [*_each_stored(several, rows, known)])
+
+        def stored(known: Mapping[int, StoredProposal]) -> _Together:
+            return [*_each_stored(several, rows, known)]
+
+        return _answer(rows, stored)
 
     return Shortcut(statement, arrays, answer, explains=())
 
 
-def _read_again(
+def _answer(
     rows: Sequence[Any], answer: Callable[[Mapping[int, StoredProposal]], T]
-) -> T | Shortcut[T]:
-    """The answer about new rows, after what rules match has been read again."""
+) -> T | Unanswered | Shortcut[T]:
+    """The answer about new rows, after what rules match has been read again; `UNANSWERED` if there are none."""
+    if not rows:
+        return UNANSWERED
     ids = [row[0] for row in rows if row[_RULED]]
     if not ids:
         return answer({})
@@ -394,11 +396,7 @@ def creation_once(new: NewProposals, key: str) -> Unit[StoredProposal]:
     shortcut = Shortcut(
         _INSERT_UNLESS_THERE,
         {**values, "idempotency_key": key},
-        lambda rows: (
-            _read_again(rows, lambda known: _stored(proposal, values, rows[0], known))
-            if rows
-            else UNANSWERED
-        ),
+        lambda rows: _answer(rows, lambda known: _stored(proposal, values, rows[0], known)),
         explains=("23",),
     )
     return SingleStatement(unit, shortcut)
