@@ -454,6 +454,23 @@ async def test_what_can_be_approved_can_be_rejected(db: ActionDB) -> None:
         await db.retry(made.id)
 
 
+async def test_a_rejection_also_holds_where_nothing_was_required(db: ActionDB, raw: RawSQL) -> None:
+    made = await proposed(db, status=S.VALIDATED, max_retries=3)
+    await db.fail((await begin(db, made)).record.id, "boom")
+    await db.reject_proposal(made.id, by="noor", reason="leave it")
+    found = await now(db, made)
+    assert (found.status, found.next_retry_at, found.approval) == (S.FAILED, None, "needed")
+    assert not await db.is_approved(made.id)
+    for call in (db.retry(made.id), db.update_proposal_status(made.id, S.VALIDATED)):
+        with pytest.raises(TransitionUnapproved, match="noor rejected it") as refused:
+            await call
+        assert (refused.value.missing, refused.value.rejected_by) == ((), "noor")
+    for column in ("status = 'validated'", "approval = NULL", "approval = 'given'"):
+        with pytest.raises(ActionError, match=r"approval_required|_kept"):
+            await raw(f"UPDATE action_proposals SET {column} WHERE id = {made.id}")
+    assert list(await db.pending_approvals()) == []
+
+
 # ------ withdrawals
 
 

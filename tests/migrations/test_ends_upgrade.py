@@ -1,23 +1,23 @@
 """Revision 0007 with rows: what it gives to existing ones, and what is lost on the way down."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from operator_core.actions import WouldLoseData
-from operator_core.cli.checkup import check_up
-from operator_core.cli.findings import Verdict
-from operator_core.cli.server_checkup import check_up_server
 from operator_core.db import ActionDB, migrate
-from operator_core.db.postgresql.connect import parse_url
 from tests.conftest import proposal
 from tests.databases import Databases, query
 from tests.migrations import postgresql_tools, tools
 from tests.migrations.raw_tools import PROPOSAL, insert
-
-Ledger = tuple[str | Path, Callable[[str], list[Any]]]
+from tests.migrations.revised import (
+    Ledger,
+    compare_with_fresh,
+    go_down,
+    is_sound,
+    ledger_at,
+    url_of,
+)
 
 ROWS = """
 INSERT INTO action_proposals (action_name, parameters, reason, status, proposed_at, max_retries, scheduled_at, depends_on) VALUES
@@ -46,32 +46,7 @@ CODES = "SELECT id, end_code FROM action_proposals ORDER BY id"
 @pytest.fixture(params=["sqlite", "postgresql"])
 def before(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     """A ledger at revision 0006 with rows."""
-    if request.param == "postgresql":
-        postgres: Databases = request.getfixturevalue("postgres")
-        url = postgresql_tools.ledger_at(postgres, "0006", f"SET timezone = 'UTC'; {ROWS}")
-        return url, lambda sql: list(query(url, sql))
-    path = tmp_path / "ledger.db"
-    migrate.upgrade(f"sqlite:///{path}", "0006")
-    with tools.opened(path) as db:
-        db.executescript(ROWS)
-    return path, lambda sql: list(tools.query(path, sql))
-
-
-def url_of(place: str | Path) -> str:
-    return f"sqlite:///{place}" if isinstance(place, Path) else place
-
-
-def go(place: str | Path, revision: str, **options: str) -> None:
-    x = {name.replace("_", "-"): value for name, value in options.items()}
-    if isinstance(place, Path):
-        tools.alembic_here(place, "downgrade", revision, *(f"{n}={v}" for n, v in x.items()))
-    else:
-        postgresql_tools.alembic_here(place, "downgrade", revision, x=x)
-
-
-def is_sound(place: str | Path) -> bool:
-    findings = check_up(place) if isinstance(place, Path) else check_up_server(parse_url(place))
-    return all(each.verdict is not Verdict.BROKEN for each in findings)
+    return ledger_at("0006", ROWS, request, tmp_path, on_server=request.param == "postgresql")
 
 
 async def test_existing_rows_get_their_ends_and_digests(before: Ledger) -> None:
@@ -95,7 +70,7 @@ async def test_plain_ends_are_known_again_after_a_downgrade(before: Ledger) -> N
     place, ask = before
     kept = ask(KEPT)
     migrate.upgrade(url_of(place))
-    go(place, "0006")
+    go_down(place, "0006")
     assert ask(KEPT) == kept
     migrate.upgrade(url_of(place))
     assert ask(CODES) == ENDS
@@ -114,15 +89,15 @@ async def test_other_ends_are_lost_only_by_who_says_so(before: Ledger) -> None:
     rows, events = ask(columns), ask(EVENTS)
     assert rows[-1][1:3] == ("dependency", f'{{"proposal":{made.id}}}')
     with pytest.raises(WouldLoseData, match=r"^action_proposals has rows .*discard-history"):
-        go(place, "0006")
+        go_down(place, "0006")
     assert ask(columns) == rows
-    go(place, "0006", discard_history="yes")
+    go_down(place, "0006", discard_history="yes")
     assert ask(EVENTS) == events
     # The events still say it.
     migrate.upgrade(url_of(place))
     assert ask(columns) == rows
     assert is_sound(place)
-    go(place, "0004", discard_history="yes")
+    go_down(place, "0004", discard_history="yes")
     migrate.upgrade(url_of(place))
     assert ask(columns)[-1][1:3] == ("cancelled", None)
     assert ask(columns)[behind.id - 1][3] == rows[-1][3]
@@ -132,18 +107,7 @@ async def test_other_ends_are_lost_only_by_who_says_so(before: Ledger) -> None:
 async def test_an_upgraded_schema_is_a_fresh_one(before: Ledger, postgres: Databases) -> None:
     place, _ = before
     migrate.upgrade(url_of(place))
-    if isinstance(place, Path):
-        fresh = place.with_name("fresh.db")
-        migrate.upgrade(f"sqlite:///{fresh}")
-        assert tools.catalogue(place) == tools.catalogue(fresh)
-        old = place.with_name("old.db")
-        migrate.upgrade(f"sqlite:///{old}", "0006")
-        go(place, "0006")
-        assert tools.catalogue(place) == tools.catalogue(old)
-    else:
-        assert postgresql_tools.catalogue(place) == postgresql_tools.made_by(postgres, "head")
-        go(place, "0006")
-        assert postgresql_tools.catalogue(place) == postgresql_tools.made_by(postgres, "0006")
+    compare_with_fresh(place, "0006", postgres)
 
 
 async def test_a_row_that_can_not_be_read_has_no_digest(tmp_path: Path) -> None:

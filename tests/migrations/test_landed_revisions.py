@@ -15,7 +15,7 @@ from tests.databases import Databases, query
 from tests.migrations import postgresql_tools, tools
 
 CATALOGUES: Final = Path(__file__).with_name("catalogues")
-LANDED: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+LANDED: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 
 
 def plain(definition: object) -> str:

@@ -279,7 +279,10 @@ class ApprovalRequired(ActionError):
 
 
 class TransitionUnapproved(ApprovalRequired, InvalidTransition):
-    """A proposal can't move to `validated` or `executing` before its requirements are met; `missing` names them."""
+    """A proposal can't move to `validated` or `executing` before its requirements are met; `missing` names them.
+
+    It never can if somebody has rejected it: `rejected_by`.
+    """
 
     def __init__(
         self,
@@ -289,9 +292,11 @@ class TransitionUnapproved(ApprovalRequired, InvalidTransition):
         allowed: Iterable[str],
         *,
         missing: Sequence[str] = (),
+        rejected_by: str | None = None,
     ) -> None:
         self.missing = tuple(missing)
-        problem = _approvals(self.missing)
+        self.rejected_by = rejected_by
+        problem = _approvals(self.missing) if rejected_by is None else f"{rejected_by} rejected it"
         InvalidTransition.__init__(self, id, from_status, to_status, allowed, problem=problem)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
     table,
     type_coerce,
+    union,
     union_all,
 )
 from sqlalchemy import cast as sql_cast
@@ -233,7 +234,16 @@ def _bad_approvals(conn: Connection) -> Any:
     else:
         lapses_at = func.action_requirements_lapse(row.id, row.status, met, row.created_at)
     lapses_at = type_coerce(lapses_at, row.lapses_at.type)
-    required = select(REQUIREMENTS.c.proposal_id)
+    # A rejection of a failed proposal is written there too.
+    required = union(
+        select(REQUIREMENTS.c.proposal_id),
+        select(DECISIONS.c.proposal_id)
+        .join_from(DECISIONS, PROPOSALS, row.id == DECISIONS.c.proposal_id)
+        .where(
+            DECISIONS.c.kind == DecisionKind.REJECTED.value,
+            row.status == ActionStatus.FAILED.value,
+        ),
+    )
     problem = case(
         (row.id.not_in(required), "has an approval, and nothing is required of it"),
         (

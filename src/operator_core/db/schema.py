@@ -467,6 +467,11 @@ CREATE VIEW IF NOT EXISTS action_rules_asked AS SELECT id AS proposal_id FROM ac
 
 CREATE VIEW IF NOT EXISTS action_rules_candidates AS SELECT 'rule' AS kind, id AS source_id, id AS proposal_id, parameters, parameters AS conditions, parameters AS refutations FROM action_proposals WHERE 0;
 
+CREATE VIEW IF NOT EXISTS action_approvals_looked_up AS SELECT id AS proposal_id, 0 AS asked, approval, lapses_at FROM action_proposals WHERE 0;
+
+CREATE VIEW IF NOT EXISTS action_approvals_found AS
+SELECT id AS proposal_id, 0 AS asked, approval AS is_approval, lapses_at AS is_lapses_at, approval, lapses_at FROM action_proposals WHERE 0;
+
 CREATE TRIGGER IF NOT EXISTS action_records_not_deleted
 BEFORE DELETE ON action_records
 BEGIN
@@ -1229,67 +1234,6 @@ BEGIN
                 AND NOT EXISTS (SELECT 1 FROM action_decisions AS later WHERE later.withdraws_id = earlier.id)));
 END;
 
-CREATE TRIGGER IF NOT EXISTS action_decisions_acted
-AFTER INSERT ON action_decisions
-BEGIN
-    SELECT RAISE(ABORT, 'action_decisions_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: kind is not what the ledger takes') WHERE (NEW.kind = 'approved' OR NEW.kind = 'rejected' OR NEW.kind = 'withdrawn') IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: decided_by or comment is not what the ledger takes')
-    FROM (SELECT NEW.decided_by AS value, 255 AS most UNION ALL SELECT NEW.comment, 65536)
-    WHERE value IS NOT NULL AND (value < x'' AND substr(value, 1, most) = value AND (unicode(value) BETWEEN 33 AND 126 OR trim(value, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: decider_key is not what the ledger takes') WHERE (NEW.decider_key < x'' AND substr(NEW.decider_key, 1, 1024) = NEW.decider_key AND trim(NEW.decider_key) <> '' AND NEW.decider_key = lower(NEW.decider_key) AND (NEW.decider_key = lower(NEW.decided_by) OR NEW.decided_by GLOB '*[^!-~]*')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: decider_type is not what the ledger takes') WHERE (NEW.decider_type = 'user' OR NEW.decider_type = 'system' OR NEW.decider_type = 'agent') IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: roles is not what the ledger takes') WHERE (NEW.roles GLOB '[[]*]' AND (SELECT count(*) BETWEEN 0 AND 100 AND coalesce(sum(type = 'text' AND value = lower(value) AND length(value) <= 255 AND trim(value) <> ''), 0) = count(*) FROM json_each(NEW.roles))) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: digest is not what the ledger takes') WHERE (NEW.digest IS NULL OR NEW.digest < x'' AND length(NEW.digest) = 68 AND NEW.digest GLOB 'oc1:*' AND substr(NEW.digest, 5) NOT GLOB '*[^0-9a-f]*') IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: comment is not what the ledger takes') WHERE (NEW.comment IS NOT NULL OR NEW.kind = 'approved') IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: withdraws_id is not what the ledger takes') WHERE ((NEW.withdraws_id IS NOT NULL) = (NEW.kind = 'withdrawn')) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: requirement_id is not what the ledger takes') WHERE (NEW.kind = 'approved' OR coalesce(NEW.requirement_id, NEW.grant_id) IS NULL) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: validates is not what the ledger takes') WHERE (NEW.validates = 0 OR NEW.validates = 1) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: after_event is not what the ledger takes') WHERE (NEW.after_event = -1) IS NOT TRUE;
-    SELECT RAISE(ABORT, 'action_decisions_values: created_at is not what the ledger takes') WHERE (NEW.created_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
-    UPDATE action_decisions SET after_event = coalesce((SELECT max(id) FROM action_events WHERE proposal_id = NEW.proposal_id), 0) WHERE id = NEW.id;
-    SELECT RAISE(ABORT, 'action_decisions_not_eligible: this person may not give an approval that is required')
-    WHERE NEW.kind = 'approved' AND EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id) AND NOT EXISTS (SELECT 1 FROM action_votes WHERE proposal_id = NEW.proposal_id AND decision_id = NEW.id);
-    INSERT INTO action_events (proposal_id, event_type, actor, reason, occurred_at, details)
-    VALUES (NEW.proposal_id, iif(NEW.kind = 'withdrawn', 'approval_withdrawn', NEW.kind), NEW.decided_by, NEW.comment, strftime('%Y-%m-%d %H:%M:%f000', 'now'), '{"decision":' || NEW.id || coalesce(',"digest":"' || NEW.digest || '"', '') || coalesce(',"requirement":' || NEW.requirement_id, '') || coalesce(',"grant":' || NEW.grant_id, '') || coalesce(',"withdraws":' || NEW.withdraws_id, '') || '}');
-    UPDATE action_proposals
-    SET status = 'cancelled', end_code = 'rejected', cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
-        status_changed_by = NEW.decided_by, status_reason = NEW.comment, status_cause = '{"decision":' || NEW.id || '}',
-        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        version = version + 1
-    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status <> 'failed';
-    UPDATE action_proposals
-    SET next_retry_at = NULL, status_changed_by = NEW.decided_by, status_reason = NEW.comment,
-        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        version = version + 1
-    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status = 'failed' AND next_retry_at IS NOT NULL;
-    INSERT INTO action_approvals_asked SELECT NEW.proposal_id WHERE EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id);
-    UPDATE action_proposals
-    SET status = 'validated', validated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'), next_retry_at = NULL, end_code = NULL,
-        retry_count = retry_count + iif(status = 'failed', 1, 0),
-        status_changed_by = NEW.decided_by, status_reason = 'approved', status_cause = '{"decision":' || NEW.id || '}',
-        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
-        version = version + 1
-    WHERE NEW.kind = 'approved' AND NEW.validates AND id = NEW.proposal_id AND approval = 'given'
-        AND (status = 'proposed' OR status = 'failed' AND next_retry_at IS NOT NULL)
-        AND NOT EXISTS (SELECT 1 FROM action_halts_covering WHERE proposal_id = NEW.proposal_id);
-    -- What is left is held by a halt, and moves when it is resumed.
-    UPDATE action_proposals SET approval = 'held'
-    WHERE NEW.kind = 'approved' AND NEW.validates AND id = NEW.proposal_id AND approval = 'given'
-        AND (status = 'proposed' OR status = 'failed' AND next_retry_at IS NOT NULL);
-END;
-
-CREATE TRIGGER IF NOT EXISTS action_approvals_ask
-INSTEAD OF INSERT ON action_approvals_asked
-BEGIN
-    UPDATE action_proposals SET approval = found.approval, lapses_at = found.lapses_at
-    FROM (SELECT approval, lapses_at FROM action_approvals WHERE proposal_id = NEW.proposal_id) AS found
-    WHERE id = NEW.proposal_id AND (action_proposals.approval IS NOT found.approval OR action_proposals.lapses_at IS NOT found.lapses_at);
-END;
-
 CREATE TRIGGER IF NOT EXISTS action_rules_apply
 INSTEAD OF INSERT ON action_rules_asked
 BEGIN
@@ -1457,6 +1401,86 @@ WHEN (NEW.id = -1 AND NEW.transaction_id = 0 AND (
 BEGIN
     SELECT RAISE(ABORT, 'action_events_not_replaced: the history is append-only') WHERE NEW.id <> -1;
     SELECT RAISE(ABORT, 'action_events_genuine: only what has just happened becomes an event');
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_approvals_ask
+INSTEAD OF INSERT ON action_approvals_asked
+BEGIN
+    INSERT INTO action_approvals_looked_up VALUES (NEW.proposal_id, 1, NULL, NULL);
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_approvals_look_up
+INSTEAD OF INSERT ON action_approvals_looked_up
+BEGIN
+    INSERT INTO action_approvals_found
+    SELECT NEW.proposal_id, NEW.asked, NEW.approval, NEW.lapses_at, found.approval, found.lapses_at
+    FROM action_approvals AS found WHERE found.proposal_id = NEW.proposal_id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_approvals_become
+INSTEAD OF INSERT ON action_approvals_found
+BEGIN
+    UPDATE action_proposals SET approval = NEW.approval, lapses_at = NEW.lapses_at
+    WHERE NEW.asked AND id = NEW.proposal_id AND (approval IS NOT NEW.approval OR lapses_at IS NOT NEW.lapses_at);
+    SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps approval and lapses_at')
+    WHERE NOT NEW.asked
+        AND NOT ((NEW.is_approval IS NEW.approval OR NEW.is_approval = 'held' AND NEW.approval = 'given') AND NEW.is_lapses_at IS NEW.lapses_at
+            AND (EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id)
+                OR EXISTS (SELECT 1 FROM action_decisions WHERE proposal_id = NEW.proposal_id AND kind = 'rejected')));
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_decisions_acted
+AFTER INSERT ON action_decisions
+BEGIN
+    SELECT RAISE(ABORT, 'action_decisions_values: an id is positive') WHERE NEW.id >= 1 IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: kind is not what the ledger takes') WHERE (NEW.kind = 'approved' OR NEW.kind = 'rejected' OR NEW.kind = 'withdrawn') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: decided_by or comment is not what the ledger takes')
+    FROM (SELECT NEW.decided_by AS value, 255 AS most UNION ALL SELECT NEW.comment, 65536)
+    WHERE value IS NOT NULL AND (value < x'' AND substr(value, 1, most) = value AND (unicode(value) BETWEEN 33 AND 126 OR trim(value, char(9, 10, 11, 12, 13, 32, 133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199, 8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288)) <> '')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: decider_key is not what the ledger takes') WHERE (NEW.decider_key < x'' AND substr(NEW.decider_key, 1, 1024) = NEW.decider_key AND trim(NEW.decider_key) <> '' AND NEW.decider_key = lower(NEW.decider_key) AND (NEW.decider_key = lower(NEW.decided_by) OR NEW.decided_by GLOB '*[^!-~]*')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: decider_type is not what the ledger takes') WHERE (NEW.decider_type = 'user' OR NEW.decider_type = 'system' OR NEW.decider_type = 'agent') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: roles is not what the ledger takes') WHERE (NEW.roles GLOB '[[]*]' AND (SELECT count(*) BETWEEN 0 AND 100 AND coalesce(sum(type = 'text' AND value = lower(value) AND length(value) <= 255 AND trim(value) <> ''), 0) = count(*) FROM json_each(NEW.roles))) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: digest is not what the ledger takes') WHERE (NEW.digest IS NULL OR NEW.digest < x'' AND length(NEW.digest) = 68 AND NEW.digest GLOB 'oc1:*' AND substr(NEW.digest, 5) NOT GLOB '*[^0-9a-f]*') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: comment is not what the ledger takes') WHERE (NEW.comment IS NOT NULL OR NEW.kind = 'approved') IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: withdraws_id is not what the ledger takes') WHERE ((NEW.withdraws_id IS NOT NULL) = (NEW.kind = 'withdrawn')) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: requirement_id is not what the ledger takes') WHERE (NEW.kind = 'approved' OR coalesce(NEW.requirement_id, NEW.grant_id) IS NULL) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: validates is not what the ledger takes') WHERE (NEW.validates = 0 OR NEW.validates = 1) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: after_event is not what the ledger takes') WHERE (NEW.after_event = -1) IS NOT TRUE;
+    SELECT RAISE(ABORT, 'action_decisions_values: created_at is not what the ledger takes') WHERE (NEW.created_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')) IS NOT TRUE;
+    UPDATE action_decisions SET after_event = coalesce((SELECT max(id) FROM action_events WHERE proposal_id = NEW.proposal_id), 0) WHERE id = NEW.id;
+    SELECT RAISE(ABORT, 'action_decisions_not_eligible: this person may not give an approval that is required')
+    WHERE NEW.kind = 'approved' AND EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id) AND NOT EXISTS (SELECT 1 FROM action_votes WHERE proposal_id = NEW.proposal_id AND decision_id = NEW.id);
+    INSERT INTO action_events (proposal_id, event_type, actor, reason, occurred_at, details)
+    VALUES (NEW.proposal_id, iif(NEW.kind = 'withdrawn', 'approval_withdrawn', NEW.kind), NEW.decided_by, NEW.comment, strftime('%Y-%m-%d %H:%M:%f000', 'now'), '{"decision":' || NEW.id || coalesce(',"digest":"' || NEW.digest || '"', '') || coalesce(',"requirement":' || NEW.requirement_id, '') || coalesce(',"grant":' || NEW.grant_id, '') || coalesce(',"withdraws":' || NEW.withdraws_id, '') || '}');
+    UPDATE action_proposals
+    SET status = 'cancelled', end_code = 'rejected', cancelled_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
+        status_changed_by = NEW.decided_by, status_reason = NEW.comment, status_cause = '{"decision":' || NEW.id || '}',
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status <> 'failed';
+    UPDATE action_proposals
+    SET next_retry_at = NULL, status_changed_by = NEW.decided_by, status_reason = NEW.comment,
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE NEW.kind = 'rejected' AND id = NEW.proposal_id AND status = 'failed' AND next_retry_at IS NOT NULL;
+    INSERT INTO action_approvals_asked SELECT NEW.proposal_id WHERE EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id)
+        OR NEW.kind = 'rejected' AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = 'failed');
+    UPDATE action_proposals
+    SET status = 'validated', validated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'), next_retry_at = NULL, end_code = NULL,
+        retry_count = retry_count + iif(status = 'failed', 1, 0),
+        status_changed_by = NEW.decided_by, status_reason = 'approved', status_cause = '{"decision":' || NEW.id || '}',
+        status_changed_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', status_changed_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        updated_at = coalesce(max(strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', updated_at, '+0.001 seconds')), strftime('%Y-%m-%d %H:%M:%f000', 'now')),
+        version = version + 1
+    WHERE NEW.kind = 'approved' AND NEW.validates AND id = NEW.proposal_id AND approval = 'given'
+        AND (status = 'proposed' OR status = 'failed' AND next_retry_at IS NOT NULL)
+        AND NOT EXISTS (SELECT 1 FROM action_halts_covering WHERE proposal_id = NEW.proposal_id);
+    -- What is left is held by a halt, and moves when it is resumed.
+    UPDATE action_proposals SET approval = 'held'
+    WHERE NEW.kind = 'approved' AND NEW.validates AND id = NEW.proposal_id AND approval = 'given'
+        AND (status = 'proposed' OR status = 'failed' AND next_retry_at IS NOT NULL);
 END;
 
 CREATE TRIGGER IF NOT EXISTS action_proposals_ticket_exists
@@ -1917,11 +1941,7 @@ CREATE TRIGGER IF NOT EXISTS action_proposals_approval_kept
 BEFORE UPDATE OF approval, lapses_at ON action_proposals
 WHEN NEW.approval IS NOT OLD.approval OR NEW.lapses_at IS NOT OLD.lapses_at
 BEGIN
-    SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps approval and lapses_at')
-    WHERE NOT EXISTS (
-        SELECT 1 FROM action_approvals AS found
-        WHERE found.proposal_id = OLD.id AND (found.approval IS NEW.approval OR NEW.approval = 'held' AND found.approval = 'given') AND found.lapses_at IS NEW.lapses_at
-            AND EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = OLD.id));
+    INSERT INTO action_approvals_looked_up VALUES (OLD.id, 0, NEW.approval, NEW.lapses_at);
 END;
 """
 """The ledger's own tables, and triggers on tickets: run after `SCHEMA_SQL`."""

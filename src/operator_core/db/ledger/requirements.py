@@ -43,6 +43,7 @@ __all__ = [
     "assign",
     "is_approved",
     "missing_names",
+    "rejected_by",
 ]
 
 UNAPPROVED = "action_proposals_approval_required"
@@ -171,6 +172,16 @@ def ask(conn: Connection, ids: Sequence[int]) -> None:
         conn.execute(_ASK, {"ids": to_json(list(ids)).decode()})
     else:
         conn.execute(_ASK_ON_SERVER, {"ids": list(ids)})
+
+
+_REJECTION = select(_D.decided_by).where(
+    _D.proposal_id == _PROPOSAL, _D.kind == literal_column("'rejected'", Text())
+)
+
+
+def rejected_by(conn: Connection, proposal_id: int) -> str | None:
+    """Who has rejected a proposal, if anybody has."""
+    return conn.scalar(_REJECTION, {"proposal": proposal_id})
 
 
 def missing_names(conn: Connection, proposal_id: int) -> list[str]:

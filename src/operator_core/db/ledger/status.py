@@ -44,7 +44,13 @@ from operator_core.db.ledger.limited import (
     unlimited,
 )
 from operator_core.db.ledger.queries import get_proposal
-from operator_core.db.ledger.requirements import approved, ask, is_approved, missing_names
+from operator_core.db.ledger.requirements import (
+    approved,
+    ask,
+    is_approved,
+    missing_names,
+    rejected_by,
+)
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.execution import fetch
 from operator_core.db.sql.functions import strictly_after, utcnow, written_now
@@ -268,7 +274,14 @@ def _check_approval(conn: Connection, id: int, found: Any, to: ActionStatus) -> 
         return False
     missing = missing_names(conn, id)
     if missing or not is_approved(conn, id):
-        raise TransitionUnapproved(id, found.status, to, _allowed(found.status), missing=missing)
+        raise TransitionUnapproved(
+            id,
+            found.status,
+            to,
+            _allowed(found.status),
+            missing=missing,
+            rejected_by=rejected_by(conn, id),
+        )
     return True
 
 

@@ -19,7 +19,7 @@ __all__ = [
     "stamp",
 ]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """Every revision, oldest first; any other is recognised as newer without Alembic."""
 
 HEAD: Final = REVISIONS[-1]
