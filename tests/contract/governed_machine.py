@@ -38,6 +38,7 @@ def held_back(model: Model) -> list[int]:
         each.id
         for each in model.proposals.values()
         if each.status is S.VALIDATED and each.readable and not each.expired and not each.waits
+        if not model.is_held_by_people(each)
         if room.held(each.row) is not None
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 
-from operator_core.actions import ActionStatus
+from operator_core.actions import ActionStatus, HaltMode
 from tests.conftest import proposal
 from tests.contract.ledger_limits import AMOUNT, DAY
 from tests.contract.ledger_model import Model
@@ -103,6 +103,46 @@ TO_MAKE = st.builds(
     agent_id=st.sampled_from([None, None, "Bot", "other"]),
     exclusive_key=st.sampled_from([None, None, "store 4", "store 4", "store 5"]),
     parameters=AMOUNTS,
+)
+ASKED = "drop"
+"""The action about which rules are."""
+TO_ASK = st.builds(
+    proposal,
+    st.just(ASKED),
+    priority=st.sampled_from([0, 3]),
+    status=st.sampled_from([S.PROPOSED] * 8 + [S.VALIDATED, S.FAILED]),
+    expires_at=st.sampled_from([None, None, None, None, None, FAR, PAST[0]]),
+    max_retries=st.integers(0, 3),
+    retry_delay=st.sampled_from([0.0, 0.0, NEVER]),
+    max_retry_delay=st.just(NEVER),
+    agent_id=st.sampled_from([None, "Bot", "other"]),
+    exclusive_key=st.sampled_from([None, None, "store 4"]),
+    parameters=AMOUNTS,
+)
+RULE = st.fixed_dictionaries(
+    {
+        "action_name": st.sampled_from([ASKED, ASKED, "d*p"]),
+        "agent_id": st.sampled_from([None, None, None, "BOT"]),
+        "above": st.sampled_from([None, None, 1, 3]),
+        "denies": st.sampled_from([False] * 5 + [True]),
+        "approvals": st.sampled_from([1, 1, 2]),
+        "roles": st.sampled_from([None, ["a"], ["b"]]),
+        "covers_retries": st.booleans(),
+    }
+)
+GRANT = st.fixed_dictionaries(
+    {
+        "action_name": st.just(ASKED),
+        "roles": st.sampled_from([(), ("a",), ("a", "b")]),
+        "max_uses": st.sampled_from([1, 2, 50]),
+    }
+)
+HALT = st.fixed_dictionaries(
+    {
+        "mode": st.sampled_from([HaltMode.HALTED, HaltMode.OBSERVE]),
+        "action_name": st.sampled_from([None, ASKED, ASKED, "move", "*o*"]),
+        "agent_id": st.sampled_from([None, None, None, "Bot"]),
+    }
 )
 LIMIT = st.fixed_dictionaries(
     {

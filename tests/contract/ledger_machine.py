@@ -24,8 +24,10 @@ from operator_core.actions import (
     ActionProposal,
     ActionStatus,
     Claim,
+    ConstraintViolation,
     EndCode,
     ExclusiveBusy,
+    HaltRequested,
     LeaseLost,
     LimitReached,
     NotFound,
@@ -57,7 +59,7 @@ from tests.contract.ledger_choices import (
     sometimes,
     to_be_retried,
 )
-from tests.contract.ledger_model import Model, Proposal, Record, Refusal
+from tests.contract.ledger_model import Model, Proposal, Record, Refusal, Refusals
 from tests.contract.ledger_replay import Replay
 
 T = TypeVar("T")
@@ -74,12 +76,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self, place: str | Path) -> None:
         super().__init__()
         self.place = place
-        self.model = Model(sweeps_first="://" not in str(place))
+        self.model = self.new_model()
         self.replay = Replay()
         self.steps = 0
         self.claims: dict[int, Claim] = {}
         self.runner = asyncio.Runner()
         self.db = self.run(ActionDB(place).open())
+
+    def new_model(self) -> Model:
+        return Model(sweeps_first="://" not in str(self.place))
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         # Runner.run() would set a handler for signals each time, which takes as long as the call.
@@ -99,13 +104,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.replay.apply(self.run(self.db.history(after=self.replay.last)))
         return self.replay.failed_at
 
-    def check(self, expected: Refusal, call: Coroutine[Any, Any, object]) -> None:
-        if expected is None:
+    def check(self, expected: Refusal | Refusals, call: Coroutine[Any, Any, object]) -> None:
+        if not expected:
             self.run(call)
             return
-        with pytest.raises(expected) as caught:
+        several = expected if isinstance(expected, tuple) else (expected,)
+        with pytest.raises(several) as caught:
             self.run(call)
-        self.compare_errors(expected, caught.value)
+        assert type(caught.value) in several
+        self.compare_errors(type(caught.value), caught.value)
 
     def compare_errors(self, expected: Refusal, error: Exception | None) -> None:
         assert (None if error is None else type(error)) is expected, error
@@ -138,19 +145,25 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(made=st.lists(TO_MAKE, min_size=1, max_size=3))
     def propose(self, made: list[ActionProposal]) -> None:
         expected = self.model.check_new(made)
-        if expected is not None:
+        if expected:
             self.check(expected, self.db.create_proposals(made))
             return
-        for row in self.run(self.db.create_proposals(made)):
-            self._add(row, row.status, "agent", readable=True)
+        rows = self.run(self.db.create_proposals(made))
+        for row, proposed in zip(rows, made, strict=True):
+            self._add(row, proposed.status, "agent", readable=True)
 
     @sometimes
     @rule()
     def damage(self) -> None:
         values = {"parameters": "[]", "reason": "by hand", "status": "validated", "priority": 9}
         statement = insert(PROPOSALS).values(action_name="move", proposed_at=PAST[0], **values)
+        row = proposal("move")
+        if self.model.is_halted(row):
+            with pytest.raises(ConstraintViolation, match="action_proposals_halted"):
+                self.raw(statement)
+            return
         ((id,),) = self.raw(statement.returning(PROPOSALS.c.id))
-        self._add(proposal("move", id=id), S.VALIDATED, "raw SQL", readable=False)
+        self._add(row.model_copy(update={"id": id}), S.VALIDATED, "raw SQL", readable=False)
 
     def _add(self, row: ActionProposal, status: ActionStatus, by: str, *, readable: bool) -> None:
         waits, expired = row.scheduled_at == FAR, row.expires_at in PAST
@@ -269,7 +282,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def heartbeat(self, id: int, lapses: bool) -> None:
         expected = self.model.heartbeat(id, lapsed=lapses)
         self.check(expected, self.db.heartbeat(id, SHORT if lapses else LONG))
-        if lapses and expected is None:
+        if lapses and expected in (None, HaltRequested):
             self.wait_for([id])
 
     @some(open_ids)

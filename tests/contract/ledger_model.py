@@ -14,12 +14,19 @@ from operator_core.actions import (
     CorruptRow,
     EndCode,
     Expired,
+    Halted,
+    HaltMode,
+    HaltRequested,
     InvalidTransition,
     LeaseLost,
     NotDue,
     NotFound,
+    TransitionHalted,
+    TransitionUnapproved,
     VersionConflict,
 )
+from tests.contract.ledger_approvals import Decided
+from tests.contract.ledger_halts import Stop
 from tests.contract.ledger_limits import Bound, Held, Room, Start, Use
 
 S = ActionStatus
@@ -30,6 +37,8 @@ PLAIN_ENDS = {S.CANCELLED: EndCode.CANCELLED, S.FAILED: EndCode.FAILED}
 
 Refusal = type[Exception] | None
 """What a call must raise; None if it must be done."""
+Refusals = tuple[type[Exception], ...]
+"""Of several at once, which of them a call raises may depend on the database; () if it must be done."""
 
 
 @dataclass
@@ -53,6 +62,9 @@ class Proposal:
     settled: bool = False
     """Whether a retry's time is known to the model, and not one that clock and jitter gave."""
     end_code: EndCode | None = None
+    decided: Decided = field(default_factory=Decided)
+    held: bool = False
+    """Whether it was approved while it was halted, so that it moves when it is resumed."""
 
     def __post_init__(self) -> None:
         self.end_code = PLAIN_ENDS.get(self.status)
@@ -128,6 +140,7 @@ class Model:
     records: dict[int, Record] = field(default_factory=dict)
     limits: dict[int, Bound] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
+    halts: dict[int, Stop] = field(default_factory=dict)
     facts: tuple[object, ...] = ()
     """What the last error says of the limit or the exclusive key because of which something did not start."""
 
@@ -159,17 +172,41 @@ class Model:
     def _start(self, proposal: Proposal, by: str) -> None:
         proposal.move(S.EXECUTING, by)
         proposal.off_the_list()
+        proposal.decided.begun += 1
         self.starts.append(Start(proposal.row))
 
-    def check_new(self, made: Sequence[ActionProposal]) -> Refusal:
-        """What creating these raises: those that are executing must all have room."""
+    def open_halts(self) -> list[Stop]:
+        return [each for each in self.halts.values() if each.resumed_by is None]
+
+    def is_halted(self, row: ActionProposal, *, moves: bool = True) -> bool:
+        """Whether a halt keeps a proposal from being validated or started, or without `moves` from being made."""
+        return any(
+            each.covers(row) and (moves or each.mode is HaltMode.HALTED)
+            for each in self.open_halts()
+        )
+
+    def is_held_by_people(self, proposal: Proposal) -> bool:
+        return self.is_halted(proposal.row) or not proposal.decided.met()
+
+    def _refusal_by_people(self, proposal: Proposal) -> Refusal:
+        """The error of a proposal that a halt or a missing approval keeps from being validated or started."""
+        if self.is_halted(proposal.row):
+            return TransitionHalted
+        return None if proposal.decided.met() else TransitionUnapproved
+
+    def check_new(self, made: Sequence[ActionProposal]) -> Refusals:
+        """What creating these raises: a halt may cover one, and those that are executing must all have room."""
         room = self.room()
         begun = [row for row in made if row.status is S.EXECUTING]
-        return None if all(room.admits(row) for row in begun) else ConstraintViolation
+        moves = (S.VALIDATED, S.EXECUTING)
+        halted = any(self.is_halted(row, moves=row.status in moves) for row in made)
+        full = not all(room.admits(row) for row in begun)
+        return (Halted,) * halted + (ConstraintViolation,) * full
 
     def add(self, made: Proposal) -> None:
         self.proposals[made.id] = made
         if made.status is S.EXECUTING:
+            made.decided.begun += 1
             self.starts.append(Start(made.row))
 
     def remove_limit(self, name: str, by: str) -> Refusal:
@@ -204,6 +241,8 @@ class Model:
             return CorruptRow
         if proposal.status not in (S.PROPOSED, S.VALIDATED):
             return InvalidTransition
+        if self.is_halted(proposal.row, moves=False):
+            return Halted
         proposal.move(S.CANCELLED, by, EndCode.SUPERSEDED)
         proposal.off_the_list()
         return None
@@ -238,6 +277,9 @@ class Model:
             return VersionConflict
         if to not in TRANSITIONS[proposal.status] or (retry and proposal.status is not S.FAILED):
             return InvalidTransition
+        is_begun = to in (S.VALIDATED, S.EXECUTING)
+        if is_begun and (refusal := self._refusal_by_people(proposal)):
+            return refusal
         if to is S.EXECUTING and proposal.waits:
             return NotDue
         if to is S.EXECUTING and proposal.expired:
@@ -271,7 +313,8 @@ class Model:
         if record.ended_by is not None or not self.held(record):
             return LeaseLost
         record.lapsed = lapsed
-        return None
+        row = self.proposals[record.proposal_id].row
+        return HaltRequested if self.is_halted(row, moves=False) else None
 
     def end(
         self,
@@ -296,6 +339,7 @@ class Model:
                 if end_code is EndCode.NOT_BEGUN:
                     mine = [each for each in self.starts if each.row.id == proposal.id]
                     mine[-1].given_back = True
+                    proposal.decided.begun -= 1
         record.ended_by, record.success = record.worker, error is None
         if end_code is EndCode.OUTCOME_UNKNOWN:
             record.success, record.unknown = None, True
@@ -324,9 +368,9 @@ class Model:
     def _too_late(proposal: Proposal) -> bool:
         return proposal.status in (S.PROPOSED, S.VALIDATED) and proposal.expired
 
-    @staticmethod
-    def _to_retry(proposal: Proposal) -> bool:
-        return proposal.status is S.FAILED and proposal.retried and proposal.retry_due
+    def _to_retry(self, proposal: Proposal) -> bool:
+        is_due = proposal.status is S.FAILED and proposal.retried and proposal.retry_due
+        return is_due and not self.is_held_by_people(proposal)
 
     def sweep(self, failed_at: Mapping[int, datetime], begun: Sequence[int] = ()) -> None:
         self.recover(failed_at, begun)
@@ -364,11 +408,15 @@ class Model:
         if proposal.status is S.EXECUTING:
             return AlreadyClaimed
         if proposal.status is S.FAILED and proposal.retried:
-            return NotDue
+            return self._refusal_by_people(proposal) if proposal.retry_due else NotDue
         if (proposal.moved_by, proposal.end_code) == (LEDGER, EndCode.EXPIRED):
             return Expired
+        if proposal.status in (S.PROPOSED, S.VALIDATED) and not proposal.decided.met():
+            return TransitionUnapproved
         if proposal.status is not S.VALIDATED:
             return InvalidTransition
+        if self.is_halted(proposal.row):
+            return TransitionHalted
         return NotDue if proposal.waits else self._refusal(proposal)
 
     def _take(
@@ -379,6 +427,7 @@ class Model:
             for each in self.proposals.values()
             if each.status is S.VALIDATED and each.readable and not each.expired and not each.waits
             if (names is None or each.row.action_name in names) and only in (None, each.id)
+            if not self.is_held_by_people(each)
         ]
         due.sort(key=lambda each: each.place)
         if not self.sweeps_first:

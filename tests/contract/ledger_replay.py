@@ -1,5 +1,6 @@
 """What the history alone says of a ledger."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,18 @@ class Replay:
     """The details of each, and who removed it."""
     resolved: dict[int, tuple[bool | None, str]] = field(default_factory=dict)
     """By execution: whether it was done, and who found that out."""
+    rules: dict[int, str | None] = field(default_factory=dict)
+    """Who revoked each."""
+    grants: dict[int, str | None] = field(default_factory=dict)
+    uses: Counter[int] = field(default_factory=Counter)
+    """How often each grant was used."""
+    halts: dict[int, str | None] = field(default_factory=dict)
+    """Who resumed each."""
+    required: Counter[int] = field(default_factory=Counter)
+    """The number of requirements and denials of each proposal."""
+    votes: dict[int, dict[int, str]] = field(default_factory=dict)
+    """By proposal, the approvals that were not withdrawn, and whose they are."""
+    rejected: set[int] = field(default_factory=set)
     last: int = 0
 
     def apply(self, events: Iterable[ActionEvent]) -> None:
@@ -103,4 +116,43 @@ class Replay:
                 ended = (started_by, event.actor, event.success, event.reason)
                 self.records[record_id] = ended
             case _:
-                pass
+                self._apply_decision(event)
+
+    def _apply_decision(self, event: ActionEvent) -> None:
+        id, details = event.proposal_id, event.details or {}
+        match event.event_type:
+            case EventType.RULE_ADDED | EventType.GRANT_ADDED | EventType.HALTED:
+                begun, which = self._governing(event)
+                assert which > max(begun, default=0)
+                begun[which] = None
+            case EventType.RULE_REVOKED | EventType.GRANT_REVOKED | EventType.RESUMED:
+                begun, which = self._governing(event)
+                assert begun[which] is None
+                begun[which] = event.actor
+            case EventType.APPROVAL_REQUIRED:
+                assert id is not None
+                self.required[id] += 1
+            case EventType.APPROVED:
+                assert id is not None
+                assert details["digest"] == self.digests[id]
+                self.votes.setdefault(id, {})[details["decision"]] = event.actor.lower()
+                if "grant" in details:
+                    assert self.grants[details["grant"]] is None
+                    self.uses[details["grant"]] += 1
+            case EventType.APPROVAL_WITHDRAWN:
+                assert id is not None
+                assert self.votes[id].pop(details["withdraws"]) == event.actor.lower()
+            case EventType.REJECTED:
+                assert id is not None
+                self.rejected.add(id)
+            case _:
+                raise AssertionError(event)
+
+    def _governing(self, event: ActionEvent) -> tuple[dict[int, str | None], int]:
+        """The rules, grants or halts, and which of them an event is about."""
+        assert event.proposal_id is None
+        name, _, _ = event.event_type.value.partition("_")
+        kinds = {"rule": self.rules, "grant": self.grants}
+        if name in kinds:
+            return kinds[name], (event.details or {})[name]
+        return self.halts, (event.details or {})["halt"]

@@ -1,6 +1,6 @@
 """Approvals against a model: whatever is done in whatever order, what moves is what the model says may move."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from operator_core.actions import ActionError, ActionStatus, Claim, EndCode, StoredProposal
 from operator_core.db import ActionDB
 from tests.contract.governed import S, approve, begin, later, now, proposed, rule
+from tests.contract.governed_model import DECIDABLE
+from tests.contract.ledger_approvals import Decided, Required
 
 WAITS: Final = 604_800.0
 HOUR: Final = 3600.0
 STEP: Final = 1500.0
 """How much time passes at once, so that what was approved at different times lapses at different times."""
-
-DECIDABLE: Final = (S.PROPOSED, S.VALIDATED, S.FAILED)
 
 DEEDS: Final = st.one_of(
     st.tuples(
@@ -45,76 +45,36 @@ MIA: Final = ("approve", "mia", ())
 
 
 @dataclass
-class Vote:
-    person: str
-    roles: tuple[str, ...]
-    at: float
-    begun: int
-    """How many executions had begun."""
-
-
-@dataclass
 class Model:
     """One proposal, and what may be done with it."""
 
-    required: list[dict[str, Any]]
+    decided: Decided
     status: ActionStatus = S.PROPOSED
-    time: float = 0.0
-    begun: int = 0
-    votes: list[Vote] = field(default_factory=list[Vote])
-
-    def fits(self, vote: Vote) -> list[int]:
-        """The requirements for which a vote can count."""
-        return [
-            number
-            for number, each in enumerate(self.required)
-            if (each["roles"] is None or set(each["roles"]) & set(vote.roles))
-            and (each["valid_for"] is None or vote.at + each["valid_for"] > self.time)
-            and (each["covers_retries"] or vote.begun == self.begun)
-        ]
 
     def met(self) -> bool:
-        """Whether an assignment of the votes meets all requirements, by trying all."""
-
-        def place(votes: list[Vote], missing: tuple[int, ...]) -> bool:
-            if not any(missing):
-                return True
-            if not votes:
-                return False
-            first, *others = votes
-            return place(others, missing) or any(
-                missing[at] and place(others, (*missing[:at], missing[at] - 1, *missing[at + 1 :]))
-                for at in self.fits(first)
-            )
-
-        return place(self.votes, tuple(each["approvals"] for each in self.required))
+        return self.decided.met()
 
     def follow(self, deed: str, *how: Any) -> bool:
         """Moves as the ledger should; whether it is allowed."""
         match deed:
             case "approve":
-                person, roles = how
-                vote = Vote(person, roles, self.time, self.begun)
-                known = any(each.person == person and self.fits(each) for each in self.votes)
-                if self.status not in DECIDABLE or known or not self.fits(vote):
+                vote = self.decided.vote_of(*how)
+                known = self.decided.has_voted(vote.person)
+                if self.status not in DECIDABLE or known or not self.decided.fits(vote):
                     return False
-                self.votes.append(vote)
+                self.decided.votes.append(vote)
                 if self.status is not S.VALIDATED and self.met():
                     self.status = S.VALIDATED
                 return True
             case "withdraw":
-                mine = [each for each in self.votes if each.person == how[0]]
-                if self.status not in DECIDABLE or not mine:
-                    return False
-                self.votes.remove(mine[-1])
-                return True
+                return self.status in DECIDABLE and self.decided.withdraw(how[0])
             case "wait":
-                self.time += STEP
+                self.decided.time += STEP
                 return True
             case "reject":
                 return self.moved((S.PROPOSED, S.VALIDATED), S.CANCELLED)
             case "fail" | "unbegun":
-                self.begun += deed == "fail" and self.status is S.EXECUTING
+                self.decided.begun += deed == "fail" and self.status is S.EXECUTING
                 return self.moved((S.EXECUTING,), S.FAILED)
             case "claim":
                 return self.met() and self.moved((S.VALIDATED,), S.EXECUTING)
@@ -191,7 +151,8 @@ async def test_what_moves_is_what_may_move(
     for number, each in enumerate(required):
         await rule(db, f"r{number}", **each)
     made = await proposed(db, max_retries=99, retry_delay=WAITS, max_retry_delay=WAITS)
-    model, ledger = Model(required), Ledger(db, made)
+    model = Model(Decided([Required(**each) for each in required]))
+    ledger = Ledger(db, made)
     for deed, *how in deeds:
         if deed == "reject" and model.status is S.FAILED:
             continue

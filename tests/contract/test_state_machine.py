@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from operator_core.actions import ActionStatus
 from operator_core.db import ActionDB
 from tests.conftest import proposal
-from tests.contract.governed_machine import GovernedMachine
+from tests.contract.deciding_machine import DecidingMachine
 
 S = ActionStatus
 
@@ -31,7 +31,7 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], st
 
 def explore(new_place: Callable[[], str | Path], examples: int, steps: int) -> None:
     run_state_machine_as_test(
-        lambda: GovernedMachine(new_place()),
+        lambda: DecidingMachine(new_place()),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,

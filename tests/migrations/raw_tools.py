@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Final
 
 import pytest
@@ -41,11 +42,19 @@ NUMBERED: Final = (
 )
 
 
+@cache
+def _template() -> dbapi.Connection:
+    connection = dbapi.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+    return connection
+
+
 @contextmanager
 def empty(setting: str) -> Iterator[dbapi.Connection]:
     """A ledger without a row."""
     connection = dbapi.connect(":memory:", isolation_level=None)
-    connection.executescript(SCHEMA_SQL + ACTIONS_SCHEMA_SQL)
+    # A copy takes a third of the time of the script.
+    _template().backup(connection)
     connection.executescript(setting)
     yield connection
     connection.close()

@@ -78,8 +78,8 @@ def _no_thread_left() -> None:
     """No thread is started here, and looking for one would cost more than the tests."""
 
 
-@pytest.fixture(params=SETTINGS)
-def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
+@pytest.fixture(scope="module", params=SETTINGS)
+def filled(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """Two rows of each table, tickets that a proposal or a workflow refers to, and one that none does."""
     with empty(request.param) as connection:
         for _ in range(4):
@@ -105,6 +105,14 @@ def db(request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
             decided = {"decided_by": name, "decider_key": name}
             insert(connection, "action_decisions", {**DECISION, **decided})
         yield connection
+
+
+@pytest.fixture
+def db(filled: dbapi.Connection) -> Iterator[dbapi.Connection]:
+    """The rows as they are, for each test: what it changes is rolled back."""
+    filled.execute("BEGIN")
+    yield filled
+    filled.execute("ROLLBACK")
 
 
 VERBS: Final = ("INSERT", "REPLACE", "INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL")
