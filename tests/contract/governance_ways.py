@@ -1,5 +1,6 @@
 """The ways to propose of the matrix in `test_governance_matrix`."""
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -28,11 +29,14 @@ FIELDS: Final[dict[str, Any]] = {
 INSERT: Final = (
     "INSERT INTO action_proposals (action_name, parameters, reason, proposed_at, proposed_by,"
     " requester_id, agent_id, max_retries, retry_delay, exclusive_key)"
-    " VALUES (:name, '{}', 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0, :key)"
+    " VALUES (:name, :parameters, 'r', CURRENT_TIMESTAMP, 'planner', 'rosa', 'planner', 5, 0, :key)"
 )
 
 EXCLUDED: Final = ("excluded", "approved but excluded", "retry excluded")
 """The states whose proposals have an exclusive key, the same in each state."""
+SUMMED: Final = ("limited by sum",)
+"""The states whose proposals have an amount, of which a limit lets only so much start."""
+AMOUNT: Final = "rows"
 
 
 class Ledger(NamedTuple):
@@ -59,9 +63,14 @@ class Cell(NamedTuple):
     def key(self) -> str | None:
         return self.state if self.state in EXCLUDED else None
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        return {AMOUNT: 1} if self.state in SUMMED else {}
+
 
 def asked(cell: Cell, status: ActionStatus = S.PROPOSED) -> ActionProposal:
-    return proposal(cell.name, status=status, exclusive_key=cell.key, **FIELDS)
+    more = {"exclusive_key": cell.key, "parameters": cell.parameters}
+    return proposal(cell.name, status=status, **more, **FIELDS)
 
 
 async def by_sql(db: ActionDB, sql: str, *rows: dict[str, Any]) -> None:
@@ -129,7 +138,7 @@ async def by_a_service(to: Ledger, cells: Sequence[Cell]) -> None:
 
 
 def _values(cell: Cell) -> dict[str, Any]:
-    return {"name": cell.name, "key": cell.key}
+    return {"name": cell.name, "key": cell.key, "parameters": json.dumps(cell.parameters)}
 
 
 MAKES: Final = {
@@ -163,26 +172,34 @@ _RETRY: Final = (
 )
 
 
-def make_upgraded(url: str, write: Callable[[str], object], cells: Sequence[Cell]) -> None:
-    """Makes a ledger at an early revision and upgrades it in steps to head. `write` adds the rows of each step."""
+def make_upgraded(
+    url: str,
+    write: Callable[[str], object],
+    cells: Sequence[Cell],
+    upgrade: Callable[[], None],
+) -> None:
+    """Makes a ledger at an early revision and upgrades it in steps.
+
+    `write` adds the rows of each step, and `upgrade` is the last one, to head.
+    """
     for revision in sorted({revision for revision, _ in UPGRADED.values()}):
         migrate.upgrade(url, revision)
         for make, (written_at, status) in UPGRADED.items():
             if written_at == revision:
-                write(_insert([cell.name for cell in cells if cell.make == make], revision, status))
+                write(_insert([cell for cell in cells if cell.make == make], revision, status))
         write(_RETRY)
-    migrate.upgrade(url)
+    upgrade()
 
 
-def _insert(names: Sequence[str], revision: str, status: ActionStatus) -> str:
+def _insert(cells: Sequence[Cell], revision: str, status: ActionStatus) -> str:
     """The statement that inserts proposals. Those that are to fail are executing first."""
     begun = S.EXECUTING if status is S.FAILED else status
     columns, values = "", ""
     if revision >= "0004":
         columns, values = ", requester_id, agent_id", ", 'rosa', 'planner'"
     rows = ", ".join(
-        f"('{name}', '{{}}', 'r', '{begun}', CURRENT_TIMESTAMP, 'planner', 5, 0{values})"
-        for name in names
+        f"('{cell.name}', '{json.dumps(cell.parameters)}', 'r', '{begun}', CURRENT_TIMESTAMP, 'planner', 5, 0{values})"
+        for cell in cells
     )
     return (
         "INSERT INTO action_proposals (action_name, parameters, reason, status, proposed_at, proposed_by,"

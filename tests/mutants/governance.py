@@ -9,6 +9,9 @@ __all__ = ["MUTANTS"]
 _TEXT: Final = "src/operator_core/db/schema.py"
 _SERVER: Final = "migrations/versions/0009_approvals.postgresql.sql"
 _CONTRACT: Final = "tests/contract/"
+_REJECTED: Final = (
+    _CONTRACT + "test_approvals.py::test_a_rejection_also_holds_where_nothing_was_required"
+)
 
 
 def _both(
@@ -212,6 +215,30 @@ MUTANTS: Final = (
         ),
         "test_halts.py::test_raw_sql_begins_nothing_either",
         "Something begins after the halt.",
+    ),
+    Mutant(
+        name="rejections-do-not-hold-without-a-requirement-on-sqlite",
+        file=_TEXT,
+        old="        OR NEW.kind = 'rejected' AND EXISTS (SELECT 1 FROM action_proposals WHERE id = NEW.proposal_id AND status = 'failed');\n",
+        new=";\n",
+        tests=(_REJECTED,),
+        why="Somebody retries what was rejected.",
+    ),
+    Mutant(
+        name="rejections-do-not-hold-without-a-requirement-on-postgresql",
+        file="migrations/versions/0010_rejections.py",
+        old="    IF required OR NEW.kind OPERATOR(pg_catalog.=) 'rejected' AND EXISTS (",
+        new="    IF required OR NEW.kind OPERATOR(pg_catalog.=) 'none' AND EXISTS (",
+        tests=(_REJECTED,),
+        why="Somebody retries what was rejected.",
+    ),
+    Mutant(
+        name="approval-is-set-by-hand-on-sqlite",
+        file=_TEXT,
+        old="    WHERE NOT NEW.asked\n",
+        new="    WHERE 0\n",
+        tests=(_REJECTED, _CONTRACT + "test_governance_matrix.py"),
+        why="Who forges the approval of a row hides that it is missing.",
     ),
     Mutant(
         name="halt-can-be-edited-on-sqlite",
