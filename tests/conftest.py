@@ -117,11 +117,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def is_chosen(item: pytest.Item) -> bool:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         backend = params.get("backend")
+        marker = next((name for name in ENOUGH if item.get_closest_marker(name)), None)
+        if item.get_closest_marker("every_backend"):
+            marker = None
         if backend in SYNC:
             function = getattr(item, "originalname", item.name)
-            if not runs_by_sync(item.path.stem, function):
+            # The units of work are the same ones: what they decide is tried without it.
+            if marker == "two_backends" or not runs_by_sync(item.path.stem, function):
                 return False
-        marker = next((name for name in ENOUGH if item.get_closest_marker(name)), None)
         if every or marker is None:
             return backend is None or backend in chosen
         enough = ENOUGH[marker]

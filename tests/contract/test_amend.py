@@ -19,6 +19,8 @@ from operator_core.db import ActionDB
 from tests.conftest import proposal
 from tests.contract.governed import S, approve, begin, given, last, now, proposed, rule, status
 
+pytestmark = pytest.mark.two_backends
+
 WHO: dict[str, Any] = {"by": "mia", "reason": "fewer rows"}
 
 
@@ -26,6 +28,7 @@ class Drop(BaseModel):
     rows: int
 
 
+@pytest.mark.every_backend
 async def test_a_new_one_takes_its_place(db: ActionDB) -> None:
     await rule(db)
     old = await proposed(

@@ -47,6 +47,8 @@ from tests.contract.governed import (
     status,
 )
 
+pytestmark = pytest.mark.two_backends
+
 WHO = {"by": "oncall", "reason": "bad deploy"}
 OTHER = "oc1:" + "0" * 64
 
@@ -56,6 +58,7 @@ Open = Callable[..., Awaitable[ActionDB]]
 # ------ what an approval is bound to
 
 
+@pytest.mark.every_backend
 async def test_an_approval_is_stored_and_told(db: ActionDB) -> None:
     await rule(db, roles=["sre"])
     made = await proposed(db)
@@ -327,7 +330,6 @@ def test_as_many_votes_count_as_can(election: tuple[dict[int, int], dict[int, li
         assert all(requirement in fits[vote] for vote in each)
 
 
-@pytest.mark.two_backends
 @LAW
 @given(election=elections())
 @example(({1: 1, 2: 1, 3: 1}, {1: [1, 2, 3], 2: [1, 2], 3: [1]}))
@@ -758,6 +760,7 @@ async def test_what_was_surely_not_begun_gives_its_approvals_back(db: ActionDB) 
     await db.complete((await begin(db, made)).record.id)
 
 
+@pytest.mark.every_backend
 async def test_a_cancelled_claim_gives_the_approvals_back(db: ActionDB) -> None:
     await rule(db)
     made = await proposed(db)
@@ -1035,7 +1038,6 @@ async def test_a_service_that_validates_itself_does_so_after_the_halt(db: Action
     await db.update_proposal_status(made.id, S.VALIDATED)
 
 
-@pytest.mark.two_backends
 async def test_decisions_and_halts_survive_a_restart(
     backend: str, place: Any, tmp_path: Any
 ) -> None:
@@ -1222,6 +1224,7 @@ async def test_who_can_not_be_seen_is_nobody(db: ActionDB) -> None:
     assert invalid.value.path == "by"
 
 
+@pytest.mark.every_backend
 async def test_decisions_in_a_transaction_are_rolled_back_with_it(db: ActionDB) -> None:
     await rule(db)
     made = await proposed(db)

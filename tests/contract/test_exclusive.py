@@ -15,6 +15,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 
@@ -29,6 +31,7 @@ def ids(taken: list[Claim]) -> list[int]:
     return [each.proposal.id for each in taken]
 
 
+@pytest.mark.every_backend
 async def test_a_claim_takes_the_first_of_each_key(db: ActionDB) -> None:
     one, _, two, three, _, four = await ready(db, "a", "a", "b", None, "b", None)
     taken = await db.claim("w", limit=10)

@@ -28,6 +28,8 @@ from tests.contract.governed import (
     told,
 )
 
+pytestmark = pytest.mark.each_driver
+
 WHO = {"by": "lead", "reason": "over"}
 
 
@@ -36,6 +38,7 @@ async def holds(db: ActionDB, **fields: Any) -> bool:
     return await status(db, await proposed(db, **fields)) is S.VALIDATED
 
 
+@pytest.mark.every_backend
 async def test_a_grant_is_stored_and_each_use_is_a_decision(db: ActionDB) -> None:
     await rule(db, roles=["sre"])
     until = datetime.now(UTC) + timedelta(hours=1)

@@ -23,6 +23,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 WHO = {"by": "oncall", "reason": "bad deploy"}
 
@@ -36,6 +38,7 @@ async def claimed(db: ActionDB, **fields: Any) -> Claim:
     return claim
 
 
+@pytest.mark.every_backend
 async def test_nothing_is_proposed_validated_or_started(db: ActionDB) -> None:
     proposed = await db.create_proposal(proposal())
     validated = await db.create_proposal(proposal(status=S.VALIDATED))
@@ -173,7 +176,6 @@ async def test_a_halt_of_many_cancels_all_of_them(db: ActionDB) -> None:
     assert found.status is S.PROPOSED
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize(
     ("pattern", "covered", "free"),
     [
@@ -201,7 +203,6 @@ async def test_patterns_of_actions(
     assert await db.mode() is HaltMode.EXECUTE
 
 
-@pytest.mark.two_backends
 async def test_a_halt_of_an_agent_covers_its_sub_agents(db: ActionDB) -> None:
     async def validated(**fields: Any) -> int:
         return (await db.create_proposal(proposal(status=S.VALIDATED, **fields))).id
@@ -229,7 +230,6 @@ async def test_a_halt_of_an_agent_covers_its_sub_agents(db: ActionDB) -> None:
     assert await db.mode(run_id="run-1") is HaltMode.HALTED
 
 
-@pytest.mark.two_backends
 async def test_all_limits_of_a_halt_count_together(db: ActionDB) -> None:
     await db.halt(**WHO, action_name="drain", run_id="run-1", agent_id="a")
     await db.create_proposal(proposal("drain", run_id="run-2", agent_id="a"))
@@ -384,6 +384,7 @@ async def test_a_freeze_begins_and_ends_by_itself(db: ActionDB, raw: RawSQL) -> 
     assert await db.mode() is HaltMode.EXECUTE
 
 
+@pytest.mark.every_backend
 async def test_heartbeats_of_others_and_of_resumed_ones_go_on(db: ActionDB) -> None:
     claim, other = await claimed(db, agent_id="a"), await claimed(db)
     report = await db.halt(**WHO, agent_id="a")
@@ -450,6 +451,7 @@ async def test_a_block_that_has_not_begun_does_not(db: ActionDB) -> None:
     assert found.status is S.FAILED
 
 
+@pytest.mark.every_backend
 async def test_halting_is_refused_inside_a_transaction(db: ActionDB) -> None:
     async with db.transaction() as tx:
         with pytest.raises(ActionError, match="transaction of its own"):
@@ -462,7 +464,6 @@ async def test_halting_is_refused_inside_a_transaction(db: ActionDB) -> None:
     assert await db.mode() is HaltMode.EXECUTE
 
 
-@pytest.mark.two_backends
 async def test_arguments_are_checked_before_anything_is_written(db: ActionDB) -> None:
     for wrong in (
         {"by": ""},
@@ -484,6 +485,7 @@ async def test_arguments_are_checked_before_anything_is_written(db: ActionDB) ->
     assert await db.history() == []
 
 
+@pytest.mark.every_backend
 async def test_a_halt_outlives_the_program(open_ledger: Open, backend: str) -> None:
     first = await open_ledger()
     await first.halt(**WHO, run_id="run-1")

@@ -21,6 +21,8 @@ from operator_core.db import ActionDB
 from tests.clocks import asleep
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 WHO: dict[str, Any] = {"by": "oncall", "reason": "careful"}
 HOUR = 3600.0
@@ -53,6 +55,7 @@ async def on_sqlite(db: ActionDB) -> bool:
     return await db._units.read(lambda conn: conn.dialect.name == "sqlite")
 
 
+@pytest.mark.every_backend
 async def test_claims_take_as_many_as_fit_and_pass_over_the_others(db: ActionDB) -> None:
     limit = await db.set_limit("drains", action_name="drain_*", window=HOUR, max_starts=2, **WHO)
     assert (limit.name, limit.window, limit.max_starts) == ("drains", HOUR, 2)
@@ -305,6 +308,7 @@ async def test_a_halt_comes_first(db: ActionDB) -> None:
     await db.resume(**WHO)
 
 
+@pytest.mark.every_backend
 async def test_a_move_that_is_rolled_back_counts_nothing(db: ActionDB) -> None:
     await db.set_limit("all", window=HOUR, max_starts=2, **WHO)
     one, _ = await ready(db, 2)

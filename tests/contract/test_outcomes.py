@@ -19,6 +19,8 @@ from operator_core.actions import (
 from operator_core.db import ActionDB
 from tests.conftest import RawSQL, proposal
 
+pytestmark = pytest.mark.two_backends
+
 S = ActionStatus
 
 SEEN = "the console shows the new leader"
@@ -38,6 +40,7 @@ async def status(db: ActionDB, claim: Claim) -> ActionStatus:
     return found.status
 
 
+@pytest.mark.every_backend
 async def test_what_was_done_completes_the_proposal(db: ActionDB) -> None:
     claim = await failed(db)
     before = await db.get_record(claim.record.id)
@@ -182,6 +185,7 @@ async def test_raw_sql_has_the_same_rules(db: ActionDB, raw: RawSQL) -> None:
             await raw(change)
 
 
+@pytest.mark.every_backend
 async def test_one_of_many_resolves_it(db: ActionDB) -> None:
     claim = await failed(db)
     found = await asyncio.gather(
@@ -198,6 +202,7 @@ async def test_one_of_many_resolves_it(db: ActionDB) -> None:
     assert sum(each.event_type is EventType.OUTCOME_RESOLVED for each in events) == 1
 
 
+@pytest.mark.every_backend
 async def test_a_resolution_and_a_retry_at_once_leave_one_answer(db: ActionDB) -> None:
     for _ in range(5):
         claim = await failed(db)
@@ -225,6 +230,7 @@ async def test_a_lease_that_expires_waits_for_somebody_to_look(db: ActionDB) -> 
         await db.unresolved(after=-1)
 
 
+@pytest.mark.every_backend
 async def test_it_joins_a_transaction(db: ActionDB) -> None:
     claim = await failed(db)
     async with db.transaction() as tx:

@@ -43,6 +43,8 @@ from tests.contract.governed import (
     told,
 )
 
+pytestmark = pytest.mark.each_driver
+
 
 async def names(db: ActionDB, **fields: Any) -> list[str]:
     """The names of the requirements that such a proposal gets."""
@@ -50,6 +52,7 @@ async def names(db: ActionDB, **fields: Any) -> list[str]:
     return [each.requirement.name for each in (await db.approvals(made.id)).requirements]
 
 
+@pytest.mark.every_backend
 async def test_a_rule_is_stored_and_told(db: ActionDB) -> None:
     full = Rule(
         name="drop",
@@ -292,6 +295,7 @@ async def test_what_was_begun_elsewhere_needs_its_approvals_first(
     assert not made.replayed
 
 
+@pytest.mark.every_backend
 async def test_neighbours_of_a_refused_one_are_written(db: ActionDB) -> None:
     await rule(db, action_name="drop_*")
     asked = [proposal("drop_table", status=S.VALIDATED) if n % 2 else proposal() for n in range(8)]
