@@ -395,7 +395,9 @@ class Model:
         if not self.sweeps_first:
             taken = self._take(worker, limit, names, only)
         self.sweep(failed_at, taken)
-        return taken + self._take(worker, limit - len(taken), names, only)
+        while more := self._take(worker, limit - len(taken), names, only):
+            taken += more
+        return taken
 
     def claim_proposal(self, id: int, worker: str, failed_at: Mapping[int, datetime]) -> Refusal:
         if self.claim(worker, 1, None, failed_at, only=id):

@@ -40,6 +40,12 @@ async def test_a_claim_takes_the_first_of_each_key(db: ActionDB) -> None:
     assert await db.claim("w", limit=10) == []
 
 
+async def test_a_claim_takes_as_many_as_can_start_together(db: ActionDB) -> None:
+    one, _, _, two, _, _, three = await ready(db, *"aaabbbc")
+    # Fewer than the limit stand before the next one that can start.
+    assert ids(await db.claim("w", limit=3)) == [one, two, three]
+
+
 async def test_claims_pass_over_what_waits_for_its_key(db: ActionDB) -> None:
     first, *waiting = await ready(db, *("a",) * 5, priority=9)
     other = (await ready(db, "b"))[0]

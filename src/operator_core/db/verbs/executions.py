@@ -152,10 +152,12 @@ class WorkVerbs(Verbs):
                 if overdue:
                     async with self._kept(taken, request.lease):
                         await self._units.write(recovery.sweep)
-                if len(taken) < request.limit:
+                goes_on = True
+                while goes_on and len(taken) < request.limit:
                     rest = request._replace(limit=request.limit - len(taken))
                     more = await self._units.write(_claim(rest))
                     taken += more.claims
+                    goes_on = more.passed and bool(more.claims)
             except ActionError as error:
                 if not taken:
                     raise
