@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PEERS_VENV ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage soak mutants lint format bench bench-peers schema build clean
+.PHONY: help demo demo-gate test coverage soak mutants lint format bench bench-peers schema build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -24,6 +24,9 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed ## replay a dozen tool calls into a new ledger and show the results
 	@rm -f demo.db demo.db-wal demo.db-shm
 	$(BIN)/operator-core actions replay examples/tool_calls.jsonl --db-path demo.db
+
+demo-gate: $(VENV)/installed ## run an agent loop behind the gate: one call waits for a person, one is halted
+	@$(BIN)/python examples/gate.py
 
 test: $(VENV)/installed ## run the tests, short forms of the soaks included
 	$(BIN)/python -m pytest -m "not soak" --numprocesses auto

@@ -25,7 +25,7 @@ from operator_core.db.verbs.blocking import BlockingVerbs, SyncExecution
 from operator_core.db.verbs.executions import LEASE, Names, Types, lease_of
 from operator_core.db.verbs.ledger import ActionLedger
 
-__all__ = ["SyncActionLedger", "give_back", "hold"]
+__all__ = ["SyncActionLedger", "coroutines_of", "give_back", "hold"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -225,6 +225,11 @@ def hold(
     """
     seconds = check(arguments.LEASE, lease, "lease")
     return ledger._verbs.hold(claim, seconds, since)  # pyright: ignore[reportPrivateUsage]
+
+
+def coroutines_of(ledger: SyncActionLedger) -> BlockingVerbs:
+    """The verbs of a ledger as coroutines that never wait in an event loop: see `finished`."""
+    return ledger._verbs  # pyright: ignore[reportPrivateUsage]
 
 
 def give_back(ledger: SyncActionLedger, claims: Sequence[Claim]) -> None:

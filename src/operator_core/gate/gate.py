@@ -1,0 +1,282 @@
+"""The gate of an agent in an event loop."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, cast
+
+from operator_core.actions.errors import (
+    ActionError,
+    Conflict,
+    HaltRequested,
+    InvalidValue,
+    LeaseLost,
+)
+from operator_core.actions.results import describe, keep
+from operator_core.actions.types import Claim, RequesterType
+from operator_core.db.verbs.executions import BEATS, LEASE
+from operator_core.db.verbs.ledger import ActionLedger
+from operator_core.gate.core import Core, kept, until, wrapped
+from operator_core.gate.errors import ExecutionFailed
+from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
+from operator_core.gate.tickets import Outcome, Ticket
+from operator_core.gate.tools import Arguments, F, OnCancel, Tool, values_of
+
+__all__ = ["Begun", "Gate"]
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Awaitable[Any] | Any]
+
+
+class Gate:
+    """Stands between an agent and its tools: a call is proposed, decided, claimed, executed once, and recorded.
+
+    A gate belongs to one run of one agent. `run_id` names the run: a new one for each, because providers repeat their
+    call ids. `agent_id`, `requester` and `parent_id` say who acts, for whom, and in the execution of which proposal;
+    take them from the authentication of the caller, never from the model.
+
+    With `execute` "here", the gate runs the tools itself, as `worker` (default: ``gate`` and the run), under a `lease`
+    that heartbeats extend. With "worker", it waits for a `run_worker` elsewhere. With `repeat` "refuse", a call is
+    refused if the same one was rejected in this run, or if nobody knows whether it was done.
+
+    Several tasks may share one gate.
+    """
+
+    def __init__(
+        self,
+        db: ActionLedger,
+        *,
+        run_id: str,
+        agent_id: str | None = None,
+        requester: str | None = None,
+        requester_type: RequesterType | str = RequesterType.USER,
+        parent_id: int | None = None,
+        tools: ToolsOrFunctions = None,
+        execute: Execute = "here",
+        worker: str | None = None,
+        lease: timedelta = LEASE,
+        repeat: Repeat = "refuse",
+    ) -> None:
+        self.tools = tools_of(tools)
+        """The tools by name. A gate without any takes every call, and needs a handler for each."""
+        self._db = db
+        self._settings = settings(
+            run_id=run_id,
+            agent_id=agent_id,
+            requester=requester,
+            requester_type=requester_type,
+            parent_id=parent_id,
+            execute=execute,
+            worker=worker,
+            lease=lease,
+            repeat=repeat,
+        )
+        self._core = Core(db, self.tools, self._settings)
+
+    def tool(
+        self,
+        name: str | None = None,
+        *,
+        expires_in: timedelta | None = None,
+        max_retries: int = 0,
+        on_cancel: OnCancel = "unknown",
+    ) -> Callable[[F], F]:
+        """Makes a function a tool: its signature says which arguments are accepted.
+
+        It is a coroutine function, or a plain function, which runs in a thread. A call that has not begun after
+        `expires_in` is cancelled. `max_retries` is for a tool that may be repeated without harm. With `on_cancel` "not
+        done", a cancellation in the middle of the tool means that nothing was done.
+        """
+
+        def add(function: F) -> F:
+            self.tools.add(
+                function,
+                name=name,
+                expires_in=expires_in,
+                max_retries=max_retries,
+                on_cancel=on_cancel,
+            )
+            return function
+
+        return add
+
+    async def propose(
+        self, name: str, arguments: Arguments, *, call_id: str, reason: str | None = None
+    ) -> Ticket:
+        """Writes down a call of the model, with the arguments that the tool would get, defaults included.
+
+        Asked again with the same `call_id`, it returns the same ticket; another `reason` does not matter. A call that
+        can't be executed, because of its tool, its arguments, or a repetition, is written as cancelled: `settle` then
+        raises `Refused`.
+
+        Raises `Conflict` if the call has other arguments than before, `Halted` if nothing may be proposed, and `Refused`
+        for what the ledger can't store.
+        """
+        return await self._core.propose(name, arguments, call_id, reason)
+
+    async def outcome(
+        self,
+        ticket: Ticket,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it does not count while the tool runs
+        handler: Handler | None = None,
+    ) -> Outcome:
+        """Waits for the decision, executes the call once, and returns what became of it, also if that is an error.
+
+        Asked again, also by another process, it returns the same outcome. `handler` takes the place of the tool, with
+        the same arguments. After `timeout` seconds the outcome is `Pending`; the time does not count while the tool
+        runs. Raises `InvalidValue` if there is nothing to execute the call with.
+        """
+        end = until(timeout)
+        function = handler if handler is not None else self._function(ticket.name)
+        if function is None and self._settings.runs_here:
+            settled = await self._core.settled(ticket)
+            if settled is None:
+                raise InvalidValue(
+                    "handler", f"must be given: there is no tool {ticket.name!r} here"
+                )
+            return settled
+        failure: Exception | None = None
+        while isinstance(found := await self._core.turn(ticket, end), Claim):
+            assert function is not None
+            failure = await self._run(found, function)
+        if isinstance(found.error, ExecutionFailed):
+            found.error.__cause__ = failure
+        return found
+
+    async def settle(
+        self,
+        ticket: Ticket,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+        handler: Handler | None = None,
+    ) -> Any:
+        """Returns what the tool has returned, as `outcome` does; raises the outcome's error."""
+        outcome = await self.outcome(ticket, timeout=timeout, handler=handler)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
+
+    async def call(
+        self,
+        name: str,
+        arguments: Arguments,
+        *,
+        call_id: str,
+        reason: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+        handler: Handler | None = None,
+    ) -> Any:
+        """Proposes a call and settles it."""
+        ticket = await self.propose(name, arguments, call_id=call_id, reason=reason)
+        return await self.settle(ticket, timeout=timeout, handler=handler)
+
+    async def begin(self, ticket: Ticket, *, timeout: float | None = None) -> "Begun":  # noqa: ASYNC109
+        """Waits for the decision and starts the call, for a caller that executes it itself and says how it ended.
+
+        For hooks before and after a tool. Raises the error of a call that is not to be executed, `Pending` after
+        `timeout` seconds, and `Conflict` if it was executed before.
+        """
+        found = await self._core.turn(ticket, until(timeout))
+        if isinstance(found, Claim):
+            return Begun(self._db, found, self._settings.lease)
+        raise found.error or Conflict("proposal", ticket.proposal_id, "executed already")
+
+    async def pending(self) -> list[Ticket]:
+        """Returns the tickets of this run that are not settled, oldest first: where to go on after a restart."""
+        return await self._core.pending()
+
+    def _function(self, name: str) -> Handler | None:
+        tool = self.tools.get(name)
+        return None if tool is None else tool.function
+
+    async def _run(self, claim: Claim, function: Handler) -> Exception | None:
+        """Executes a claimed call; what became of it is in the ledger. Returns the error of the tool."""
+        tool = self.tools.get(claim.proposal.action_name)
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancelled = task.cancelling()
+        try:
+            async with self._db.holding(claim) as execution:
+                try:
+                    result = await _called(function, tool, claim.proposal.parameters)
+                except asyncio.CancelledError as error:
+                    if tool is not None and tool.on_cancel == "not done":
+                        raise _NotDone from error
+                    raise
+                execution.result_data = wrapped(result)
+        except _NotDone:
+            if task.cancelling() > cancelled:
+                raise asyncio.CancelledError from None
+        except (LeaseLost, HaltRequested) as error:
+            logger.warning("the execution of proposal %s: %s", claim.proposal.id, error)
+        except Exception as error:
+            logger.info("the tool of proposal %s failed: %s", claim.proposal.id, error)
+            return error
+        return None
+
+
+class _NotDone(Exception):
+    """The tool was cancelled before it had done anything."""
+
+    def __str__(self) -> str:
+        return "cancelled: nothing was done"
+
+
+async def _called(function: Handler, tool: Tool | None, parameters: dict[str, Any]) -> Any:
+    arguments = parameters if tool is None else values_of(tool, parameters)
+    if inspect.iscoroutinefunction(function):
+        return await function(**arguments)
+    result = await asyncio.to_thread(function, **arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+class Begun:
+    """A call that its caller executes; heartbeats go on until it is told how it ended, once."""
+
+    def __init__(self, db: ActionLedger, claim: Claim, lease: timedelta) -> None:
+        self.claim = claim
+        self.halt: HaltRequested | None = None
+        """Set when a heartbeat has told of a halt: the caller should end the tool."""
+        self._db = db
+        self._lease = lease
+        self._beating = asyncio.create_task(self._beat())
+
+    async def done(self, value: Any = None) -> Any:
+        """Completes the call, and returns the value as the ledger has stored it; raises `LeaseLost`."""
+        found = keep(wrapped(value), self._db._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
+        await self._ended()
+        await self._db.complete(self.claim.record.id, found.result, actor=self.claim.record.worker)
+        return kept(found.result)
+
+    async def failed(self, error: BaseException | str) -> None:
+        """Fails the call: it is known that it was not done, or not wholly; raises `LeaseLost`."""
+        await self._fail(error, unknown=False)
+
+    async def unknown(self, why: BaseException | str) -> None:
+        """Ends the call without knowing whether it was done; raises `LeaseLost`."""
+        await self._fail(why, unknown=True)
+
+    async def _fail(self, error: BaseException | str, *, unknown: bool) -> None:
+        text = error if isinstance(error, str) else describe(error)
+        record = self.claim.record
+        await self._ended()
+        await self._db.fail(record.id, text, outcome_unknown=unknown, actor=record.worker)
+
+    async def _ended(self) -> None:
+        self._beating.cancel()
+        await asyncio.wait({self._beating})
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / BEATS)
+            try:
+                await self._db.heartbeat(self.claim.record.id, self._lease)
+            except HaltRequested as error:
+                self.halt = error
+            except LeaseLost:
+                return
+            except ActionError as error:
+                logger.warning("no heartbeat for record %s: %s", self.claim.record.id, error)
