@@ -152,10 +152,12 @@ async def test_settings_are_pinned_through_it_as_far_as_it_keeps_them(
     # It takes no options, or drops them without a word.
     settings = {"ignore_startup_parameters": "options"} if ignored else {}
     driver = PSYCOPG if options else "postgresql"
+    # In a session of its own asyncpg's prepared statements are where it looks for them.
+    mode = "transaction" if options else "session"
     migrate.upgrade(direct)
     for setting in ("datestyle = 'SQL, DMY'", "standard_conforming_strings = off"):
         server.sql(f"ALTER DATABASE ledger SET {setting}")
-    with bouncer_before(server, settings=settings) as bouncer:
+    with bouncer_before(server, settings=settings, pool_mode=mode, default_pool_size=8) as bouncer:
         url = through(bouncer, *options, driver=driver)
         async with ActionDB(url, pool_size=4) as db:
             made = await asyncio.gather(
@@ -167,7 +169,7 @@ async def test_settings_are_pinned_through_it_as_far_as_it_keeps_them(
     assert query(direct, "SELECT count(*) FROM action_proposals WHERE reason = E'\\\\'") == [(20,)]
     server.sql("ALTER DATABASE ledger SET transform_null_equals = on")
     refused = pytest.raises(StorageUnavailable, match="transform_null_equals is on")
-    with bouncer_before(server, settings=settings) as bouncer, refused:
+    with bouncer_before(server, settings=settings, pool_mode=mode) as bouncer, refused:
         await ActionDB(through(bouncer, *options, driver=driver)).open()
 
 
