@@ -137,6 +137,12 @@ async def test_what_the_ledger_can_not_store_is_refused(gate: Any) -> None:
     assert refused.value.proposal_id is None
 
 
+async def test_what_the_program_says_wrong_is_its_own_error(gate: Any) -> None:
+    for wrong in ({"call_id": ""}, {"call_id": "c", "reason": "\0"}):
+        with pytest.raises(InvalidValue):
+            await gate.propose("drain", {"store": 4}, **wrong)
+
+
 # ------ decisions
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionProposal, ActionStatus, EndCode
+from operator_core.actions import ActionProposal, ActionStatus, EndCode, InvalidValue
 from operator_core.db import ActionDB
 from operator_core.gate import EffectUnknown, ExecutionFailed, Gate, Pending, Refused, Ticket
 from operator_core.worker import run_worker
@@ -86,6 +86,11 @@ async def test_what_a_cancelled_call_came_to(db: ActionDB, on_cancel: Any, code:
     assert found.end_code is code
     with pytest.raises(EffectUnknown if on_cancel == "unknown" else ExecutionFailed):
         await gate.settle(ticket)
+
+
+async def test_a_thread_can_not_be_cancelled(db: ActionDB, calls: Calls) -> None:
+    with pytest.raises(InvalidValue, match="thread"):
+        gate_of(db).tool(on_cancel="not done")(calls.drain)
 
 
 async def test_a_halt_cancels_a_tool_that_runs(db: ActionDB) -> None:

@@ -134,6 +134,9 @@ class Core:
         except LedgerHalted as error:
             raise Halted(None, str(error), end_code=EndCode.HALTED.value) from error
         except InvalidValue as error:
+            if not error.path.startswith(("action_name", "parameters")):
+                raise
+            # What the model said.
             raise Refused(None, str(error)) from error
         except Conflict:
             known = await self.verbs.find_call(self.settings.run_id, call_id)

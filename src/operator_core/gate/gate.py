@@ -88,10 +88,13 @@ class Gate:
 
         It is a coroutine function, or a plain function, which runs in a thread. A call that has not begun after
         `expires_in` is cancelled. `max_retries` is for a tool that may be repeated without harm. With `on_cancel` "not
-        done", a cancellation in the middle of the tool means that nothing was done.
+        done", a cancellation in the middle of the tool means that nothing was done. Raises `InvalidValue` for that with a
+        plain function: a thread goes on after a cancellation.
         """
 
         def add(function: F) -> F:
+            if on_cancel == "not done" and not inspect.iscoroutinefunction(function):
+                raise InvalidValue("on_cancel", "must be 'unknown' for a function in a thread")
             self.tools.add(
                 function,
                 name=name,
@@ -203,7 +206,8 @@ class Gate:
                 try:
                     result = await _called(function, tool, claim.proposal.parameters)
                 except asyncio.CancelledError as error:
-                    if tool is not None and tool.on_cancel == "not done":
+                    in_loop = inspect.iscoroutinefunction(function)
+                    if in_loop and tool is not None and tool.on_cancel == "not done":
                         raise _NotDone from error
                     raise
                 execution.result_data = wrapped(result)
