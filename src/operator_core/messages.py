@@ -29,7 +29,7 @@ _ADVICE: tuple[tuple[type[GateError], str], ...] = (
     (ExecutionFailed, "It was executed and failed."),
     (
         Pending,
-        "It waits for a person, or can't start yet. Do not call it again: it is answered later.",
+        "It is not done yet. Do not call it again: it is answered later.",
     ),
     (Rejected, "It was not executed: a person has rejected it. Do not make the same call again."),
     (Halted, "It was not executed: agents are stopped. Do not call it again."),

@@ -2,10 +2,10 @@
 
 import pickle
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, SecretStr
 
 from operator_core.actions import (
     ActionStatus,
@@ -179,11 +179,8 @@ async def test_nobody_decided_in_time(db: ActionDB, gate: Any) -> None:
     await rule(db, action_name="drain", decide_within=600.0)
     ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
     await later(db, 601)
-    with pytest.raises((Undecided, Pending)):
-        await gate.settle(ticket, timeout=0)
-    await db.claim("somebody")
     with pytest.raises(Undecided):
-        await gate.settle(ticket)
+        await gate.settle(ticket, timeout=0)
 
 
 async def test_it_expires(db: ActionDB, calls: Calls) -> None:
@@ -245,6 +242,64 @@ async def test_a_limit_holds_it_back(db: ActionDB, gate: Any) -> None:
     assert await gate.settle(ticket) == {"moved": 3}
 
 
+# ------ what the model says is not always what the tool gets
+
+
+async def test_what_does_not_survive_storing_is_refused(db: ActionDB) -> None:
+    seen: list[Any] = []
+
+    def scale(by: Annotated[int, BeforeValidator(lambda value: value * 100)]) -> None:
+        seen.append(by)
+
+    def login(password: SecretStr) -> None:
+        seen.append(password)
+
+    gate = gate_of(db, tools=[scale, login])
+    for name, arguments in (("scale", {"by": 3}), ("login", {"password": "secret"})):
+        with pytest.raises(Refused, match="change when they are stored"):
+            await gate.call(name, arguments, call_id=name)
+    assert seen == []
+
+
+async def test_a_default_of_none_may_be_left_out(db: ActionDB) -> None:
+    def note(text: str = None) -> str:  # type: ignore[assignment]  # noqa: RUF013
+        return f"noted {text}"
+
+    gate = gate_of(db, tools=[note])
+    assert await gate.call("note", {}, call_id="call-1") == "noted None"
+    with pytest.raises(Refused, match="valid string"):
+        await gate.call("note", {"text": 3}, call_id="call-2")
+
+
+async def test_a_set_has_no_order(db: ActionDB) -> None:
+    def tag(names: set[str]) -> int:
+        return len(names)
+
+    gate = gate_of(db, tools=[tag])
+    ticket = await gate.propose("tag", {"names": ["a", "b", "c"]}, call_id="call-1")
+    # Another process may write it in another order.
+    stored = (await found(db, ticket)).parameters["names"]
+    call = gate.tools.read("tag", {"names": ["c", "b", "a"]})
+    for names in (stored, stored[::-1]):
+        assert call.is_of("tag", {"names": names})
+    assert not call.is_of("tag", {"names": ["a", "b"]})
+    assert await gate.propose("tag", {"names": ["c", "a", "b"]}, call_id="call-1") == ticket
+
+
+async def test_numbers_and_flags_are_not_the_same_call(db: ActionDB) -> None:
+    gate = gate_of(db)
+    await gate.propose("any", {"n": 1}, call_id="call-1")
+    for other in ({"n": 1.0}, {"n": True}):
+        with pytest.raises(Conflict):
+            await gate.propose("any", other, call_id="call-1")
+
+
+async def test_what_a_model_says_at_length_is_an_answer(gate: Any) -> None:
+    with pytest.raises(Refused) as refused:
+        await gate.call("drain", {"k" * 70_000: 1, "a\ud800": 2}, call_id="call-1")
+    assert len(str(refused.value.reason)) < 2_100
+
+
 # ------ how it ends
 
 
@@ -300,6 +355,75 @@ async def test_an_unknown_outcome_is_not_repeated(db: ActionDB, gate: Any, calls
     assert [each["store"] for each in calls.seen] == [5, 4]
 
 
+async def test_what_a_dead_program_has_begun_is_not_repeated(
+    db: ActionDB, gate: Any, calls: Calls
+) -> None:
+    first = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    await db.claim_proposal(first.proposal_id, "dead", lease=timedelta(milliseconds=1))
+    twin = await gate.propose("drain", {"store": 4}, call_id="call-2")
+    with pytest.raises((Refused, Pending)):
+        await gate.settle(twin, timeout=0)
+    with pytest.raises(EffectUnknown):
+        await gate.settle(first, timeout=60)
+    with pytest.raises(Refused, match="is not known"):
+        await gate.settle(twin, timeout=60)
+    with pytest.raises(Refused, match="is not known"):
+        await gate.call("drain", {"store": 4}, call_id="call-3")
+    assert calls.seen == []
+
+
+async def test_the_same_call_waits_for_the_one_that_is_executed(
+    db: ActionDB, gate: Any, calls: Calls
+) -> None:
+    tickets = [
+        await gate.propose("drain", {"store": 4}, call_id=f"call-{number}") for number in range(3)
+    ]
+    begun = await gate.begin(tickets[0])
+    with pytest.raises(Pending, match=f"executed as proposal {tickets[0].proposal_id}"):
+        await gate.settle(tickets[1], timeout=0)
+    await begun.done(1)
+    assert await gate.settle(tickets[1]) == {"moved": 3}
+    lost = await gate.begin(tickets[2])
+    await lost.unknown("lost")
+    assert len(calls.seen) == 1
+
+
+async def test_each_execution_is_found_out_by_itself(db: ActionDB, gate: Any) -> None:
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    begun = await gate.begin(ticket)
+    await begun.unknown("lost")
+    await db.resolve_outcome(begun.claim.record.id, by="mia", succeeded=False, evidence="log 1")
+    await db.retry(ticket.proposal_id)
+    again = await gate.begin(ticket)
+    await again.unknown("lost again")
+    with pytest.raises(EffectUnknown, match="lost again"):
+        await gate.settle(ticket)
+    with pytest.raises(Refused):
+        await gate.call("drain", {"store": 4}, call_id="call-2")
+
+
+async def test_what_was_cancelled_while_it_ran_was_executed(db: ActionDB, gate: Any) -> None:
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    begun = await gate.begin(ticket)
+    await db.cancel_proposal(ticket.proposal_id, by="mia", reason="stop it")
+    with pytest.raises(EffectUnknown):
+        await gate.settle(ticket)
+    assert await begun.done(7) == 7
+    assert await gate.settle(ticket) == 7
+
+
+async def test_a_claim_that_was_given_back_is_no_end(db: ActionDB, gate: Any, calls: Calls) -> None:
+    await rule(db, action_name="drain")
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    await approve(db, ticket)
+    claim = await db.claim_proposal(ticket.proposal_id, "somebody")
+    await db._give_back([claim])
+    assert (await found(db, ticket)).end_code is EndCode.NOT_BEGUN
+    assert await gate.pending() == [ticket]
+    assert await gate.settle(ticket) == {"moved": 3}
+    assert len(calls.seen) == 1
+
+
 async def test_what_was_found_to_be_done_has_no_result(db: ActionDB, gate: Any) -> None:
     ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
     begun = await gate.begin(ticket)
@@ -334,6 +458,25 @@ async def test_a_result_is_the_same_whoever_asks(db: ActionDB, result: Any) -> N
         assert await gate.call("drain", {"store": 4}, call_id="call-1") == result
 
 
+class Moved(BaseModel):
+    result: int
+
+
+class Broken(dict[str, Any]):
+    def items(self) -> Any:
+        raise OSError("gone")
+
+
+async def test_no_result_fails_what_was_done(db: ActionDB) -> None:
+    for number, (result, value) in enumerate(
+        [(Moved(result=1), {"result": 1}), ((1, 2), [1, 2]), (Broken(a=1), None), (object(), None)]
+    ):
+        gate = gate_of(db, tools=[Calls(result).drain], run_id=f"run-{number}")
+        for _ in range(2):
+            answer = await gate.call("drain", {"store": 4}, call_id="call-1")
+            assert answer == value or (value is None and "result_not_kept" in answer)
+
+
 # ------ two phases
 
 
@@ -352,6 +495,21 @@ async def test_who_executes_it_says_how_it_ended(db: ActionDB, gate: Any, calls:
     with pytest.raises(Conflict, match="executed already"):
         await gate.begin(tickets[0])
     assert calls.seen == []
+
+
+async def test_how_it_ended_can_be_said_in_any_words(db: ActionDB, gate: Any) -> None:
+    for number, words in enumerate(("x\0", "\ud800", "long" * 100_000)):
+        ticket = await gate.propose("drain", {"store": number}, call_id=f"call-{number}")
+        await (await gate.begin(ticket)).failed(words)
+        with pytest.raises(ExecutionFailed):
+            await gate.settle(ticket)
+
+
+async def test_a_gate_that_leaves_it_to_workers_begins_nothing(db: ActionDB, calls: Calls) -> None:
+    gate = gate_of(db, tools=[calls.drain], execute="worker")
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    with pytest.raises(InvalidValue, match="execute"):
+        await gate.begin(ticket)
 
 
 async def test_what_is_not_to_be_executed_does_not_begin(db: ActionDB, gate: Any) -> None:
@@ -384,6 +542,10 @@ async def test_a_ticket_is_of_its_run(db: ActionDB, gate: Any, calls: Calls) -> 
     ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
     with pytest.raises(InvalidValue, match="another run"):
         await gate_of(db, tools=[calls.drain], run_id="run-2").settle(ticket)
+    # The function that runs is that of the proposal.
+    gate.tool("wipe")(calls.drain)
+    with pytest.raises(InvalidValue, match="another tool"):
+        await gate.settle(Ticket(ticket.proposal_id, "run-1", "call-1", "wipe"))
     with pytest.raises(NotFound):
         await gate.settle(Ticket(99, "run-1", "call-1", "drain"))
     assert calls.seen == []
@@ -449,6 +611,7 @@ async def test_tools_take_what_their_signature_says(db: ActionDB) -> None:
         {"run_id": ""},
         {"run_id": None},
         {"agent_id": " "},
+        {"agent_id": "ledger"},
         {"requester": ""},
         {"requester_type": "robot"},
         {"parent_id": 0},
@@ -461,6 +624,17 @@ async def test_tools_take_what_their_signature_says(db: ActionDB) -> None:
 async def test_arguments_are_checked(db: ActionDB, settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue):
         gate_of(db, **settings)
+
+
+async def test_options_of_tools_are_checked(gate: Any, calls: Calls) -> None:
+    for wrong in (
+        {"max_retries": -1},
+        {"expires_in": timedelta(0)},
+        {"on_cancel": "maybe"},
+        {"name": "drain"},
+    ):
+        with pytest.raises(InvalidValue):
+            gate.tool(**{"name": "other", **wrong})(calls.drain)
 
 
 async def test_timeouts_are_checked(gate: Any) -> None:

@@ -53,7 +53,7 @@ def test_a_result(value: Any, text: str) -> None:
     [
         (EffectUnknown, "It is not known whether it happened. Do not call it again"),
         (ExecutionFailed, "It was executed and failed."),
-        (Pending, "It waits for a person"),
+        (Pending, "It is not done yet."),
         (Rejected, "a person has rejected it. Do not make the same call again. By mia."),
         (Halted, "agents are stopped"),
         (Superseded, "replaced it"),

@@ -1,6 +1,8 @@
 """A gate in an event loop waits, is cancelled, and shares its ledger with other tasks and processes."""
 
 import asyncio
+import concurrent.futures
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,16 @@ from typing import Any
 import pytest
 
 from operator_core.actions import ActionProposal, ActionStatus, EndCode, InvalidValue
-from operator_core.db import ActionDB
-from operator_core.gate import EffectUnknown, ExecutionFailed, Gate, Pending, Refused, Ticket
+from operator_core.db import ActionDB, SyncActionDB
+from operator_core.gate import (
+    EffectUnknown,
+    ExecutionFailed,
+    Gate,
+    Pending,
+    Refused,
+    SyncGate,
+    Ticket,
+)
 from operator_core.worker import run_worker
 from tests import warm
 from tests.clocks import PATIENCE
@@ -86,6 +96,133 @@ async def test_what_a_cancelled_call_came_to(db: ActionDB, on_cancel: Any, code:
     assert found.end_code is code
     with pytest.raises(EffectUnknown if on_cancel == "unknown" else ExecutionFailed):
         await gate.settle(ticket)
+
+
+async def test_a_cancellation_is_never_swallowed(db: ActionDB) -> None:
+    gate = gate_of(db)
+    begun = asyncio.Event()
+    runs: list[int] = []
+
+    @gate.tool(max_retries=3)
+    async def drain(store: int) -> None:
+        runs.append(store)
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("interrupted") from None
+
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    task = asyncio.create_task(gate.settle(ticket))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert runs == [4]
+    assert (await now(db, ticket.proposal_id)).last_error == "OSError: interrupted"
+
+
+async def test_what_a_tool_raises_is_no_end_of_its_caller(db: ActionDB) -> None:
+    gate = gate_of(db)
+
+    @gate.tool()
+    async def waits(x: int) -> None:
+        inner = asyncio.create_task(asyncio.sleep(3600))
+        inner.cancel()
+        await inner
+
+    @gate.tool()
+    def iterates(x: int) -> Any:
+        return next(iter([]))
+
+    @gate.tool()
+    def cancels(x: int) -> Any:
+        raise concurrent.futures.CancelledError
+
+    with pytest.raises(EffectUnknown):
+        await gate.call("waits", {"x": 1}, call_id="call-1", timeout=PATIENCE)
+    for number, name in enumerate(("iterates", "cancels")):
+        with pytest.raises(ExecutionFailed, match="the tool raised"):
+            await gate.call(name, {"x": 1}, call_id=f"c-{number}", timeout=PATIENCE)
+
+
+async def test_who_is_cancelled_while_it_claims_leaves_the_call_to_others(db: ActionDB) -> None:
+    async def handler(**_: Any) -> str:
+        return "done"
+
+    gate = gate_of(db)
+    for turns in range(40):
+        ticket = await gate.propose("any", {"turn": turns}, call_id=f"call-{turns}")
+        task = asyncio.create_task(gate.settle(ticket, handler=handler))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        outcome = await gate.outcome(ticket, handler=handler, timeout=PATIENCE)
+        assert outcome.value == "done" or isinstance(outcome.error, EffectUnknown)
+
+
+async def test_who_is_cancelled_while_it_says_how_it_ended_has_said_it(
+    db: ActionDB, calls: Calls
+) -> None:
+    gate = gate_of(db, tools=[calls.drain])
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    begun = await gate.begin(ticket)
+    task = asyncio.create_task(begun.done(7))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await gate.settle(ticket) == 7
+
+
+@pytest.mark.parametrize(
+    ("on_cancel", "kind"), [("unknown", EffectUnknown), ("not done", ExecutionFailed)]
+)
+def test_ctrl_c_in_a_tool_without_an_event_loop(tmp_path: Path, on_cancel: Any, kind: Any) -> None:
+    with SyncActionDB(tmp_path / "ledger.db") as db:
+        gate = SyncGate(db, run_id="run-1")
+
+        @gate.tool(on_cancel=on_cancel)
+        def drain(store: int) -> None:
+            raise KeyboardInterrupt
+
+        ticket = gate.propose("drain", {"store": 4}, call_id="call-1")
+        with pytest.raises(KeyboardInterrupt):
+            gate.settle(ticket)
+        with pytest.raises(kind):
+            gate.settle(ticket)
+
+
+def test_what_nobody_awaits_is_no_result(tmp_path: Path) -> None:
+    async def later() -> None: ...
+
+    with SyncActionDB(tmp_path / "ledger.db") as db:
+        gate = SyncGate(db, run_id="run-1")
+        with pytest.raises(ExecutionFailed, match="awaitable"):
+            gate.call("any", {}, call_id="call-1", handler=lambda: later())  # noqa: PLW0108
+        with pytest.raises(InvalidValue, match="coroutine"):
+            gate.tool()(later)
+        with pytest.raises(InvalidValue, match="coroutine"):
+            gate.call("any", {"a": 1}, call_id="call-2", handler=later)
+
+
+async def test_two_programs_settle_the_same_calls(tmp_path: Path, calls: Calls) -> None:
+    path = tmp_path / "ledger.db"
+    async with ActionDB(path) as one, ActionDB(path) as other:
+        gates = [
+            gate_of(db, tools=[calls.drain], worker=name) for db, name in ((one, "a"), (other, "b"))
+        ]
+
+        async def run(gate: Any) -> list[Any]:
+            return [
+                await gate.call("drain", {"store": n}, call_id=f"c-{n}", timeout=PATIENCE)
+                for n in range(20)
+            ]
+
+        assert await asyncio.gather(*map(run, gates)) == [["done"] * 20] * 2
+    assert sorted(each["store"] for each in calls.seen) == list(range(20))
 
 
 async def test_a_thread_can_not_be_cancelled(db: ActionDB, calls: Calls) -> None:

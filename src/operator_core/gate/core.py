@@ -1,13 +1,15 @@
 """What gates with and without an event loop have in common: it only calls verbs of the ledger."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from operator_core.actions.errors import (
+    ApprovalRequired,
     Busy,
     Conflict,
     InvalidTransition,
@@ -16,7 +18,7 @@ from operator_core.actions.errors import (
     TamperedProposal,
 )
 from operator_core.actions.errors import Halted as LedgerHalted
-from operator_core.actions.results import keep
+from operator_core.actions.results import describe, keep
 from operator_core.actions.types import (
     ActionProposal,
     ActionStatus,
@@ -26,7 +28,10 @@ from operator_core.actions.types import (
     EventType,
     RequesterType,
     StoredProposal,
+    StoredRecord,
 )
+from operator_core.actions.values import MAX_TEXT
+from operator_core.db.verbs.executions import NOT_BEGUN
 from operator_core.db.verbs.ledger import ActionLedger
 from operator_core.gate.errors import (
     Cancelled,
@@ -46,7 +51,9 @@ from operator_core.gate.errors import (
 from operator_core.gate.tickets import Outcome, Ticket
 from operator_core.gate.tools import Arguments, Call, Tools
 
-__all__ = ["Core", "Settings", "kept", "until", "wrapped"]
+__all__ = ["Core", "Settings", "as_text", "kept", "stored", "until"]
+
+logger = logging.getLogger(__name__)
 
 _S = ActionStatus
 _OPEN: Final = (_S.PROPOSED, _S.VALIDATED, _S.EXECUTING, _S.FAILED)
@@ -69,6 +76,13 @@ _NOT_EXECUTED: Final[dict[str, type[NotExecuted]]] = {
 _NEVER_BEGUN: Final = (EndCode.NOT_BEGUN.value, EndCode.TAMPERED.value)
 
 _RESULT: Final = "result"
+_Object = dict[str, Any]
+
+REFUSED: Final = "refused: "
+"""What the reason of a call begins with that the gate has cancelled."""
+
+_LONGEST_PROBLEM: Final = 2000
+"""The longest text about a wrong call: it goes back to the model."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +100,45 @@ class Settings:
     refuses_repeats: bool
 
 
-def wrapped(result: object) -> object:
-    """What a gate stores of a result, so that `kept` gives back what the tool returned."""
+def stored(result: object, max_json_bytes: int) -> dict[str, Any] | None:
+    """What a gate stores of a result, so that `kept` gives back what the tool returned; never raises."""
+    if result is None:
+        return None
+    found = keep({_RESULT: result}, max_json_bytes)
+    if found.problem is not None:
+        logger.warning("the result of a tool: %s", found.problem)
+    value = (found.result or {}).get(_RESULT)
     # An object with this one key looks like a wrapped value.
-    if isinstance(result, Mapping):
-        members = cast(Mapping[object, object], result)
-        return {_RESULT: members} if list(members) == [_RESULT] else members
+    if (
+        found.problem is None
+        and isinstance(value, dict)
+        and list(cast(_Object, value)) != [_RESULT]
+    ):
+        return cast(_Object, value)
+    return found.result
+
+
+def kept(result: dict[str, Any] | None) -> Any:
+    """The result of a tool, of what the ledger has stored."""
+    if result is not None and list(result) == [_RESULT]:
+        return result[_RESULT]
     return result
 
 
-def kept(stored: dict[str, Any] | None) -> Any:
-    """The result of a tool, of what the ledger has stored."""
-    if stored is not None and list(stored) == [_RESULT]:
-        return stored[_RESULT]
-    return stored
+def as_text(error: BaseException | str) -> str:
+    """An error as text that the ledger can store."""
+    return _clean(error)[:MAX_TEXT] if isinstance(error, str) else describe(error)
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+class Twins(NamedTuple):
+    """The same call under other ids: why it must not be repeated, or which of them is executed now."""
+
+    refusal: str | None = None
+    running: int | None = None
 
 
 class Core:
@@ -119,17 +158,22 @@ class Core:
         known = await self.verbs.find_call(self.settings.run_id, call_id)
         if known is None:
             known = await self._create(call, call_id, reason)
-        elif (known.action_name, known.parameters) != (call.name, call.parameters):
+        elif not call.is_of(known.action_name, known.parameters):
             raise Conflict("proposal", known.id, "the one of this call, with other arguments")
         return Ticket(known.id, self.settings.run_id, call_id, call.name)
 
     async def _create(self, call: Call, call_id: str, reason: str | None) -> StoredProposal:
         why = reason or f"the model called {call.name}"
-        problem = call.problem or await self._repetition(call)
+        problem = call.problem
+        if problem is None:
+            # What a program that died has left is over.
+            await self._sweep()
+            problem = (await self._twins(call, None)).refusal
         try:
             if problem is not None:
                 # What an agent tried is evidence.
-                return await self._written(call, call_id, f"refused: {problem}", _S.CANCELLED)
+                text = _clean(problem)[:_LONGEST_PROBLEM]
+                return await self._written(call, call_id, REFUSED + text, _S.CANCELLED)
             made = await self._written(call, call_id, why, _S.PROPOSED)
         except LedgerHalted as error:
             raise Halted(None, str(error), end_code=EndCode.HALTED.value) from error
@@ -140,8 +184,7 @@ class Core:
             raise Refused(None, str(error)) from error
         except Conflict:
             known = await self.verbs.find_call(self.settings.run_id, call_id)
-            same = known is not None and known.parameters == call.parameters
-            if known is None or not same or known.action_name != call.name:
+            if known is None or not call.is_of(known.action_name, known.parameters):
                 raise
             return known
         if made.status is _S.PROPOSED and made.approval is None:
@@ -172,36 +215,41 @@ class Core:
             )
         )
 
-    async def _repetition(self, call: Call) -> str | None:
-        """Why the same call must not be made again in this run, if there is a reason."""
+    async def _twins(self, call: Call, proposal_id: int | None) -> Twins:
+        """What became of the same call under other ids in this run."""
         if not self.settings.refuses_repeats:
-            return None
-        for code in (EndCode.REJECTED, EndCode.OUTCOME_UNKNOWN):
-            for each in await self.verbs.list_proposals(
-                run_id=self.settings.run_id, action_name=call.name, end_code=code
-            ):
-                if each.parameters != call.parameters or each.next_retry_at is not None:
-                    continue
-                if code is EndCode.REJECTED:
-                    return f"the same call was rejected before (proposal {each.id})"
-                if await self._resolution(each.id) is None:
-                    return (
-                        f"whether the same call was done before is not known (proposal {each.id})"
-                    )
-        return None
+            return Twins()
+        running: int | None = None
+        for each in await self.verbs.list_proposals(
+            (_S.EXECUTING, _S.FAILED, _S.CANCELLED),
+            run_id=self.settings.run_id,
+            action_name=call.name,
+        ):
+            # A tool may make the same call again, which its own execution must not wait for.
+            known = (proposal_id, self.settings.parent_id)
+            if each.id in known or not call.is_of(each.action_name, each.parameters):
+                continue
+            if each.status is _S.EXECUTING:
+                running = each.id
+                continue
+            if each.status is _S.FAILED and each.next_retry_at is not None:
+                continue
+            found = await self._ended(each)
+            if isinstance(found.error, Rejected):
+                return Twins(f"the same call was rejected before (proposal {each.id})")
+            if isinstance(found.error, EffectUnknown):
+                why = f"whether the same call was done before is not known (proposal {each.id})"
+                return Twins(why)
+        return Twins(running=running)
 
-    async def _resolution(self, proposal_id: int) -> str | None:
-        """The evidence that an execution whose outcome was unknown was not done."""
-        for event in await self.verbs.history(proposal_id):
-            if event.event_type is EventType.OUTCOME_RESOLVED and event.success is False:
-                return event.reason
-        return None
+    async def _sweep(self) -> None:
+        await self.verbs._sweep()  # pyright: ignore[reportPrivateUsage]
 
     async def pending(self) -> list[Ticket]:
         open_ones = [
             each
             async for each in self.verbs.iter_proposals(_OPEN, run_id=self.settings.run_id)
-            if each.call_id is not None and not _has_failed(each)
+            if each.call_id is not None and (not _has_failed(each) or self._was_not_begun(each))
         ]
         return [
             Ticket(each.id, self.settings.run_id, each.call_id or "", each.action_name)
@@ -215,45 +263,74 @@ class Core:
 
         `until` is a time of `time.monotonic`; then it is pending.
         """
-        held: str | None = None
+        await self._sweep()
         while True:
+            held: str | None = None
             found = await self._proposal(ticket)
-            outcome = await self._outcome(ticket, found)
-            if outcome is not None:
-                return outcome
-            if found.status is _S.PROPOSED and found.approval is None:
+            if self._was_not_begun(found):
+                # A claim that was cancelled has given its approvals back.
+                held = await self._moved(self.verbs.retry, found.id)
+                if held is None:
+                    continue
+            elif _has_ended(found):
+                return await self._ended(found, ticket)
+            elif found.status is _S.PROPOSED and found.approval is None:
                 # It was proposed while it could not be validated.
                 held = await self._validate(found)
                 if held is None:
                     continue
-            is_ready = found.status is _S.VALIDATED or found.status is _S.FAILED
+            is_ready = found.status is _S.VALIDATED or found.next_retry_at is not None
             if self.settings.runs_here and is_ready:
-                try:
-                    return await self.verbs.claim_proposal(
-                        found.id, self.settings.worker, lease=self.settings.lease
-                    )
-                except (InvalidTransition, TamperedProposal, Busy) as error:
-                    held = str(error)
+                claim, held = await self._claim(found)
+                if claim is not None:
+                    return claim
+                if held is None:
+                    continue
             rest = until - time.monotonic()
             if rest <= 0:
                 error = Pending(found.id, held or f"it is {found.status}")
                 return Outcome(ticket.call_id, error=error, ticket=ticket)
             await self._changed(found, rest, polls=is_ready or held is not None)
 
-    async def _validate(self, made: StoredProposal) -> str | None:
-        """Validates a call that nobody has to approve: its arguments are checked.
-
-        Returns why a halt refuses that; None if it is done, or if somebody else was faster.
-        """
+    async def _claim(self, found: StoredProposal) -> tuple[Claim | None, str | None]:
+        """The claim, or why there is none yet; neither if the call has been refused."""
+        call = Call(found.action_name, found.parameters, self.tools.get(found.action_name))
+        twins = await self._twins(call, found.id)
+        if twins.refusal is not None:
+            await self._moved(self._refuse, found.id, twins.refusal)
+            return None, None
+        if twins.running is not None:
+            return None, f"the same call is executed as proposal {twins.running}"
         try:
-            await self.verbs.update_proposal_status(
-                made.id, _S.VALIDATED, actor=self.settings.worker, reason="nothing is required"
+            claim = await self.verbs.claim_proposal(
+                found.id, self.settings.worker, lease=self.settings.lease
             )
-        except LedgerHalted as error:
+        except (InvalidTransition, TamperedProposal, Busy) as error:
+            return None, str(error)
+        return claim, None
+
+    async def _refuse(self, proposal_id: int, why: str, *, actor: str) -> None:
+        await self.verbs.cancel_proposal(proposal_id, by=actor, reason=REFUSED + why)
+
+    async def _moved(self, verb: Callable[..., Awaitable[object]], *arguments: Any) -> str | None:
+        """Makes a move; returns why it is refused, or None if it is made or somebody else was faster."""
+        try:
+            await verb(*arguments, actor=self.settings.worker)
+        except (LedgerHalted, ApprovalRequired) as error:
             return str(error)
         except InvalidTransition:
             return None
         return None
+
+    async def _validate(self, made: StoredProposal) -> str | None:
+        """Validates a call that nobody has to approve: its arguments are checked. As `_moved`."""
+
+        async def move(*, actor: str) -> None:
+            await self.verbs.update_proposal_status(
+                made.id, _S.VALIDATED, actor=actor, reason="nothing is required"
+            )
+
+        return await self._moved(move)
 
     async def _changed(self, found: StoredProposal, rest: float, *, polls: bool) -> None:
         """Waits until the proposal has another status, for at most `rest` seconds."""
@@ -267,7 +344,9 @@ class Core:
 
     async def settled(self, ticket: Ticket) -> Outcome | None:
         """What became of the call, or None if that is not known yet."""
-        return await self._outcome(ticket, await self._proposal(ticket))
+        await self._sweep()
+        found = await self._proposal(ticket)
+        return await self._ended(found, ticket) if _has_ended(found) else None
 
     async def _proposal(self, ticket: Ticket) -> StoredProposal:
         found = await self.verbs.get_proposal(ticket.proposal_id)
@@ -275,41 +354,62 @@ class Core:
             raise NotFound("proposal", ticket.proposal_id)
         if (found.run_id, found.call_id) != (self.settings.run_id, ticket.call_id):
             raise InvalidValue("ticket", "is of another run")
+        if found.action_name != ticket.name:
+            raise InvalidValue("ticket", "is of another tool")
         return found
 
-    async def _outcome(self, ticket: Ticket, found: StoredProposal) -> Outcome | None:
+    async def _ended(self, found: StoredProposal, ticket: Ticket | None = None) -> Outcome:
+        """What became of a call that has ended."""
+        call_id = found.call_id or ""
+        records = await self.verbs.get_records_for_proposal(found.id)
+        executed = [each for each in records if each.error_message not in NOT_BEGUN]
+        last = executed[-1] if executed else None
         if found.status is _S.COMPLETED:
-            records = await self.verbs.get_records_for_proposal(found.id)
-            value = kept(records[-1].result_data) if records else None
-            return Outcome(ticket.call_id, value, ticket=ticket)
-        if found.status is _S.CANCELLED:
-            return Outcome(ticket.call_id, error=await self._why_cancelled(found), ticket=ticket)
-        if _has_failed(found):
-            return Outcome(ticket.call_id, error=await self._why_failed(found), ticket=ticket)
-        return None
+            value = None if last is None else kept(last.result_data)
+            return Outcome(call_id, value, ticket=ticket)
+        if last is None:
+            error = await self._why_not_executed(found)
+        elif last.success:
+            # Somebody cancelled it while it ran, and it was done all the same.
+            return Outcome(call_id, kept(last.result_data), ticket=ticket)
+        else:
+            error = await self._why_without_result(found, last)
+        return Outcome(call_id, error=error, ticket=ticket)
 
-    async def _why_cancelled(self, found: StoredProposal) -> GateError:
-        event = [each for each in await self.verbs.history(found.id) if each.to_status][-1]
-        if event.event_type is EventType.PROPOSAL_CREATED:
-            return Refused(found.id, found.reason.removeprefix("refused: "))
+    async def _why_not_executed(self, found: StoredProposal) -> GateError:
+        events = [each for each in await self.verbs.history(found.id) if each.to_status]
         code = None if found.end_code is None else found.end_code.value
+        if found.status is _S.FAILED:
+            # It was written so, or moved by hand.
+            kind = Cancelled if code in _NEVER_BEGUN else ExecutionFailed
+            return kind(found.id, found.last_error or events[-1].reason, end_code=code)
+        reason = events[-1].reason or ""
+        if events[-1].event_type is EventType.PROPOSAL_CREATED:
+            reason = found.reason
+        if reason.startswith(REFUSED):
+            return Refused(found.id, reason.removeprefix(REFUSED))
         kind = _NOT_EXECUTED.get(code or "", Cancelled)
-        return kind(found.id, event.reason, by=event.actor, end_code=code)
+        return kind(found.id, events[-1].reason, by=events[-1].actor, end_code=code)
 
-    async def _why_failed(self, found: StoredProposal) -> GateError:
+    async def _why_without_result(self, found: StoredProposal, last: StoredRecord) -> GateError:
         code = None if found.end_code is None else found.end_code.value
-        if code in _NEVER_BEGUN:
-            return Cancelled(found.id, found.last_error, end_code=code)
-        if code == EndCode.OUTCOME_UNKNOWN:
-            evidence = await self._resolution(found.id)
-            if evidence is None:
-                return EffectUnknown(found.id, found.last_error, end_code=code)
-            return ExecutionFailed(found.id, f"it was not done: {evidence}", end_code=code)
-        return ExecutionFailed(found.id, found.last_error, end_code=code)
+        if last.success is False:
+            return ExecutionFailed(found.id, last.error_message, end_code=code)
+        for event in await self.verbs.history(found.id):
+            is_found_out = event.event_type is EventType.OUTCOME_RESOLVED
+            if is_found_out and event.record_id == last.id and event.success is False:
+                why = f"it was not done: {event.reason}"
+                return ExecutionFailed(found.id, why, end_code=code)
+        return EffectUnknown(found.id, last.error_message, end_code=code)
 
-    def stored(self, result: object) -> Any:
-        """The result as the ledger gives it back when it is asked again."""
-        return kept(keep(wrapped(result), self.verbs._max_json_bytes).result)  # pyright: ignore[reportPrivateUsage]
+    def _was_not_begun(self, found: StoredProposal) -> bool:
+        """Whether the last execution was surely not begun, so that this gate may begin it."""
+        is_so = _has_failed(found) and found.end_code is EndCode.NOT_BEGUN
+        return is_so and self.settings.runs_here
+
+
+def _has_ended(found: StoredProposal) -> bool:
+    return found.status in (_S.COMPLETED, _S.CANCELLED) or _has_failed(found)
 
 
 def _has_failed(found: StoredProposal) -> bool:

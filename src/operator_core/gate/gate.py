@@ -1,9 +1,11 @@
 """The gate of an agent in an event loop."""
 
 import asyncio
+import concurrent.futures
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,15 +16,15 @@ from operator_core.actions.errors import (
     InvalidValue,
     LeaseLost,
 )
-from operator_core.actions.results import describe, keep
 from operator_core.actions.types import Claim, RequesterType
+from operator_core.db.run.cancellation import finish
 from operator_core.db.verbs.executions import BEATS, LEASE
 from operator_core.db.verbs.ledger import ActionLedger
-from operator_core.gate.core import Core, kept, until, wrapped
+from operator_core.gate.core import Core, as_text, kept, stored, until
 from operator_core.gate.errors import ExecutionFailed
 from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
 from operator_core.gate.tickets import Outcome, Ticket
-from operator_core.gate.tools import Arguments, F, OnCancel, Tool, values_of
+from operator_core.gate.tools import Arguments, F, OnCancel, Tool
 
 __all__ = ["Begun", "Gate"]
 
@@ -145,7 +147,9 @@ class Gate:
         failure: Exception | None = None
         while isinstance(found := await self._core.turn(ticket, end), Claim):
             assert function is not None
+            begun = time.monotonic()
             failure = await self._run(found, function)
+            end += time.monotonic() - begun
         if isinstance(found.error, ExecutionFailed):
             found.error.__cause__ = failure
         return found
@@ -181,8 +185,10 @@ class Gate:
         """Waits for the decision and starts the call, for a caller that executes it itself and says how it ended.
 
         For hooks before and after a tool. Raises the error of a call that is not to be executed, `Pending` after
-        `timeout` seconds, and `Conflict` if it was executed before.
+        `timeout` seconds, and `Conflict` if it was executed before. Raises `InvalidValue` if workers execute the calls.
         """
+        if not self._settings.runs_here:
+            raise InvalidValue("execute", "must be 'here' for a caller that executes calls")
         found = await self._core.turn(ticket, until(timeout))
         if isinstance(found, Claim):
             return Begun(self._db, found, self._settings.lease)
@@ -201,25 +207,29 @@ class Gate:
         tool = self.tools.get(claim.proposal.action_name)
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancelled = task.cancelling()
+        failure: Exception | None = None
         try:
             async with self._db.holding(claim) as execution:
                 try:
                     result = await _called(function, tool, claim.proposal.parameters)
                 except asyncio.CancelledError as error:
-                    in_loop = inspect.iscoroutinefunction(function)
-                    if in_loop and tool is not None and tool.on_cancel == "not done":
+                    is_cancelled = task.cancelling() > cancelled
+                    if is_cancelled and _stops(tool, function):
                         raise _NotDone from error
+                    # Also if something that the tool has waited for was cancelled: nobody knows how far it came.
                     raise
-                execution.result_data = wrapped(result)
-        except _NotDone:
-            if task.cancelling() > cancelled:
-                raise asyncio.CancelledError from None
+                execution.result_data = stored(result, self._db._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
+        except asyncio.CancelledError:
+            logger.warning("the execution of proposal %s was cancelled", claim.proposal.id)
         except (LeaseLost, HaltRequested) as error:
             logger.warning("the execution of proposal %s: %s", claim.proposal.id, error)
         except Exception as error:
             logger.info("the tool of proposal %s failed: %s", claim.proposal.id, error)
-            return error
-        return None
+            failure = error
+        if task.cancelling() > cancelled:
+            # By the caller, whatever the tool made of it.
+            raise asyncio.CancelledError
+        return failure
 
 
 class _NotDone(Exception):
@@ -229,12 +239,26 @@ class _NotDone(Exception):
         return "cancelled: nothing was done"
 
 
+def _stops(tool: Tool | None, function: Handler) -> bool:
+    """Whether a cancellation of the tool means that nothing was done; a thread goes on, and a handler says nothing."""
+    is_its_own = tool is not None and tool.function is function and tool.on_cancel == "not done"
+    return is_its_own and inspect.iscoroutinefunction(function)
+
+
 async def _called(function: Handler, tool: Tool | None, parameters: dict[str, Any]) -> Any:
-    arguments = parameters if tool is None else values_of(tool, parameters)
+    arguments = parameters if tool is None else tool.values(parameters)
     if inspect.iscoroutinefunction(function):
         return await function(**arguments)
-    result = await asyncio.to_thread(function, **arguments)
+    result = await asyncio.to_thread(_in_a_thread, function, arguments)
     return await result if inspect.isawaitable(result) else result
+
+
+def _in_a_thread(function: Handler, arguments: dict[str, Any]) -> Any:
+    """Calls a function; converts what a future can't hold, or would take for the end of the caller."""
+    try:
+        return function(**arguments)
+    except (StopIteration, concurrent.futures.CancelledError) as error:
+        raise RuntimeError(f"the tool raised {type(error).__name__}") from error
 
 
 class Begun:
@@ -246,14 +270,14 @@ class Begun:
         """Set when a heartbeat has told of a halt: the caller should end the tool."""
         self._db = db
         self._lease = lease
+        self._worker = claim.record.worker
         self._beating = asyncio.create_task(self._beat())
 
     async def done(self, value: Any = None) -> Any:
         """Completes the call, and returns the value as the ledger has stored it; raises `LeaseLost`."""
-        found = keep(wrapped(value), self._db._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
-        await self._ended()
-        await self._db.complete(self.claim.record.id, found.result, actor=self.claim.record.worker)
-        return kept(found.result)
+        result = stored(value, self._db._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
+        await self._end(self._db.complete(self.claim.record.id, result, actor=self._worker))
+        return kept(result)
 
     async def failed(self, error: BaseException | str) -> None:
         """Fails the call: it is known that it was not done, or not wholly; raises `LeaseLost`."""
@@ -264,14 +288,19 @@ class Begun:
         await self._fail(why, unknown=True)
 
     async def _fail(self, error: BaseException | str, *, unknown: bool) -> None:
-        text = error if isinstance(error, str) else describe(error)
-        record = self.claim.record
-        await self._ended()
-        await self._db.fail(record.id, text, outcome_unknown=unknown, actor=record.worker)
+        fail = self._db.fail(
+            self.claim.record.id, as_text(error), outcome_unknown=unknown, actor=self._worker
+        )
+        await self._end(fail)
 
-    async def _ended(self) -> None:
+    async def _end(self, call: Coroutine[Any, Any, None]) -> None:
+        """Ends the execution also if the caller is cancelled; heartbeats go on until then."""
+        try:
+            await finish(call)
+        except LeaseLost:
+            self._beating.cancel()
+            raise
         self._beating.cancel()
-        await asyncio.wait({self._beating})
 
     async def _beat(self) -> None:
         while True:

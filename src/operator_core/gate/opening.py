@@ -46,7 +46,8 @@ def settings(
     check(arguments.LEASE, lease, "lease")
     return Settings(
         run_id=known,
-        agent_id=check(arguments.NAME, agent_id, "agent_id"),
+        # It proposes, too.
+        agent_id=None if agent_id is None else check(arguments.ACTOR, agent_id, "agent_id"),
         requester=check(arguments.NAME, requester, "requester"),
         requester_type=check(arguments.TYPE, requester_type, "requester_type"),
         parent_id=check(arguments.OPTIONAL_ID, parent_id, "parent_id"),

@@ -3,7 +3,9 @@
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -14,16 +16,15 @@ from operator_core.actions.errors import (
     InvalidValue,
     LeaseLost,
 )
-from operator_core.actions.results import describe, keep
 from operator_core.actions.types import Claim, RequesterType
 from operator_core.db.run.blocking import finished
 from operator_core.db.verbs.executions import BEATS, LEASE
 from operator_core.db.verbs.sync import SyncActionLedger, coroutines_of
-from operator_core.gate.core import Core, kept, until, wrapped
+from operator_core.gate.core import Core, as_text, kept, stored, until
 from operator_core.gate.errors import ExecutionFailed
 from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
 from operator_core.gate.tickets import Outcome, Ticket
-from operator_core.gate.tools import Arguments, F, OnCancel, Tool, values_of
+from operator_core.gate.tools import Arguments, F, OnCancel, Tool
 
 __all__ = ["SyncBegun", "SyncGate"]
 
@@ -122,7 +123,9 @@ class SyncGate:
         failure: Exception | None = None
         while isinstance(found := finished(self._core.turn(ticket, end)), Claim):
             assert function is not None
+            begun = time.monotonic()
             failure = self._run(found, function)
+            end += time.monotonic() - begun
         if isinstance(found.error, ExecutionFailed):
             found.error.__cause__ = failure
         return found
@@ -156,6 +159,8 @@ class SyncGate:
 
     def begin(self, ticket: Ticket, *, timeout: float | None = None) -> "SyncBegun":
         """As `Gate.begin`; a thread sends the heartbeats."""
+        if not self._settings.runs_here:
+            raise InvalidValue("execute", "must be 'here' for a caller that executes calls")
         found = finished(self._core.turn(ticket, until(timeout)))
         if isinstance(found, Claim):
             return SyncBegun(self._db, found, self._settings.lease)
@@ -177,10 +182,12 @@ class SyncGate:
                 try:
                     result = _called(function, tool, claim.proposal.parameters)
                 except KeyboardInterrupt as error:
-                    if tool is not None and tool.on_cancel == "not done":
+                    is_its_own = tool is not None and tool.function is function
+                    if is_its_own and tool is not None and tool.on_cancel == "not done":
                         raise _NotDone from error
                     raise
-                execution.result_data = wrapped(result)
+                most = coroutines_of(self._db)._max_json_bytes  # pyright: ignore[reportPrivateUsage]
+                execution.result_data = stored(result, most)
         except _NotDone:
             raise KeyboardInterrupt from None
         except (LeaseLost, HaltRequested) as error:
@@ -199,7 +206,12 @@ class _NotDone(Exception):
 
 
 def _called(function: SyncToolHandler, tool: Tool | None, parameters: dict[str, Any]) -> Any:
-    return function(**(parameters if tool is None else values_of(tool, parameters)))
+    result = function(**(parameters if tool is None else tool.values(parameters)))
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("the tool returned an awaitable, which nobody awaits here: use Gate")
+    return result
 
 
 class SyncBegun:
@@ -216,10 +228,10 @@ class SyncBegun:
 
     def done(self, value: Any = None) -> Any:
         """As `Begun.done`."""
-        found = keep(wrapped(value), coroutines_of(self._db)._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
-        self._ended.set()
-        self._db.complete(self.claim.record.id, found.result, actor=self.claim.record.worker)
-        return kept(found.result)
+        result = stored(value, coroutines_of(self._db)._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
+        with self._ending():
+            self._db.complete(self.claim.record.id, result, actor=self.claim.record.worker)
+        return kept(result)
 
     def failed(self, error: BaseException | str) -> None:
         """As `Begun.failed`."""
@@ -230,10 +242,19 @@ class SyncBegun:
         self._fail(why, unknown=True)
 
     def _fail(self, error: BaseException | str, *, unknown: bool) -> None:
-        text = error if isinstance(error, str) else describe(error)
         record = self.claim.record
+        with self._ending():
+            self._db.fail(record.id, as_text(error), outcome_unknown=unknown, actor=record.worker)
+
+    @contextmanager
+    def _ending(self) -> Generator[None]:
+        """A block that ends the execution; heartbeats go on until it has."""
+        try:
+            yield
+        except LeaseLost:
+            self._ended.set()
+            raise
         self._ended.set()
-        self._db.fail(record.id, text, outcome_unknown=unknown, actor=record.worker)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._lease.total_seconds() / BEATS):

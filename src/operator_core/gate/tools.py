@@ -1,6 +1,7 @@
 """The tools of an agent: functions, and the arguments that their signatures take."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +12,10 @@ from pydantic_core import PydanticSerializationError
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import parse_object
+from operator_core.actions.types import ActionProposal
 from operator_core.actions.values import to_json_object
 
-__all__ = ["Arguments", "Call", "OnCancel", "Tool", "Tools", "values_of"]
+__all__ = ["Arguments", "Call", "OnCancel", "Tool", "Tools"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +40,17 @@ class Tool:
     arguments: type[BaseModel]
     """The model of its arguments."""
 
+    def read(self, parameters: Mapping[str, Any]) -> BaseModel:
+        """The arguments; raises `ValidationError`."""
+        return self.arguments.model_validate(parameters)
+
+    def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments for the function, of what the ledger has stored; raises `ValidationError`."""
+        read = self.read(parameters)
+        fields = self.arguments.model_fields.items()
+        named = {field.alias or name: getattr(read, name) for name, field in fields}
+        return named | (read.model_extra or {})
+
 
 class Call(NamedTuple):
     """A call as it is proposed: `problem` says why it can't be executed."""
@@ -46,6 +59,21 @@ class Call(NamedTuple):
     parameters: dict[str, Any]
     tool: Tool | None
     problem: str | None = None
+
+    def is_of(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Whether a proposal is for the same call: for the tool, the arguments are equal."""
+        if name != self.name:
+            return False
+        # Python takes 1, 1.0 and True for equal.
+        if _text(parameters) == _text(self.parameters):
+            return True
+        if self.tool is None or self.problem is not None:
+            return False
+        try:
+            # A set has no order.
+            return self.tool.read(parameters) == self.tool.read(self.parameters)
+        except ValidationError:
+            return False
 
 
 class Tools:
@@ -73,6 +101,8 @@ class Tools:
             raise InvalidValue("on_cancel", "must be 'unknown' or 'not done'")
         if expires_in is not None and expires_in <= timedelta(0):
             raise InvalidValue("expires_in", "must be more than nothing")
+        # Raises for a number that no proposal may have.
+        ActionProposal(action_name=known, reason="a tool", max_retries=max_retries)
         model = _model(function, known)
         self._tools[known] = Tool(known, function, expires_in, max_retries, on_cancel, model)
 
@@ -99,9 +129,13 @@ class Tools:
             known = ", ".join(sorted(self._tools))
             return Call(name, given, None, f"there is no tool {name!r}; there are: {known}")
         try:
-            read = tool.arguments.model_validate(given)
-            parameters = read.model_dump(mode="json", by_alias=True)
-            return Call(name, to_json_object(parameters), tool)
+            read = tool.read(given)
+            parameters = to_json_object(read.model_dump(mode="json", by_alias=True))
+            # What is approved is what the tool gets: it is read again before it runs.
+            if tool.read(parameters) != read:
+                why = "they change when they are stored as JSON and read again"
+                return Call(name, parameters, tool, f"the arguments can't be approved: {why}")
+            return Call(name, parameters, tool)
         except (ValidationError, PydanticSerializationError, InvalidValue) as error:
             return Call(name, given, tool, f"the arguments don't fit: {_problems(error)}")
 
@@ -122,7 +156,7 @@ def _problems(error: Exception) -> str:
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 def _open(kind: Any) -> type[BaseModel]:
@@ -133,7 +167,7 @@ def _open(kind: Any) -> type[BaseModel]:
         {
             "__module__": __name__,
             "__annotations__": {"__pydantic_extra__": dict[str, kind]},
-            "model_config": ConfigDict(extra="allow"),
+            "model_config": ConfigDict(extra="allow", validate_default=True),
         },
     )
 
@@ -150,18 +184,17 @@ def _model(function: Callable[..., Any], name: str) -> type[BaseModel]:
             # The values of the others have this type too.
             base = _open(hints.get(parameter.name, Any))
             continue
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        kind, default = hints.get(parameter.name, Any), parameter.default
+        if default is inspect.Parameter.empty:
+            default = ...
+        elif default is None:
+            # As in `note: str = None`.
+            kind = kind | None if kind is not Any else kind
         # A parameter may have a name that a model has for itself, such as `json`.
         field = Field(default, alias=parameter.name)
-        fields[f"argument_{number}"] = (hints.get(parameter.name, Any), field)
+        fields[f"argument_{number}"] = (kind, field)
     return create_model(f"{name}_arguments", __base__=base, **fields)
 
 
-def values_of(tool: Tool, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for the function, of what the ledger has stored; raises `ValidationError`."""
-    read = tool.arguments.model_validate(parameters)
-    named = {
-        field.alias or name: getattr(read, name)
-        for name, field in tool.arguments.model_fields.items()
-    }
-    return named | (read.model_extra or {})
+def _text(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)

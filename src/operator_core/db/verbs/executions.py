@@ -31,7 +31,7 @@ from operator_core.db.verbs.arguments import check
 from operator_core.db.verbs.base import Verbs
 from operator_core.db.verbs.records import prepare_result
 
-__all__ = ["BEATS", "LEASE", "Names", "ResultData", "Types", "WorkVerbs", "lease_of"]
+__all__ = ["BEATS", "LEASE", "NOT_BEGUN", "Names", "ResultData", "Types", "WorkVerbs", "lease_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ _UNBEGUN: Final = "the claim was cancelled: it was not begun"
 _TAMPERED: Final = (
     "it was changed after it was approved: it does not fit its digest, and was not begun"
 )
+NOT_BEGUN: Final = (_UNBEGUN, _TAMPERED)
+"""The error messages of executions that were surely not begun."""
 
 Names: TypeAlias = str | Iterable[str] | None
 Types: TypeAlias = ActionType | Iterable[ActionType] | None

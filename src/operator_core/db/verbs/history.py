@@ -128,10 +128,9 @@ class HistoryVerbs(Verbs):
                     raise NotFound("proposal", known)
                 if reached(proposal):
                     return proposal
-                if not swept and await self._units.read(is_overdue):
-                    # Once per signal: rows that the database refuses to change stay overdue.
+                # Once per signal: rows that the database refuses to change stay overdue.
+                if not swept and await self._sweep():
                     swept = True
-                    await self._sweep()
                     continue
                 left = until - self._clock()
                 if left <= 0:
@@ -139,11 +138,15 @@ class HistoryVerbs(Verbs):
                 await self._woken(changed, min(left, _AT_LEAST_EVERY))
                 swept = False
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Ends overdue rows, as a claim does; returns whether there was any."""
+        if not await self._units.read(is_overdue):
+            return False
         try:
             await self._units.write(sweep)
         except ActionError as error:
             logger.info("could not sweep overdue rows, which is left to other programs: %s", error)
+        return True
 
     async def history(
         self,
