@@ -2,7 +2,8 @@
 
 Such a proposal stays failed, and the rejection called off the retry that was planned. But a retry by hand was still accepted,
 because only proposals with requirements had an ``approval`` to look at. From now on the rejection writes one: ``needed``. Those that
-were rejected before get it in the upgrade, and lose it in the downgrade.
+were rejected before get it in the upgrade, and lose it in the downgrade. If such a one was retried by hand, failed again and waits for
+its next retry, the upgrade calls that off. One that is validated or executing keeps going: who retried it has overridden the rejection.
 
 On SQLite, what the requirements and decisions come to is now worked out by one program instead of several: see the SQL file.
 
@@ -28,6 +29,11 @@ ACTED = "action_decisions_acted"
 REJECTED = (
     "SELECT id FROM action_proposals WHERE status = 'failed' AND approval IS NULL AND EXISTS ("
     "SELECT 1 FROM action_decisions WHERE proposal_id = action_proposals.id AND kind = 'rejected')"
+)
+# The guard of updates takes care of the rest.
+CALL_OFF = (
+    "UPDATE action_proposals SET next_retry_at = NULL, status_changed_by = 'migration', status_changed_at = {now}, "
+    f"status_reason = 'it was rejected' WHERE next_retry_at IS NOT NULL AND id IN ({REJECTED})"
 )
 FORGOTTEN = (
     "approval IS NOT NULL AND NOT EXISTS ("
@@ -60,6 +66,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         act, guard = _on_server("action_decisions_act"), _on_server("action_proposals_guard")
         _replace_on_server(_changed(act, ACT), _changed(guard, GUARD))
+        op.execute(CALL_OFF.format(now="clock_timestamp()"))
         op.execute(f"UPDATE {PROPOSALS} SET approval = 'asked' WHERE id IN ({REJECTED})")
         return
     approvals, before = _approvals(), _before()
@@ -67,6 +74,7 @@ def upgrade() -> None:
     acted = before[ACTED]
     new[ACTED] = acted._replace(sql=_changed(acted.sql, ASKED))
     _replace(before, before | new, new.values())
+    op.execute(CALL_OFF.format(now="strftime('%Y-%m-%d %H:%M:%f000', 'now')"))
     op.execute(f"INSERT INTO action_approvals_asked {REJECTED}")
 
 
@@ -89,6 +97,9 @@ def _replace(
     approvals = _approvals()
     changed = list(changed)
     others = approvals._drop_triggers(old)
+    # Those of other programs stay behind ours, which is created again.
+    behind = _others_on_decisions()
+    approvals._run(f'DROP TRIGGER "{name}"' for name in behind)
     for each in changed:
         if each.name in old and each.table != PROPOSALS:
             op.execute(f"DROP TRIGGER {each.name}")
@@ -98,8 +109,24 @@ def _replace(
     if dropped:
         op.execute(f"UPDATE {PROPOSALS} SET approval = NULL WHERE {FORGOTTEN}")
     approvals._run(each.sql for each in changed if each.table != PROPOSALS)
+    approvals._run(behind.values())
     approvals._run(each.sql for each in approvals._triggers(new))
     approvals._run(others)
+
+
+def _others_on_decisions() -> dict[str, str]:
+    """The statements of the triggers on decisions that no revision created, by quoted name."""
+    if context.is_offline_mode():
+        return {}
+    own = _before()
+    found = op.get_bind().exec_driver_sql(
+        "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid"
+    )
+    return {
+        name.replace('"', '""'): sql
+        for name, table, sql in found
+        if table.lower() == "action_decisions" and name not in own
+    }
 
 
 def _approvals() -> Any:

@@ -1,9 +1,13 @@
 -- Revision 0010 on SQLite. Statements end at a semicolon before a blank line.
 --
--- What the requirements and decisions of a proposal come to is worked out by one program, `action_approvals_become`: for whoever asks
+-- What the requirements and decisions of a proposal come to is worked out by one program, `action_approvals_look_up`: for whoever asks
 -- for it, and for the guard of the two columns. SQLite compiles every program that a statement could reach, also those that it never
 -- runs, and copies the text of a view to each place that names one of its columns. So each value is named once, in an INSERT into a view
--- that stores nothing. On a connection without recursive triggers the program does not check the row that it has written itself.
+-- that stores nothing.
+--
+-- Anybody may insert into these views. `action_approvals_become` writes what it is given, and its UPDATE fires the guard, which has the
+-- values worked out and `action_approvals_compare` compare them. These must stay two triggers: without recursive triggers, a trigger
+-- does not fire while it runs, so the one that has written values could not compare them.
 
 CREATE VIEW action_approvals_looked_up AS SELECT id AS proposal_id, 0 AS asked, approval, lapses_at FROM action_proposals WHERE 0;
 
@@ -26,12 +30,18 @@ END;
 
 CREATE TRIGGER action_approvals_become
 INSTEAD OF INSERT ON action_approvals_found
+WHEN NEW.asked
 BEGIN
     UPDATE action_proposals SET approval = NEW.approval, lapses_at = NEW.lapses_at
-    WHERE NEW.asked AND id = NEW.proposal_id AND (approval IS NOT NEW.approval OR lapses_at IS NOT NEW.lapses_at);
+    WHERE id = NEW.proposal_id AND (approval IS NOT NEW.approval OR lapses_at IS NOT NEW.lapses_at);
+END;
+
+CREATE TRIGGER action_approvals_compare
+INSTEAD OF INSERT ON action_approvals_found
+WHEN NEW.asked IS NOT 1
+BEGIN
     SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps approval and lapses_at')
-    WHERE NOT NEW.asked
-        AND NOT ((NEW.is_approval IS NEW.approval OR NEW.is_approval = 'held' AND NEW.approval = 'given') AND NEW.is_lapses_at IS NEW.lapses_at
+    WHERE NOT ((NEW.is_approval IS NEW.approval OR NEW.is_approval = 'held' AND NEW.approval = 'given') AND NEW.is_lapses_at IS NEW.lapses_at
             AND (EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id)
                 OR EXISTS (SELECT 1 FROM action_decisions WHERE proposal_id = NEW.proposal_id AND kind = 'rejected')));
 END;

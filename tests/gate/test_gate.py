@@ -34,7 +34,8 @@ from operator_core.gate import (
     Ticket,
     Undecided,
 )
-from tests.conftest import proposal
+from tests.clocks import PATIENCE
+from tests.conftest import RawSQL, proposal
 from tests.contract.governed import WHY, later, now, rule
 from tests.gate.gates import Calls, gate_of
 
@@ -287,11 +288,14 @@ async def test_a_set_has_no_order(db: ActionDB) -> None:
 
 
 async def test_numbers_and_flags_are_not_the_same_call(db: ActionDB) -> None:
-    gate = gate_of(db)
-    await gate.propose("any", {"n": 1}, call_id="call-1")
-    for other in ({"n": 1.0}, {"n": True}):
-        with pytest.raises(Conflict):
-            await gate.propose("any", other, call_id="call-1")
+    def set_value(n: Any, more: dict[str, Any] | None = None) -> None: ...
+
+    for number, gate in enumerate((gate_of(db), gate_of(db, tools=[set_value]))):
+        call = f"call-{number}"
+        await gate.propose("set_value", {"n": 1, "more": {"x": 1}}, call_id=call)
+        for n, x in ((1.0, 1), (True, 1), (1, True)):
+            with pytest.raises(Conflict):
+                await gate.propose("set_value", {"n": n, "more": {"x": x}}, call_id=call)
 
 
 async def test_what_a_model_says_at_length_is_an_answer(gate: Any) -> None:
@@ -317,23 +321,46 @@ async def test_a_failure_is_told_again_and_not_repeated(
     assert (await found(db, ticket)).end_code is EndCode.FAILED
 
 
-async def test_a_tool_that_may_be_repeated_is_retried(db: ActionDB) -> None:
+async def fails(gate: Any, ticket: Ticket, raw: RawSQL) -> None:
+    """The call fails, and its retry is due at a time that no jitter decides."""
+    await (await gate.begin(ticket)).failed("busy")
+    await retried_at(ticket, raw, "2999-01-01 00:00:00.000000")
+
+
+async def retried_at(ticket: Ticket, raw: RawSQL, time: str) -> None:
+    await raw(
+        f"UPDATE action_proposals SET next_retry_at = '{time}' WHERE id = {ticket.proposal_id}"
+    )
+
+
+async def test_a_tool_that_may_be_repeated_is_retried(
+    db: ActionDB, calls: Calls, raw: RawSQL
+) -> None:
+    gate = gate_of(db)
+    gate.tool("scale_up", max_retries=1)(calls.drain)
+    ticket = await gate.propose("scale_up", {"store": 3}, call_id="call-1")
+    await fails(gate, ticket, raw)
+    with pytest.raises(Pending):
+        await gate.settle(ticket, timeout=0)
+    await retried_at(ticket, raw, "2001-01-01 00:00:00.000000")
+    assert await gate.settle(ticket) == {"moved": 3}
+    assert len(calls.seen) == 1
+
+
+async def test_retries_go_on_until_one_succeeds(db: ActionDB) -> None:
     seen: list[int] = []
 
     def scale(to: int) -> int:
         seen.append(to)
-        if len(seen) == 1:
+        if len(seen) < 3:
             raise OSError("busy")
         return to
 
     gate = gate_of(db)
-    gate.tool("scale_up", max_retries=1)(scale)
-    ticket = await gate.propose("scale_up", {"to": 3}, call_id="call-1")
-    with pytest.raises(Pending):
-        await gate.settle(ticket, timeout=0)
-    await later(db, 3600)
-    assert await gate.settle(ticket) == 3
-    assert seen == [3, 3]
+    gate.tool(max_retries=2)(scale)
+    # Jitter makes each retry due within a few seconds.
+    assert await gate.call("scale", {"to": 3}, call_id="call-1", timeout=PATIENCE) == 3
+    assert seen == [3, 3, 3]
 
 
 async def test_an_unknown_outcome_is_not_repeated(db: ActionDB, gate: Any, calls: Calls) -> None:
@@ -386,6 +413,61 @@ async def test_the_same_call_waits_for_the_one_that_is_executed(
     lost = await gate.begin(tickets[2])
     await lost.unknown("lost")
     assert len(calls.seen) == 1
+
+
+async def test_a_call_that_failed_and_was_rejected_is_not_made_again(
+    db: ActionDB, calls: Calls, raw: RawSQL
+) -> None:
+    gate = gate_of(db)
+    gate.tool(max_retries=3)(calls.drain)
+    tickets = [
+        await gate.propose("drain", {"store": 4}, call_id=f"call-{number}") for number in range(2)
+    ]
+    for each in tickets:
+        await fails(gate, each, raw)
+    rejected, twin = tickets
+    await db.reject_proposal(rejected.proposal_id, by="mia", reason="refused: never again")
+    with pytest.raises(ExecutionFailed, match="busy"):
+        await gate.settle(rejected)
+    with pytest.raises(Pending, match="was rejected before"):
+        await gate.settle(twin, timeout=0)
+    await retried_at(twin, raw, "2001-01-01 00:00:00.000000")
+    # It is not retried: what it did is what it did before.
+    with pytest.raises(ExecutionFailed, match="busy"):
+        await gate.settle(twin, timeout=PATIENCE)
+    assert (await found(db, twin)).status is S.CANCELLED
+    with pytest.raises(Refused, match="was rejected before"):
+        await gate.call("drain", {"store": 4}, call_id="call-3")
+    assert calls.seen == []
+
+
+async def test_a_person_may_reject_in_the_words_of_the_gate(db: ActionDB, gate: Any) -> None:
+    await rule(db, action_name="drain")
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    await db.reject_proposal(ticket.proposal_id, by="mia", reason="refused: too risky")
+    with pytest.raises(Rejected, match="too risky"):
+        await gate.settle(ticket)
+    with pytest.raises(Refused, match="was rejected before"):
+        await gate.call("drain", {"store": 4}, call_id="call-2")
+
+
+@pytest.mark.parametrize("then", ["halt", "reject"])
+async def test_a_claim_that_was_given_back_may_have_to_wait(
+    db: ActionDB, gate: Any, calls: Calls, then: str
+) -> None:
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    await db._give_back([await db.claim_proposal(ticket.proposal_id, "somebody")])
+    if then == "reject":
+        await db.reject_proposal(ticket.proposal_id, by="mia", reason="no")
+        with pytest.raises(Rejected):
+            await gate.settle(ticket)
+        assert await gate.pending() == []
+    else:
+        await db.halt(**WHY)
+        with pytest.raises(Pending, match="halt"):
+            await gate.settle(ticket, timeout=0)
+        await db.resume(**WHY)
+        assert await gate.settle(ticket) == {"moved": 3}
 
 
 async def test_each_execution_is_found_out_by_itself(db: ActionDB, gate: Any) -> None:

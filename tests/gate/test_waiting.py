@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionProposal, ActionStatus, EndCode, InvalidValue
+from operator_core.actions import ActionProposal, ActionStatus, EndCode, HaltMode, InvalidValue
 from operator_core.db import ActionDB, SyncActionDB
 from operator_core.gate import (
     EffectUnknown,
@@ -281,6 +281,62 @@ async def test_a_worker_elsewhere_executes_it(db: ActionDB, calls: Calls) -> Non
     ticket = await gate.propose("drain", {"store": 5}, call_id="call-2")
     with pytest.raises(Pending, match="validated"):
         await gate.settle(ticket, timeout=0)
+
+
+async def test_a_gate_that_leaves_it_to_workers_sees_the_end_of_a_halt(db: ActionDB) -> None:
+    gate = gate_of(db, execute="worker")
+    await db.halt(**WHY, mode=HaltMode.OBSERVE)
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    waiting = asyncio.create_task(gate.settle(ticket))
+    await asyncio.sleep(0)
+    await db.resume(**WHY)
+    async with asyncio.timeout(PATIENCE):
+        await db.wait_until(ticket.proposal_id, S.VALIDATED)
+        claim = await db.claim_proposal(ticket.proposal_id, "w")
+        await db.complete(claim.record.id, {"result": 7})
+        assert await waiting == 7
+
+
+async def test_a_tool_that_makes_its_own_call_does_not_wait_for_itself(db: ActionDB) -> None:
+    gate = gate_of(db)
+    depth: list[int] = []
+
+    @gate.tool()
+    async def dig(store: int) -> int:
+        depth.append(store)
+        if len(depth) < 3:
+            return await gate.call("dig", {"store": store}, call_id=f"call-{len(depth)}")
+        return len(depth)
+
+    async with asyncio.timeout(PATIENCE):
+        assert await gate.call("dig", {"store": 4}, call_id="call-0") == 3
+
+
+async def test_two_calls_that_make_each_other_end(db: ActionDB) -> None:
+    gate = gate_of(db)
+    both = asyncio.Barrier(2)
+
+    async def tool(me: str, other: str) -> str:
+        if both.n_waiting or not met:
+            met.append(me)
+            await both.wait()
+        return str((await gate.outcome(await gate.propose(other, {}, call_id=f"of {me}"))).error)
+
+    met: list[str] = []
+
+    @gate.tool()
+    async def left() -> str:
+        return await tool("left", "right")
+
+    @gate.tool()
+    async def right() -> str:
+        return await tool("right", "left")
+
+    async with asyncio.timeout(PATIENCE):
+        told = await asyncio.gather(
+            gate.call("left", {}, call_id="call-1"), gate.call("right", {}, call_id="call-2")
+        )
+    assert all("is executed as proposal" in each for each in told)
 
 
 # ------ other processes

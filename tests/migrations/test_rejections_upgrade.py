@@ -1,12 +1,14 @@
 """Revision 0010 with rows: what was rejected before it is not retried after it."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from operator_core.actions import ActionStatus, TransitionUnapproved
+from operator_core.actions import ActionStatus, EventType, TransitionUnapproved
 from operator_core.db import ActionDB, migrate
-from tests.databases import Databases
+from tests.databases import Databases, query
+from tests.migrations import tools
 from tests.migrations.revised import (
     Ledger,
     compare_with_fresh,
@@ -54,6 +56,41 @@ async def test_what_was_rejected_before_is_not_retried(before: Ledger) -> None:
         assert found is not None
         assert found.status is ActionStatus.CANCELLED
     assert is_sound(place)
+
+
+async def test_a_retry_that_was_planned_by_then_is_called_off(before: Ledger) -> None:
+    place, ask = before
+    write = partial(tools.query, place) if isinstance(place, Path) else partial(query, place)
+    for change in (
+        "status = 'validated'",
+        "status = 'executing'",
+        "status = 'failed', next_retry_at = '2026-01-01 00:00:00.000000'",
+    ):
+        write(f"UPDATE action_proposals SET {change} WHERE id = 1")
+    migrate.upgrade(url_of(place))
+    assert ask("SELECT next_retry_at, approval FROM action_proposals WHERE id = 1") == [
+        (None, "needed")
+    ]
+    async with ActionDB(place) as db:
+        event = (await db.history(1))[-1]
+        assert (event.event_type, event.actor) == (EventType.RETRY_CANCELLED, "migration")
+        assert (await db.wait_for(1, timeout=60)).status is ActionStatus.FAILED
+    assert is_sound(place)
+
+
+def test_triggers_of_others_stay_behind_ours(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    migrate.upgrade(f"sqlite:///{path}", "0009")
+    tools.query(
+        path,
+        'CREATE TRIGGER "the ""others""" AFTER INSERT ON action_decisions BEGIN SELECT 1; END',
+    )
+    for _ in range(2):
+        migrate.upgrade(f"sqlite:///{path}")
+        found = "SELECT name FROM sqlite_master WHERE tbl_name = 'action_decisions' AND type = 'trigger' ORDER BY rowid"
+        assert tools.query(path, found)[-1] == ('the "others"',)
+        go_down(path, "0009")
+        assert tools.query(path, found)[-1] == ('the "others"',)
 
 
 async def test_nothing_of_it_is_left_after_a_downgrade(before: Ledger) -> None:

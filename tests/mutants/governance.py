@@ -235,9 +235,9 @@ MUTANTS: Final = (
     Mutant(
         name="approval-is-set-by-hand-on-sqlite",
         file=_TEXT,
-        old="    WHERE NOT NEW.asked\n",
-        new="    WHERE 0\n",
-        tests=(_REJECTED, _CONTRACT + "test_governance_matrix.py"),
+        old="WHEN NEW.asked IS NOT 1\n",
+        new="WHEN 0\n",
+        tests=("tests/migrations/test_raw_approvals.py",),
         why="Who forges the approval of a row hides that it is missing.",
     ),
     Mutant(

@@ -1419,12 +1419,18 @@ END;
 
 CREATE TRIGGER IF NOT EXISTS action_approvals_become
 INSTEAD OF INSERT ON action_approvals_found
+WHEN NEW.asked
 BEGIN
     UPDATE action_proposals SET approval = NEW.approval, lapses_at = NEW.lapses_at
-    WHERE NEW.asked AND id = NEW.proposal_id AND (approval IS NOT NEW.approval OR lapses_at IS NOT NEW.lapses_at);
+    WHERE id = NEW.proposal_id AND (approval IS NOT NEW.approval OR lapses_at IS NOT NEW.lapses_at);
+END;
+
+CREATE TRIGGER IF NOT EXISTS action_approvals_compare
+INSTEAD OF INSERT ON action_approvals_found
+WHEN NEW.asked IS NOT 1
+BEGIN
     SELECT RAISE(ABORT, 'action_proposals_kept: the ledger keeps approval and lapses_at')
-    WHERE NOT NEW.asked
-        AND NOT ((NEW.is_approval IS NEW.approval OR NEW.is_approval = 'held' AND NEW.approval = 'given') AND NEW.is_lapses_at IS NEW.lapses_at
+    WHERE NOT ((NEW.is_approval IS NEW.approval OR NEW.is_approval = 'held' AND NEW.approval = 'given') AND NEW.is_lapses_at IS NEW.lapses_at
             AND (EXISTS (SELECT 1 FROM action_requirements WHERE proposal_id = NEW.proposal_id)
                 OR EXISTS (SELECT 1 FROM action_decisions WHERE proposal_id = NEW.proposal_id AND kind = 'rejected')));
 END;

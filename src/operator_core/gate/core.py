@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -51,7 +53,7 @@ from operator_core.gate.errors import (
 from operator_core.gate.tickets import Outcome, Ticket
 from operator_core.gate.tools import Arguments, Call, Tools
 
-__all__ = ["Core", "Settings", "as_text", "kept", "stored", "until"]
+__all__ = ["Core", "Settings", "as_text", "executing", "kept", "stored", "until"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,20 @@ def as_text(error: BaseException | str) -> str:
 
 def _clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+_inside: ContextVar[tuple[int, ...]] = ContextVar("operator_core_gate_inside", default=())
+"""The proposals in whose executions, by a gate, this code runs."""
+
+
+@contextmanager
+def executing(proposal_id: int) -> Generator[None]:
+    """A block in which the tool of a proposal runs."""
+    token = _inside.set((*_inside.get(), proposal_id))
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 class Twins(NamedTuple):
@@ -219,28 +235,47 @@ class Core:
         """What became of the same call under other ids in this run."""
         if not self.settings.refuses_repeats:
             return Twins()
-        running: int | None = None
+        running: list[int] = []
         for each in await self.verbs.list_proposals(
             (_S.EXECUTING, _S.FAILED, _S.CANCELLED),
             run_id=self.settings.run_id,
             action_name=call.name,
         ):
-            # A tool may make the same call again, which its own execution must not wait for.
-            known = (proposal_id, self.settings.parent_id)
-            if each.id in known or not call.is_of(each.action_name, each.parameters):
+            if each.id == proposal_id or not call.is_of(each.action_name, each.parameters):
                 continue
             if each.status is _S.EXECUTING:
-                running = each.id
+                running.append(each.id)
                 continue
+            if await self._is_rejected(each):
+                return Twins(f"the same call was rejected before (proposal {each.id})")
             if each.status is _S.FAILED and each.next_retry_at is not None:
                 continue
-            found = await self._ended(each)
-            if isinstance(found.error, Rejected):
-                return Twins(f"the same call was rejected before (proposal {each.id})")
-            if isinstance(found.error, EffectUnknown):
+            if isinstance((await self._ended(each)).error, EffectUnknown):
                 why = f"whether the same call was done before is not known (proposal {each.id})"
                 return Twins(why)
-        return Twins(running=running)
+        if running:
+            # A tool may make its own call again, for which it must not wait.
+            own = await self._ancestors()
+            running = [each for each in running if each not in own]
+        return Twins(running=running[0] if running else None)
+
+    async def _ancestors(self) -> set[int]:
+        """The executions in which this gate's calls are made, as far as it is known."""
+        own, parent = set(_inside.get()), self.settings.parent_id
+        while parent is not None and parent not in own:
+            own.add(parent)
+            above = await self.verbs.get_proposal(parent)
+            parent = None if above is None else above.parent_id
+        return own
+
+    async def _is_rejected(self, found: StoredProposal) -> bool:
+        if found.end_code is EndCode.REJECTED:
+            return True
+        # A failed one stays failed.
+        is_open = found.status is _S.FAILED and found.approval is not None
+        return is_open and any(
+            each.event_type is EventType.REJECTED for each in await self.verbs.history(found.id)
+        )
 
     async def _sweep(self) -> None:
         await self.verbs._sweep()  # pyright: ignore[reportPrivateUsage]
@@ -249,7 +284,8 @@ class Core:
         open_ones = [
             each
             async for each in self.verbs.iter_proposals(_OPEN, run_id=self.settings.run_id)
-            if each.call_id is not None and (not _has_failed(each) or self._was_not_begun(each))
+            if each.call_id is not None
+            if not _has_failed(each) or await self._was_not_begun(each)
         ]
         return [
             Ticket(each.id, self.settings.run_id, each.call_id or "", each.action_name)
@@ -267,40 +303,44 @@ class Core:
         while True:
             held: str | None = None
             found = await self._proposal(ticket)
-            if self._was_not_begun(found):
+            unbegun = await self._was_not_begun(found)
+            if not unbegun and _has_ended(found):
+                return await self._ended(found, ticket)
+            if unbegun:
                 # A claim that was cancelled has given its approvals back.
                 held = await self._moved(self.verbs.retry, found.id)
-                if held is None:
-                    continue
-            elif _has_ended(found):
-                return await self._ended(found, ticket)
             elif found.status is _S.PROPOSED and found.approval is None:
                 # It was proposed while it could not be validated.
                 held = await self._validate(found)
-                if held is None:
-                    continue
-            is_ready = found.status is _S.VALIDATED or found.next_retry_at is not None
-            if self.settings.runs_here and is_ready:
+            elif self.settings.runs_here and _is_ready(found):
                 claim, held = await self._claim(found)
                 if claim is not None:
                     return claim
-                if held is None:
-                    continue
+            now = await self._proposal(ticket)
+            if (now.status, now.version) != (found.status, found.version):
+                continue
             rest = until - time.monotonic()
             if rest <= 0:
                 error = Pending(found.id, held or f"it is {found.status}")
                 return Outcome(ticket.call_id, error=error, ticket=ticket)
-            await self._changed(found, rest, polls=is_ready or held is not None)
+            polls = held is not None or (self.settings.runs_here and _is_ready(found))
+            await self._changed(found, min(rest, _LOOKS_EVERY if polls else _LONGEST_WAIT))
 
     async def _claim(self, found: StoredProposal) -> tuple[Claim | None, str | None]:
-        """The claim, or why there is none yet; neither if the call has been refused."""
+        """The claim, or why there is none yet; neither if something has changed meanwhile."""
         call = Call(found.action_name, found.parameters, self.tools.get(found.action_name))
         twins = await self._twins(call, found.id)
         if twins.refusal is not None:
-            await self._moved(self._refuse, found.id, twins.refusal)
-            return None, None
+            if found.status is _S.FAILED:
+                # It can be cancelled once its retry is due.
+                return None, twins.refusal
+            return None, await self._moved(self._refuse, found.id, twins.refusal)
         if twins.running is not None:
-            return None, f"the same call is executed as proposal {twins.running}"
+            why = f"the same call is executed as proposal {twins.running}"
+            if found.status is _S.VALIDATED and (_inside.get() or self.settings.parent_id):
+                # Who executes something and waits for another execution might be waited for.
+                return None, await self._moved(self._refuse, found.id, why)
+            return None, why
         try:
             claim = await self.verbs.claim_proposal(
                 found.id, self.settings.worker, lease=self.settings.lease
@@ -332,15 +372,16 @@ class Core:
 
         return await self._moved(move)
 
-    async def _changed(self, found: StoredProposal, rest: float, *, polls: bool) -> None:
-        """Waits until the proposal has another status, for at most `rest` seconds."""
+    async def _changed(self, found: StoredProposal, seconds: float) -> None:
+        """Waits until the proposal has another status, for at most so many seconds."""
         others = [status for status in ActionStatus if status is not found.status]
-        longest = _LOOKS_EVERY if polls and self.settings.runs_here else _LONGEST_WAIT
         try:
-            await self.verbs.wait_until(found.id, *others, timeout=min(rest, longest))
-        except (TimeoutError, InvalidTransition):
-            # Its retry may have been called off.
+            await self.verbs.wait_until(found.id, *others, timeout=seconds)
+        except TimeoutError:
             return
+        except InvalidTransition:
+            # It has failed and was not begun: of what lets it start nothing tells.
+            await self.verbs._sleep(min(seconds, _LOOKS_EVERY))  # pyright: ignore[reportPrivateUsage]
 
     async def settled(self, ticket: Ticket) -> Outcome | None:
         """What became of the call, or None if that is not known yet."""
@@ -380,13 +421,16 @@ class Core:
         events = [each for each in await self.verbs.history(found.id) if each.to_status]
         code = None if found.end_code is None else found.end_code.value
         if found.status is _S.FAILED:
-            # It was written so, or moved by hand.
+            for each in await self.verbs.history(found.id):
+                if each.event_type is EventType.REJECTED:
+                    return Rejected(found.id, each.reason, by=each.actor, end_code=code)
+            # It was not begun, written so, or moved by hand.
             kind = Cancelled if code in _NEVER_BEGUN else ExecutionFailed
             return kind(found.id, found.last_error or events[-1].reason, end_code=code)
         reason = events[-1].reason or ""
         if events[-1].event_type is EventType.PROPOSAL_CREATED:
             reason = found.reason
-        if reason.startswith(REFUSED):
+        if code == EndCode.CANCELLED and reason.startswith(REFUSED):
             return Refused(found.id, reason.removeprefix(REFUSED))
         kind = _NOT_EXECUTED.get(code or "", Cancelled)
         return kind(found.id, events[-1].reason, by=events[-1].actor, end_code=code)
@@ -402,10 +446,16 @@ class Core:
                 return ExecutionFailed(found.id, why, end_code=code)
         return EffectUnknown(found.id, last.error_message, end_code=code)
 
-    def _was_not_begun(self, found: StoredProposal) -> bool:
+    async def _was_not_begun(self, found: StoredProposal) -> bool:
         """Whether the last execution was surely not begun, so that this gate may begin it."""
         is_so = _has_failed(found) and found.end_code is EndCode.NOT_BEGUN
-        return is_so and self.settings.runs_here
+        return is_so and self.settings.runs_here and not await self._is_rejected(found)
+
+
+def _is_ready(found: StoredProposal) -> bool:
+    return found.status is _S.VALIDATED or (
+        found.status is _S.FAILED and found.next_retry_at is not None
+    )
 
 
 def _has_ended(found: StoredProposal) -> bool:

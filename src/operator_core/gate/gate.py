@@ -15,12 +15,14 @@ from operator_core.actions.errors import (
     HaltRequested,
     InvalidValue,
     LeaseLost,
+    NotFound,
+    NotOpen,
 )
 from operator_core.actions.types import Claim, RequesterType
 from operator_core.db.run.cancellation import finish
 from operator_core.db.verbs.executions import BEATS, LEASE
 from operator_core.db.verbs.ledger import ActionLedger
-from operator_core.gate.core import Core, as_text, kept, stored, until
+from operator_core.gate.core import Core, as_text, executing, kept, stored, until
 from operator_core.gate.errors import ExecutionFailed
 from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
 from operator_core.gate.tickets import Outcome, Ticket
@@ -211,7 +213,8 @@ class Gate:
         try:
             async with self._db.holding(claim) as execution:
                 try:
-                    result = await _called(function, tool, claim.proposal.parameters)
+                    with executing(claim.proposal.id):
+                        result = await _called(function, tool, claim.proposal.parameters)
                 except asyncio.CancelledError as error:
                     is_cancelled = task.cancelling() > cancelled
                     if is_cancelled and _stops(tool, function):
@@ -309,7 +312,7 @@ class Begun:
                 await self._db.heartbeat(self.claim.record.id, self._lease)
             except HaltRequested as error:
                 self.halt = error
-            except LeaseLost:
+            except (LeaseLost, NotFound, NotOpen):
                 return
             except ActionError as error:
                 logger.warning("no heartbeat for record %s: %s", self.claim.record.id, error)

@@ -15,12 +15,14 @@ from operator_core.actions.errors import (
     HaltRequested,
     InvalidValue,
     LeaseLost,
+    NotFound,
+    NotOpen,
 )
 from operator_core.actions.types import Claim, RequesterType
 from operator_core.db.run.blocking import finished
 from operator_core.db.verbs.executions import BEATS, LEASE
 from operator_core.db.verbs.sync import SyncActionLedger, coroutines_of
-from operator_core.gate.core import Core, as_text, kept, stored, until
+from operator_core.gate.core import Core, as_text, executing, kept, stored, until
 from operator_core.gate.errors import ExecutionFailed
 from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
 from operator_core.gate.tickets import Outcome, Ticket
@@ -180,7 +182,8 @@ class SyncGate:
         try:
             with self._db.holding(claim) as execution:
                 try:
-                    result = _called(function, tool, claim.proposal.parameters)
+                    with executing(claim.proposal.id):
+                        result = _called(function, tool, claim.proposal.parameters)
                 except KeyboardInterrupt as error:
                     is_its_own = tool is not None and tool.function is function
                     if is_its_own and tool is not None and tool.on_cancel == "not done":
@@ -262,7 +265,7 @@ class SyncBegun:
                 self._db.heartbeat(self.claim.record.id, self._lease)
             except HaltRequested as error:
                 self.halt = error
-            except LeaseLost:
+            except (LeaseLost, NotFound, NotOpen):
                 return
             except ActionError as error:
                 logger.warning("no heartbeat for record %s: %s", self.claim.record.id, error)

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import PydanticSerializationError
+from pydantic_core import to_jsonable_python
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import parse_object
@@ -71,8 +71,10 @@ class Call(NamedTuple):
             return False
         try:
             # A set has no order.
-            return self.tool.read(parameters) == self.tool.read(self.parameters)
-        except ValidationError:
+            return _unordered(self.tool.read(parameters)) == _unordered(
+                self.tool.read(self.parameters)
+            )
+        except Exception:
             return False
 
 
@@ -136,7 +138,8 @@ class Tools:
                 why = "they change when they are stored as JSON and read again"
                 return Call(name, parameters, tool, f"the arguments can't be approved: {why}")
             return Call(name, parameters, tool)
-        except (ValidationError, PydanticSerializationError, InvalidValue) as error:
+        except Exception as error:
+            # A validator of the tool may raise anything.
             return Call(name, given, tool, f"the arguments don't fit: {_problems(error)}")
 
 
@@ -144,7 +147,7 @@ def _object(arguments: Arguments) -> dict[str, Any]:
     if isinstance(arguments, str):
         # A model that has nothing to say sends an empty text.
         return parse_object(arguments) if arguments.strip() else {}
-    return to_json_object(arguments)
+    return to_json_object(dict(arguments) if isinstance(arguments, Mapping) else arguments)
 
 
 def _problems(error: Exception) -> str:
@@ -174,6 +177,8 @@ def _open(kind: Any) -> type[BaseModel]:
 
 def _model(function: Callable[..., Any], name: str) -> type[BaseModel]:
     """The model of what a function takes."""
+    if not inspect.isfunction(function) and not inspect.ismethod(function):
+        raise InvalidValue("function", f"{name}: must be a function or a method")
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     base: type[BaseModel] = _Closed
@@ -196,5 +201,21 @@ def _model(function: Callable[..., Any], name: str) -> type[BaseModel]:
     return create_model(f"{name}_arguments", __base__=base, **fields)
 
 
-def _text(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True)
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _unordered(read: BaseModel) -> str:
+    """The arguments as text, in which sets are sorted, and 1, 1.0 and True differ."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            members = cast("dict[object, object]", value)
+            return {str(key): plain(item) for key, item in members.items()}
+        if isinstance(value, set | frozenset):
+            return sorted(_text(plain(item)) for item in cast("set[object]", value))
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in cast("list[object]", value)]
+        return to_jsonable_python(value)
+
+    return _text(plain(read.model_dump(by_alias=True)))
