@@ -118,7 +118,6 @@ class GovernedModel(Model):
         proposal.retry_count += proposal.status is S.FAILED
         proposal.move(S.VALIDATED, by)
         proposal.off_the_list()
-        proposal.held = False
 
     def withdraw(self, id: int, by: str) -> Refusal:
         proposal = self.proposals.get(id)

@@ -92,6 +92,9 @@ class Proposal:
         # Only a resolution leads from `failed` to `completed`.
         assert resolved or status in TRANSITIONS[self.status]
         self.status, self.moved_by = status, by
+        if status is S.VALIDATED:
+            # Nothing holds it any more, whoever has moved it.
+            self.held = False
         self.end_code = end_code or PLAIN_ENDS.get(status)
         self.version += 1
 
