@@ -336,7 +336,8 @@ async def test_two_calls_that_make_each_other_end(db: ActionDB) -> None:
         told = await asyncio.gather(
             gate.call("left", {}, call_id="call-1"), gate.call("right", {}, call_id="call-2")
         )
-    assert all("is executed as proposal" in each for each in told)
+    # Who comes second may find that the other one has ended, and so may make its call.
+    assert any("is executed as proposal" in each for each in told)
 
 
 # ------ other processes
