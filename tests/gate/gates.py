@@ -1,6 +1,5 @@
 """Gates on either facade, with the methods of `Gate`."""
 
-from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
@@ -47,6 +46,3 @@ class Calls:
         if self.error is not None:
             raise self.error
         return self.result
-
-
-Approve = Callable[..., Awaitable[Any]]

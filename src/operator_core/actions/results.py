@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.values import MAX_TEXT, to_json_object
 
-__all__ = ["NOT_KEPT", "Kept", "describe", "keep"]
+__all__ = ["NOT_KEPT", "Kept", "describe", "keep", "storable"]
 
 NOT_KEPT: Final = "result_not_kept"
 """The key of the note that replaces a result."""
@@ -85,6 +85,10 @@ def describe(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = "its text can't be read"
-    text = f"{name}: {message}" if message else name
+    return storable(f"{name}: {message}" if message else name)
+
+
+def storable(text: str, most: int = MAX_TEXT) -> str:
+    """Converts text to text of at most `most` characters that the ledger can store; never raises."""
     kept = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-    return kept[:MAX_TEXT]
+    return kept[:most]

@@ -1,7 +1,5 @@
 """What a tool call came to, as errors: not executed, not decided yet, or executed without a result."""
 
-from typing import Any
-
 from operator_core.actions.errors import ActionError
 
 __all__ = [
@@ -47,19 +45,6 @@ class GateError(ActionError):
         self.reason = reason
         self.by = by
         self.end_code = end_code
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.proposal_id, self.reason, self.by, self.end_code)
-
-
-def _again(
-    kind: type[GateError],
-    proposal_id: int | None,
-    reason: str | None,
-    by: str | None,
-    end_code: str | None,
-) -> GateError:
-    return kind(proposal_id, reason, by=by, end_code=end_code)
 
 
 class NotExecuted(GateError):

@@ -4,29 +4,24 @@ import asyncio
 import concurrent.futures
 import inspect
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import timedelta
 from typing import Any, cast
 
 from operator_core.actions.errors import (
     ActionError,
-    Conflict,
     HaltRequested,
     InvalidValue,
     LeaseLost,
-    NotFound,
-    NotOpen,
 )
-from operator_core.actions.types import Claim, RequesterType
+from operator_core.actions.types import Claim
 from operator_core.db.run.cancellation import finish
-from operator_core.db.verbs.executions import BEATS, LEASE
+from operator_core.db.verbs.executions import lease_of
 from operator_core.db.verbs.ledger import ActionLedger
-from operator_core.gate.core import Core, as_text, executing, kept, stored, until
-from operator_core.gate.errors import ExecutionFailed
-from operator_core.gate.opening import Execute, Repeat, ToolsOrFunctions, settings, tools_of
+from operator_core.gate.opening import Opened
+from operator_core.gate.repetitions import executing
+from operator_core.gate.results import kept, stored, text_of
 from operator_core.gate.tickets import Outcome, Ticket
-from operator_core.gate.tools import Arguments, F, OnCancel, Tool
+from operator_core.gate.tools import Arguments, OnCancel, Tool
 
 __all__ = ["Begun", "Gate"]
 
@@ -35,7 +30,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[..., Awaitable[Any] | Any]
 
 
-class Gate:
+class Gate(Opened[ActionLedger]):
     """Stands between an agent and its tools: a call is proposed, decided, claimed, executed once, and recorded.
 
     A gate belongs to one run of one agent. `run_id` names the run: a new one for each, because providers repeat their
@@ -49,66 +44,12 @@ class Gate:
     Several tasks may share one gate.
     """
 
-    def __init__(
-        self,
-        db: ActionLedger,
-        *,
-        run_id: str,
-        agent_id: str | None = None,
-        requester: str | None = None,
-        requester_type: RequesterType | str = RequesterType.USER,
-        parent_id: int | None = None,
-        tools: ToolsOrFunctions = None,
-        execute: Execute = "here",
-        worker: str | None = None,
-        lease: timedelta = LEASE,
-        repeat: Repeat = "refuse",
-    ) -> None:
-        self.tools = tools_of(tools)
-        """The tools by name. A gate without any takes every call, and needs a handler for each."""
-        self._db = db
-        self._settings = settings(
-            run_id=run_id,
-            agent_id=agent_id,
-            requester=requester,
-            requester_type=requester_type,
-            parent_id=parent_id,
-            execute=execute,
-            worker=worker,
-            lease=lease,
-            repeat=repeat,
-        )
-        self._core = Core(db, self.tools, self._settings)
+    def _verbs_of(self, db: ActionLedger) -> ActionLedger:
+        return db
 
-    def tool(
-        self,
-        name: str | None = None,
-        *,
-        expires_in: timedelta | None = None,
-        max_retries: int = 0,
-        on_cancel: OnCancel = "unknown",
-    ) -> Callable[[F], F]:
-        """Makes a function a tool: its signature says which arguments are accepted.
-
-        It is a coroutine function, or a plain function, which runs in a thread. A call that has not begun after
-        `expires_in` is cancelled. `max_retries` is for a tool that may be repeated without harm. With `on_cancel` "not
-        done", a cancellation in the middle of the tool means that nothing was done. Raises `InvalidValue` for that with a
-        plain function: a thread goes on after a cancellation.
-        """
-
-        def add(function: F) -> F:
-            if on_cancel == "not done" and not inspect.iscoroutinefunction(function):
-                raise InvalidValue("on_cancel", "must be 'unknown' for a function in a thread")
-            self.tools.add(
-                function,
-                name=name,
-                expires_in=expires_in,
-                max_retries=max_retries,
-                on_cancel=on_cancel,
-            )
-            return function
-
-        return add
+    def _check_tool(self, function: Handler, on_cancel: OnCancel) -> None:
+        if on_cancel == "not done" and not inspect.iscoroutinefunction(function):
+            raise InvalidValue("on_cancel", "must be 'unknown' for a function in a thread")
 
     async def propose(
         self, name: str, arguments: Arguments, *, call_id: str, reason: str | None = None
@@ -137,24 +78,8 @@ class Gate:
         the same arguments. After `timeout` seconds the outcome is `Pending`; the time does not count while the tool
         runs. Raises `InvalidValue` if there is nothing to execute the call with.
         """
-        end = until(timeout)
-        function = handler if handler is not None else self._function(ticket.name)
-        if function is None and self._settings.runs_here:
-            settled = await self._core.settled(ticket)
-            if settled is None:
-                raise InvalidValue(
-                    "handler", f"must be given: there is no tool {ticket.name!r} here"
-                )
-            return settled
-        failure: Exception | None = None
-        while isinstance(found := await self._core.turn(ticket, end), Claim):
-            assert function is not None
-            begun = time.monotonic()
-            failure = await self._run(found, function)
-            end += time.monotonic() - begun
-        if isinstance(found.error, ExecutionFailed):
-            found.error.__cause__ = failure
-        return found
+        function = handler if handler is not None else self.tools.function(ticket.name)
+        return await self._core.outcome(ticket, timeout, function, self._run)
 
     async def settle(
         self,
@@ -189,20 +114,11 @@ class Gate:
         For hooks before and after a tool. Raises the error of a call that is not to be executed, `Pending` after
         `timeout` seconds, and `Conflict` if it was executed before. Raises `InvalidValue` if workers execute the calls.
         """
-        if not self._settings.runs_here:
-            raise InvalidValue("execute", "must be 'here' for a caller that executes calls")
-        found = await self._core.turn(ticket, until(timeout))
-        if isinstance(found, Claim):
-            return Begun(self._db, found, self._settings.lease)
-        raise found.error or Conflict("proposal", ticket.proposal_id, "executed already")
+        return Begun(self._db, await self._core.begin(ticket, timeout))
 
     async def pending(self) -> list[Ticket]:
         """Returns the tickets of this run that are not settled, oldest first: where to go on after a restart."""
         return await self._core.pending()
-
-    def _function(self, name: str) -> Handler | None:
-        tool = self.tools.get(name)
-        return None if tool is None else tool.function
 
     async def _run(self, claim: Claim, function: Handler) -> Exception | None:
         """Executes a claimed call; what became of it is in the ledger. Returns the error of the tool."""
@@ -217,7 +133,9 @@ class Gate:
                         result = await _called(function, tool, claim.proposal.parameters)
                 except asyncio.CancelledError as error:
                     is_cancelled = task.cancelling() > cancelled
-                    if is_cancelled and _stops(tool, function):
+                    # A thread goes on.
+                    in_loop = inspect.iscoroutinefunction(function)
+                    if is_cancelled and in_loop and tool is not None and tool.stops(function):
                         raise _NotDone from error
                     # Also if something that the tool has waited for was cancelled: nobody knows how far it came.
                     raise
@@ -242,12 +160,6 @@ class _NotDone(Exception):
         return "cancelled: nothing was done"
 
 
-def _stops(tool: Tool | None, function: Handler) -> bool:
-    """Whether a cancellation of the tool means that nothing was done; a thread goes on, and a handler says nothing."""
-    is_its_own = tool is not None and tool.function is function and tool.on_cancel == "not done"
-    return is_its_own and inspect.iscoroutinefunction(function)
-
-
 async def _called(function: Handler, tool: Tool | None, parameters: dict[str, Any]) -> Any:
     arguments = parameters if tool is None else tool.values(parameters)
     if inspect.iscoroutinefunction(function):
@@ -267,14 +179,15 @@ def _in_a_thread(function: Handler, arguments: dict[str, Any]) -> Any:
 class Begun:
     """A call that its caller executes; heartbeats go on until it is told how it ended, once."""
 
-    def __init__(self, db: ActionLedger, claim: Claim, lease: timedelta) -> None:
+    def __init__(self, db: ActionLedger, claim: Claim) -> None:
         self.claim = claim
         self.halt: HaltRequested | None = None
         """Set when a heartbeat has told of a halt: the caller should end the tool."""
         self._db = db
-        self._lease = lease
         self._worker = claim.record.worker
-        self._beating = asyncio.create_task(self._beat())
+        seconds, since = lease_of(claim, None), db._clock()  # pyright: ignore[reportPrivateUsage]
+        beats = db._keep_alive(claim.record.id, seconds, since, self._lost, self._halted)  # pyright: ignore[reportPrivateUsage]
+        self._beating = asyncio.create_task(beats)
 
     async def done(self, value: Any = None) -> Any:
         """Completes the call, and returns the value as the ledger has stored it; raises `LeaseLost`."""
@@ -292,7 +205,7 @@ class Begun:
 
     async def _fail(self, error: BaseException | str, *, unknown: bool) -> None:
         fail = self._db.fail(
-            self.claim.record.id, as_text(error), outcome_unknown=unknown, actor=self._worker
+            self.claim.record.id, text_of(error), outcome_unknown=unknown, actor=self._worker
         )
         await self._end(fail)
 
@@ -305,14 +218,8 @@ class Begun:
             raise
         self._beating.cancel()
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease.total_seconds() / BEATS)
-            try:
-                await self._db.heartbeat(self.claim.record.id, self._lease)
-            except HaltRequested as error:
-                self.halt = error
-            except (LeaseLost, NotFound, NotOpen):
-                return
-            except ActionError as error:
-                logger.warning("no heartbeat for record %s: %s", self.claim.record.id, error)
+    def _lost(self, error: ActionError) -> None:
+        logger.warning("the execution of proposal %s: %s", self.claim.proposal.id, error)
+
+    def _halted(self, error: HaltRequested) -> None:
+        self.halt = error

@@ -40,6 +40,10 @@ class Tool:
     arguments: type[BaseModel]
     """The model of its arguments."""
 
+    def stops(self, function: Callable[..., Any]) -> bool:
+        """Whether a cancellation means that nothing was done; a handler in place of the tool does not say so."""
+        return self.function is function and self.on_cancel == "not done"
+
     def read(self, parameters: Mapping[str, Any]) -> BaseModel:
         """The arguments; raises `ValidationError`."""
         return self.arguments.model_validate(parameters)
@@ -111,6 +115,11 @@ class Tools:
     def get(self, name: str) -> Tool | None:
         """The tool of this name, if there is one."""
         return self._tools.get(name)
+
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """The function of this tool, if there is one."""
+        tool = self._tools.get(name)
+        return None if tool is None else tool.function
 
     def read(self, name: str, arguments: Arguments) -> Call:
         """Checks a call of a model. Its parameters are complete: they have the defaults of the function.
