@@ -321,6 +321,17 @@ async def test_a_failure_is_told_again_and_not_repeated(
     assert (await found(db, ticket)).end_code is EndCode.FAILED
 
 
+async def test_the_log_has_nothing_of_what_a_tool_says(
+    gate: Any, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls.error = ValueError("hunter2")
+    with caplog.at_level("DEBUG", "operator_core"):
+        outcome = await gate.outcome(await gate.propose("drain", {"store": 4}, call_id="call-1"))
+    assert "hunter2" in str(outcome.error)
+    assert "ValueError" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 async def fails(gate: Any, ticket: Ticket, raw: RawSQL) -> None:
     """The call fails, and its retry is due at a time that no jitter decides."""
     await (await gate.begin(ticket)).failed("busy")

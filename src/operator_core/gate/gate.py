@@ -145,7 +145,9 @@ class Gate(Opened[ActionLedger]):
         except (LeaseLost, HaltRequested) as error:
             logger.warning("the execution of proposal %s: %s", claim.proposal.id, error)
         except Exception as error:
-            logger.info("the tool of proposal %s failed: %s", claim.proposal.id, error)
+            # The message of the exception may contain parameters; only the record has it.
+            kind = type(error).__name__
+            logger.info("the tool of proposal %s failed: %s", claim.proposal.id, kind)
             failure = error
         if task.cancelling() > cancelled:
             # By the caller, whatever the tool made of it.

@@ -121,7 +121,9 @@ class SyncGate(Opened[SyncActionLedger]):
         except (LeaseLost, HaltRequested) as error:
             logger.warning("the execution of proposal %s: %s", claim.proposal.id, error)
         except Exception as error:
-            logger.info("the tool of proposal %s failed: %s", claim.proposal.id, error)
+            # As in `Gate`: the message may contain parameters.
+            kind = type(error).__name__
+            logger.info("the tool of proposal %s failed: %s", claim.proposal.id, kind)
             return error
         return None
 
