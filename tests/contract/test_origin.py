@@ -186,6 +186,8 @@ async def test_every_filter_finds_what_matches(db: ActionDB) -> None:
     ]
     assert {name for filters, _ in asked for name in filters} >= set(FILTERS) - {
         "before",
+        "after",
+        "search",
         "ticket_id",
         "proposed_by",
     }
@@ -210,6 +212,8 @@ async def test_a_filter_is_checked(db: ActionDB) -> None:
         ("traceparent", "00"),
         ("actor", " "),
         ("worker", []),
+        ("search", ""),
+        ("search", 4),
         ("created_after", "soon"),
         ("created_before", datetime(1960, 1, 1, tzinfo=UTC)),
     ]

@@ -1,6 +1,7 @@
 """Proposals, the same on every backend."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -192,6 +193,67 @@ async def test_pages_join_without_gap_or_repeat(db: ActionDB, many: list[ActionP
     assert seen == list(reversed(many))
 
 
+@pytest.mark.parametrize("statuses", [None, S.PROPOSED, [S.PROPOSED, S.VALIDATED]])
+@pytest.mark.parametrize(
+    "filters", [{}, {"action_name": "a"}, {"action_name": "a", "proposed_by": "p"}]
+)
+async def test_pages_join_in_both_directions(
+    db: ActionDB, statuses: Any, filters: dict[str, Any]
+) -> None:
+    await db.create_proposals(
+        proposal("ab"[n % 2], proposed_by="pq"[n % 3 > 0], status=list(S)[n % 5]) for n in range(60)
+    )
+    every = await db.list_proposals(statuses, **filters)
+    for oldest_first, cursor in ((False, "before"), (True, "after")):
+        seen: list[ActionProposal] = []
+        options: dict[str, Any] = {"oldest_first": oldest_first, "limit": 4}
+        while page := await db.list_proposals(statuses, **options, **filters):
+            seen += page
+            options[cursor] = page[-1].id
+        assert seen == (list(reversed(every)) if oldest_first else every)
+        first, last = every[-2].id, every[1].id
+        inner = await db.list_proposals(
+            statuses, oldest_first=oldest_first, after=first, before=last, **filters
+        )
+        assert {each.id for each in inner} == {each.id for each in every[2:-2]}
+
+
+async def test_searching_finds_text_in_parameters_reason_and_error(db: ActionDB) -> None:
+    def with_(parameters: dict[str, Any], reason: str = "r") -> ActionProposal:
+        return proposal("a", parameters=parameters, reason=reason)
+
+    await db.create_proposals(
+        [
+            with_({"host": 'say "Hi"\\ there'}, "for Store-4"),
+            with_({"path": ["ä", {"größe": 10.5}]}, "50%_off"),
+            with_({"n": 1e22, "t": "line\nbreak"}, "a\nb"),
+        ]
+    )
+    failed = await db.create_proposal(proposal("b", status=S.VALIDATED))
+    claim = await db.claim_proposal(failed.id, "w")
+    await db.fail(claim.record.id, "Connection REFUSED by 10.0.0.7")
+    for text, ids in {
+        'say "hi"': [1],
+        "\\ there": [1],
+        "STORE-4": [1],
+        "größe": [2],
+        "GRÖßE": [],
+        "10.": [4, 2],
+        "%_": [2],
+        "_": [2],
+        "%": [2],
+        "line\nbreak": [3],
+        "a\nb": [3],
+        "refused": [4],
+        "nowhere": [],
+    }.items():
+        found = await db.list_proposals(search=text)
+        assert [each.id for each in found] == ids, text
+        assert sum((await db.count_proposals(search=text)).values()) == len(ids)
+        assert [each.id async for each in db.iter_proposals(search=text)] == ids
+    assert len(await db.list_proposals(S.PROPOSED, search="r", action_name="a", limit=1)) == 1
+
+
 async def test_iterating_gives_what_listing_gives(db: ActionDB) -> None:
     await db.create_proposals(proposal() for _ in range(2001))
     assert [each async for each in db.iter_proposals()] == await db.list_proposals()
@@ -199,6 +261,11 @@ async def test_iterating_gives_what_listing_gives(db: ActionDB) -> None:
         await db.list_proposals(before=500)
     )
     assert [each async for each in db.iter_proposals(S.FAILED)] == []
+    oldest = await db.list_proposals(oldest_first=True)
+    assert oldest == list(reversed(await db.list_proposals()))
+    assert [each async for each in db.iter_proposals(oldest_first=True)] == oldest
+    between = db.iter_proposals([S.PROPOSED], oldest_first=True, after=5, before=1500)
+    assert [each.id async for each in between] == list(range(6, 1500))
     once = (each for each in [S.PROPOSED])
     assert len([each async for each in db.iter_proposals(once)]) == 2001
 

@@ -32,6 +32,7 @@ LIST: Callable[..., Any] = queries.list_proposals
 
 BY_ID = "the primary key"
 NEWEST_FIRST = "the primary key, backwards"  # LIMIT ends it
+OLDEST_FIRST = "the primary key, forwards"
 IN_ORDER = "the order of commits"
 
 QUERIES: dict[str, tuple[Unit[Any], str]] = {
@@ -43,6 +44,16 @@ QUERIES: dict[str, tuple[Unit[Any], str]] = {
     "list status before": (
         lambda c: LIST(c, [S.FAILED], before=9, limit=50),
         "idx_action_proposals_status",
+    ),
+    "list oldest": (lambda c: LIST(c, oldest_first=True, limit=50), OLDEST_FIRST),
+    "list oldest after": (lambda c: LIST(c, oldest_first=True, after=500, limit=50), BY_ID),
+    "list oldest of a status": (
+        lambda c: LIST(c, [S.FAILED], oldest_first=True, after=9, limit=50),
+        "idx_action_proposals_status",
+    ),
+    "list oldest of a run": (
+        lambda c: LIST(c, run_id="run_7", oldest_first=True, after=9, limit=50),
+        "idx_action_proposals_run",
     ),
     "list statuses": (lambda c: LIST(c, list(S), limit=50), "idx_action_proposals_status"),
     "list ticket": (lambda c: LIST(c, ticket_id=1, limit=50), "idx_action_proposals_ticket"),
@@ -112,6 +123,7 @@ async def test_each_query_uses_its_index_on_sqlite(name: str, million_file: Path
     words = {
         BY_ID: "USING INTEGER PRIMARY KEY (rowid",
         NEWEST_FIRST: "SCAN action_proposals",
+        OLDEST_FIRST: "SCAN action_proposals",
         # Writers take turns: ids are in the order of commits. The newest is where the table ends.
         IN_ORDER: "SEARCH action_events",
     }
@@ -119,7 +131,7 @@ async def test_each_query_uses_its_index_on_sqlite(name: str, million_file: Path
         assert words.get(index, index) in plan
         if "UNION" not in plan and "COMPOUND" not in plan and name != GROUPED:
             assert "TEMP B-TREE" not in plan
-        if index != NEWEST_FIRST and name != "count":
+        if index not in (NEWEST_FIRST, OLDEST_FIRST) and name != "count":
             assert "SCAN action_" not in plan, plan
         if name == "list status before":
             assert "(status=? AND id<?)" in plan
@@ -139,6 +151,7 @@ async def test_each_query_uses_its_index_on_postgresql(
         # Both find the one row, by its id.
         BY_ID: ("using pk_action_", "using idx_action_proposals_status"),
         NEWEST_FIRST: ("Index Scan Backward using pk_action_proposals",),
+        OLDEST_FIRST: ("Index Scan using pk_action_proposals",),
         IN_ORDER: ("using idx_action_events_order",),
     }
     for plan in await plans_on_postgresql(million_url, unit, plans):
@@ -153,7 +166,7 @@ async def test_each_query_uses_its_index_on_postgresql(
             assert "using idx_action_events_order" in plan, plan
             continue
         assert any(each in plan for each in words.get(index, (index,))), plan
-        if index == BY_ID and name not in ("list before", "history"):
+        if index == BY_ID and name not in ("list before", "list oldest after", "history"):
             assert "id = " in plan, plan
         if "statuses" not in name and name != GROUPED:
             assert "Sort" not in plan, plan

@@ -15,6 +15,7 @@ from operator_core.db.sql.base import SQLITE_NOW, UTCDateTime
 __all__ = [
     "after_jitter",
     "amount_in",
+    "contains",
     "counts_under",
     "covers",
     "current_transaction",
@@ -48,6 +49,29 @@ def _ticket_now(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
 @compiles(ticket_now, "sqlite")
 def _ticket_now_sqlite(element: ticket_now, compiler: SQLCompiler, **_: Any) -> str:
     return "CURRENT_TIMESTAMP"
+
+
+class contains(FunctionElement[bool]):  # noqa: N801
+    """Whether the first text contains the second. The case of ASCII letters does not count, on both databases."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(contains)
+def _contains(element: contains, compiler: SQLCompiler, **options: Any) -> str:
+    # By the rules of "C", lower() changes ASCII only, as SQLite's does.
+    whole, part = (
+        f'lower(CAST({compiler.process(each, **options)} AS text) COLLATE "C")'
+        for each in element.clauses
+    )
+    return f"strpos({whole}, {part}) > 0"
+
+
+@compiles(contains, "sqlite")
+def _contains_sqlite(element: contains, compiler: SQLCompiler, **options: Any) -> str:
+    whole, part = (f"lower({compiler.process(each, **options)})" for each in element.clauses)
+    return f"instr({whole}, {part}) > 0"
 
 
 class utcnow(FunctionElement[datetime]):  # noqa: N801 - used in statements like a SQL function

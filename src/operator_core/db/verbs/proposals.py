@@ -57,6 +57,8 @@ class ProposalFilters(TypedDict, total=False):
     """The earliest time at which it was created."""
     created_before: datetime | None
     """It was created before this time."""
+    search: str | None
+    """A text that its parameters (as JSON), its reason or its last error contain; the case of ASCII letters does not count."""
 
 
 _ARGUMENTS: Final[dict[str, arguments.Argument[Any]]] = {
@@ -66,6 +68,7 @@ _ARGUMENTS: Final[dict[str, arguments.Argument[Any]]] = {
     "requester_type": arguments.REQUESTER_TYPE,
     "end_code": arguments.END_CODE,
     "traceparent": arguments.TRACEPARENT,
+    "search": arguments.REASON,
 }
 
 
@@ -160,18 +163,23 @@ class ProposalVerbs(Verbs):
         self,
         status: Statuses = None,
         *,
+        oldest_first: bool = False,
         before: int | None = None,
+        after: int | None = None,
         limit: int | None = None,
         **filters: Unpack[ProposalFilters],
     ) -> Listing[StoredProposal]:
-        """Returns the proposals that match every filter of `ProposalFilters`, newest first.
+        """Returns the proposals that match every filter of `ProposalFilters`, newest first or oldest first.
 
-        `status` is one status or several. For the next page, pass the last id as `before`. Rows that can't be read are
+        `status` is one status or several. Only proposals with an id lower than `before` and higher than `after` are
+        returned. For the next page, pass the last id as `before`, or as `after` with `oldest_first`. Rows that can't be read are
         left out, logged, and reported in the `corrupt` of the returned list.
         """
         checked: dict[str, Any] = {
             **_checked(filters, "list_proposals"),
             "before": check(arguments.OPTIONAL_ID, before, "before"),
+            "after": check(arguments.OPTIONAL_ID, after, "after"),
+            "oldest_first": check(arguments.FLAG, oldest_first, "oldest_first"),
             "limit": check(arguments.POSITION, limit, "limit"),
         }
         statuses = _statuses(status)
@@ -185,23 +193,36 @@ class ProposalVerbs(Verbs):
         self,
         status: Statuses = None,
         *,
+        oldest_first: bool = False,
         before: int | None = None,
+        after: int | None = None,
         **filters: Unpack[ProposalFilters],
     ) -> AsyncIterator[StoredProposal]:
-        """Yields the proposals that match every filter of `ProposalFilters`, newest first, with constant memory.
+        """Yields the proposals that `list_proposals` returns, with constant memory.
 
-        It reads pages, between which other programs may write: later proposals do not appear, and a status may have
-        changed since the first page. Rows that can't be read are left out and logged.
+        It reads pages, between which other programs may write: a status may have changed since the first page, and
+        later proposals appear only with `oldest_first`. Rows that can't be read are left out and logged.
         """
         _checked(filters, "iter_proposals")
         statuses = _statuses(status)
         while True:
-            page = await self.list_proposals(statuses, before=before, limit=_PAGE, **filters)
+            page = await self.list_proposals(
+                statuses,
+                oldest_first=oldest_first,
+                before=before,
+                after=after,
+                limit=_PAGE,
+                **filters,
+            )
             for proposal in page:
                 yield proposal
             if len(page) + len(page.corrupt) < _PAGE:
                 return
-            before = min([*(each.id for each in page[-1:]), *(each.id for each in page.corrupt)])
+            ids = [each.id for each in (*page[-1:], *page.corrupt)]
+            if oldest_first:
+                after = max(ids)
+            else:
+                before = min(ids)
 
     async def count_proposals(self, **filters: Unpack[ProposalFilters]) -> dict[ActionStatus, int]:
         """Returns the number of proposals in each status that match every filter; every status has a key."""
