@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, floor, governance, growth, startup, works
+from benchmarks import compare, floor, gate_latency, governance, growth, startup, works
 from benchmarks.report import machine
 
-_PARTS = ("compare", "floor", "growth", "governance", "startup")
+_PARTS = ("compare", "floor", "growth", "governance", "gate", "startup")
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,6 +63,15 @@ async def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             created, listed = await _governance(place, governed, rounds)
             print(f"\n{governance.report(created, listed, governed)}", flush=True)
             results[part] = governance.as_json(created, listed, governed)
+        elif part == "gate":
+            calls = gate_latency.QUICK_CALLS if options.quick else gate_latency.CALLS
+            waited = {
+                gate_latency.SQLITE: await gate_latency.gate_latency(
+                    place / "ledger.db", calls, rounds, _show_progress
+                )
+            }
+            print(f"\n{gate_latency.report(waited, calls)}", flush=True)
+            results[part] = gate_latency.as_json(waited)
         else:
             seconds = await startup.startup(place, rounds, _show_progress)
             print(f"\n{startup.report(seconds)}", flush=True)
@@ -91,6 +100,7 @@ def _behind(results: dict[str, Any]) -> list[str]:
         *(f"floor of {work['name']} ({work['place']})" for work in beside if work["behind"]),
         *results.get("growth", {}).get("behind", []),
         *results.get("governance", {}).get("behind", []),
+        *results.get("gate", {}).get("behind", []),
         *results.get("startup", {}).get("behind", []),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import compare, floor, governance, growth, startup, works
+from benchmarks import compare, floor, gate_latency, governance, growth, startup, works
 from benchmarks.replay import recording, run
 from benchmarks.sides import BASELINE, OURS
 from operator_core.actions.types import ActionStatus
@@ -189,6 +189,14 @@ def test_what_governance_costs_is_reported(
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*governance.CASES, *governance.INBOX))
     assert f"{governance.QUICK.waiting} proposals wait for people" in printed
+
+
+def test_a_waiting_gate_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path, "--only", "gate")
+    assert gate_latency.NAME in capsys.readouterr().out
+    late = {gate_latency.SQLITE: [0.02, 0.04, 0.05], gate_latency.POSTGRESQL: [0.01, 0.01, 0.2]}
+    assert gate_latency.behind(late) == [f"{gate_latency.NAME} (SQLite)"]
+    assert gate_latency.report(late, 2).count("BEHIND") == 1
 
 
 def test_rules_and_lists_have_promises() -> None:

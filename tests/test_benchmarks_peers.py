@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import governance, growth
+from benchmarks import gate_latency, governance, growth
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import compare, growing, report, waking
 from benchmarks.peers.databases import databases
@@ -187,6 +187,12 @@ def test_a_peer_that_is_not_installed_is_told(
     monkeypatch.setenv("OPERATOR_TEST_POSTGRES_URL", "postgresql://nowhere")
     assert peers.main(["--quick", "--only", "sqlite", "--python", sys.executable]) == 1
     assert "No module named 'dbos'" in capsys.readouterr().err
+
+
+async def test_a_waiting_gate_is_measured_on_the_server(server_ledger: str) -> None:
+    found = await gate_latency.gate_latency(server_ledger, 1, 1, lambda _: None)
+    assert len(found) == 1
+    assert found[0] > 0
 
 
 async def test_governance_is_measured_on_the_server(

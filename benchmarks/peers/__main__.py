@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import governance, growth
+from benchmarks import gate_latency, governance, growth
 from benchmarks.limits import limits as disk_limits
 from benchmarks.peers import compare, drivers, growing, limits, waking
 from benchmarks.peers.databases import Databases, databases
@@ -27,7 +27,7 @@ from benchmarks.peers.report import as_json, report, sqlite_report
 from benchmarks.report import SQLITE, machine
 from operator_core.db import migrate
 
-_ON_SERVER = ("compare", "growth", "governance", "drivers", "waking")
+_ON_SERVER = ("compare", "growth", "governance", "drivers", "waking", "gate")
 _PARTS = (*_ON_SERVER, "sqlite")
 _PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 # The ledger's sides run in this environment, the others in the peers'. A side that is not listed has a module of its
@@ -145,6 +145,16 @@ async def _waking(made: Databases, options: argparse.Namespace, rounds: int) -> 
     return {"seconds": seconds, "behind": [waking.NAME] if late else []}
 
 
+async def _gate(made: Databases, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    url = await made.new("gate")
+    await asyncio.to_thread(migrate.upgrade, url)
+    calls = gate_latency.QUICK_CALLS if options.quick else gate_latency.CALLS
+    found = await gate_latency.gate_latency(url, calls, rounds, _show_progress)
+    waited = {gate_latency.POSTGRESQL: found}
+    print(f"\n{gate_latency.report(waited, calls)}", flush=True)
+    return gate_latency.as_json(waited)
+
+
 async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     sizes = compare.QUICK if options.quick else compare.Sizes()
     with tempfile.TemporaryDirectory(prefix="operator-core-bench-", dir=limits.PLACE) as folder:
@@ -165,7 +175,7 @@ async def _sqlite(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
 async def _run_on_server(options: argparse.Namespace, rounds: int, url: str) -> dict[str, Any]:
     async with databases(url) as made:
         results: dict[str, Any] = {"server": await made.settings()}
-        measures = (_compare, _growth, _governance, _drivers, _waking)
+        measures = (_compare, _growth, _governance, _drivers, _waking, _gate)
         for part, measure in zip(_ON_SERVER, measures, strict=True):
             if options.only in (None, part):
                 results[part] = await measure(made, options, rounds)
@@ -193,7 +203,7 @@ def _behind(results: dict[str, Any]) -> list[str]:
         ),
         *(
             name
-            for part in ("growth", "governance", "waking")
+            for part in ("growth", "governance", "waking", "gate")
             for name in results.get(part, {}).get("behind", [])
         ),
     ]

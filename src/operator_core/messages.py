@@ -4,7 +4,7 @@ Each takes an `Outcome` of a gate. A call without a result is answered too: the 
 model may call the tool again.
 """
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pydantic_core import to_json
 
@@ -38,11 +38,22 @@ _ADVICE: tuple[tuple[type[GateError], str], ...] = (
 )
 
 
-def text(outcome: Outcome) -> str:
-    """The answer as text: the result as JSON (a text as it is), or a sentence that says why there is none."""
+_CALL_AGAIN: Final = (
+    "It is not done yet. Make the same call again later to get its result: it is executed once."
+)
+
+
+def text(outcome: Outcome, *, call_again: bool = False) -> str:
+    """The answer as text: the result as JSON (a text as it is), or a sentence that says why there is none.
+
+    A call that is not decided is answered later. With `call_again`, the model has to ask for that answer by the same
+    call.
+    """
     error = outcome.error
     if error is None:
         return outcome.value if isinstance(outcome.value, str) else to_json(outcome.value).decode()
+    if call_again and isinstance(error, Pending):
+        return f"{_CALL_AGAIN} Proposal {error.proposal_id}: {error.reason}"
     advice = next(said for kind, said in _ADVICE if isinstance(error, kind))
     who = f" By {error.by}." if error.by and not isinstance(error, ExecutionFailed) else ""
     why = f" Reason: {error.reason}" if error.reason else ""

@@ -14,6 +14,7 @@ from operator_core.actions import (
     ActionStatus,
     Claim,
     LeaseLost,
+    OutcomeUnknown,
 )
 from operator_core.actions.values import MAX_TEXT
 from operator_core.db import ActionDB
@@ -414,3 +415,21 @@ async def test_a_task_that_lost_one_lease_and_went_on_can_lose_another(
             await lose(claim)
     assert task.cancelling() == 1
     task.uncancel()
+
+
+async def test_a_block_may_say_that_it_does_not_know(db: ActionDB) -> None:
+    for why, stored in (
+        ("the server closed the connection", "the server closed the connection"),
+        ("a\0b" + "x" * 20_000, "a\N{REPLACEMENT CHARACTER}b" + "x" * 20_000),
+        (" ", "OutcomeUnknown:  : whether it was done is not known"),
+    ):
+        made = await db.create_proposal(proposal(status=ActionStatus.VALIDATED))
+        claim = await db.claim_proposal(made.id, "w")
+        with pytest.raises(OutcomeUnknown):
+            async with db.holding(claim):
+                raise OutcomeUnknown(why)
+        (record,) = await db.get_records_for_proposal(made.id)
+        assert (record.success, record.outcome_unknown) == (None, True)
+        assert record.error_message is not None
+        assert stored.startswith(record.error_message)
+        assert await db.unresolved()

@@ -15,6 +15,7 @@ from operator_core.actions import (
     HaltMode,
     InvalidValue,
     NotFound,
+    OutcomeUnknown,
     StoredProposal,
 )
 from operator_core.db import ActionDB
@@ -38,6 +39,7 @@ from tests.clocks import PATIENCE
 from tests.conftest import RawSQL, proposal
 from tests.contract.governed import WHY, later, now, rule
 from tests.gate.gates import Calls, gate_of
+from tests.looks_async import LooksAsync
 
 S = ActionStatus
 
@@ -372,6 +374,70 @@ async def test_retries_go_on_until_one_succeeds(db: ActionDB) -> None:
     # Jitter makes each retry due within a few seconds.
     assert await gate.call("scale", {"to": 3}, call_id="call-1", timeout=PATIENCE) == 3
     assert seen == [3, 3, 3]
+
+
+async def test_a_tool_may_say_that_it_does_not_know(db: ActionDB, gate: Any) -> None:
+    async def drain(store: int, fast: bool) -> None:
+        raise OutcomeUnknown("the server closed the connection")
+
+    def drain_plainly(store: int, fast: bool) -> None:
+        raise OutcomeUnknown("the server closed the connection")
+
+    handler = drain_plainly if isinstance(db, LooksAsync) else drain
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    outcome = await gate.outcome(ticket, handler=handler)
+    assert isinstance(outcome.error, EffectUnknown)
+    assert outcome.error.reason == "the server closed the connection"
+    (record,) = await db.get_records_for_proposal(ticket.proposal_id)
+    assert (record.success, record.outcome_unknown) == (None, True)
+    again = await gate.propose("drain", {"store": 4}, call_id="call-2")
+    assert isinstance((await gate.outcome(again, handler=handler)).error, Refused)
+
+
+async def test_a_decision_can_be_awaited_without_a_start(
+    db: ActionDB, gate: Any, calls: Calls
+) -> None:
+    free = await gate.propose("drain", {"store": 3}, call_id="call-0")
+    assert await gate.decided(free, timeout=0) is None
+    await rule(db, action_name="drain")
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    assert isinstance((await gate.decided(ticket, timeout=0)).error, Pending)
+    made = await now(db, ticket.proposal_id)
+    await db.approve_proposal(made.id, by="mia", digest=made.digest)
+    assert await gate.decided(ticket) is None
+    assert calls.seen == []
+    assert await gate.settle(ticket) == calls.result
+    assert (await gate.decided(ticket)).ok
+    other = await gate.propose("drain", {"store": 5}, call_id="call-2")
+    await db.reject_proposal(other.proposal_id, by="mia", reason="no")
+    assert isinstance((await gate.decided(other)).error, Rejected)
+    with pytest.raises(InvalidValue):
+        await gate.decided(other, timeout=-1)
+
+
+async def test_a_call_is_found_by_its_id(db: ActionDB, gate: Any) -> None:
+    assert await gate.find("call-1") is None
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    assert await gate.find("call-1") == ticket
+    assert await gate_of(db, run_id="run-2").find("call-1") is None
+
+
+async def test_a_call_does_not_wait_for_itself(db: ActionDB, gate: Any) -> None:
+    seen: list[str] = []
+
+    async def drain(store: int, fast: bool) -> None:
+        with pytest.raises(InvalidValue, match="would wait for itself"):
+            await gate.settle(ticket)
+        seen.append("drained")
+
+    def drain_plainly(store: int, fast: bool) -> None:
+        with pytest.raises(InvalidValue, match="would wait for itself"):
+            gate._of.settle(ticket)
+        seen.append("drained")
+
+    ticket = await gate.propose("drain", {"store": 4}, call_id="call-1")
+    await gate.settle(ticket, handler=drain_plainly if isinstance(db, LooksAsync) else drain)
+    assert seen == ["drained"]
 
 
 async def test_an_unknown_outcome_is_not_repeated(db: ActionDB, gate: Any, calls: Calls) -> None:

@@ -71,6 +71,16 @@ def test_what_has_no_result(kind: Any, said: str) -> None:
     assert messages.openai_chat(outcome)["content"] == text
 
 
+def test_who_has_to_ask_again_is_told_so() -> None:
+    waits = failed(Pending)
+    assert "it is answered later" in messages.text(waits)
+    again = messages.text(waits, call_again=True)
+    assert "Make the same call again later" in again
+    assert "Proposal 3: the reason" in again
+    rejected = failed(Rejected)
+    assert messages.text(rejected, call_again=True) == messages.text(rejected)
+
+
 def test_the_parser_of_results_reads_them() -> None:
     for outcome in (Outcome("call-1", {"a": 1}), failed(Rejected)):
         for shape in (messages.openai_responses, messages.openai_chat):

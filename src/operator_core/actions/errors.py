@@ -25,6 +25,7 @@
     ├── LeaseLost                     the execution no longer belongs to the caller; the error says why
     ├── ConstraintViolation           the database refused a change that violates a constraint or a trigger
     ├── Busy                          a lock or a connection was not available; nothing was changed
+    ├── OutcomeUnknown                raised by a handler or a tool that does not know whether it was done
     ├── CommitOutcomeUnknown          the connection was lost during a commit
     ├── NotOpen                       the ledger is not open, or already closed
     ├── WrongProcess                  a ledger that was opened before fork() and is used after it
@@ -76,6 +77,7 @@ __all__ = [
     "NotEligible",
     "NotFound",
     "NotOpen",
+    "OutcomeUnknown",
     "PermissionDenied",
     "SchemaError",
     "SchemaOutdated",
@@ -460,6 +462,17 @@ class Busy(ActionError):
         super().__init__(f"the ledger is busy ({what}){waited}; nothing was changed")
         self.timeout = timeout
         self.what = what
+
+
+class OutcomeUnknown(ActionError):
+    """Raise this in a handler, a tool or a `holding` block that does not know whether the action was done.
+
+    The execution ends with an unknown outcome, and not as failed. `why` is its error message.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class CommitOutcomeUnknown(ActionError):

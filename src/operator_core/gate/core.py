@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from operator_core.actions.errors import (
     ApprovalRequired,
@@ -39,7 +39,7 @@ from operator_core.gate.settings import Settings
 from operator_core.gate.tickets import Outcome, Ticket
 from operator_core.gate.tools import Arguments, Call, Tools
 
-__all__ = ["Core", "Function"]
+__all__ = ["Claimed", "Core", "Function"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,15 @@ _LONGEST_WAIT: Final = 3600.0
 
 
 Function: TypeAlias = Callable[..., Any]
+
+
+class Claimed(NamedTuple):
+    """A call that this gate may execute."""
+
+    claim: Claim
+    since: float
+    """When the claim was requested, by the ledger's clock: the lease begins then."""
+
 
 _LONGEST_PROBLEM: Final = 2000
 """The longest text about a wrong call: it goes back to the model."""
@@ -148,14 +157,35 @@ class Core:
             for each in reversed(open_ones)
         ]
 
+    async def find(self, call_id: str) -> Ticket | None:
+        run_id = self.settings.run_id
+        found = await self.verbs.find_call(run_id, call_id)
+        return None if found is None else Ticket(found.id, run_id, call_id, found.action_name)
+
     # ------ settling
+
+    async def decided(self, ticket: Ticket, timeout: float | None) -> Outcome | None:  # noqa: ASYNC109 - as below
+        """Waits until a call has its decision; returns its outcome, or None if it can be settled."""
+        until = _until(timeout)
+        await self._sweep()
+        while True:
+            found = await self._proposal(ticket)
+            if has_ended(found) and not await self._was_not_begun(found):
+                return await ended(self.verbs, found, ticket)
+            if found.status is not _S.PROPOSED or found.approval is None:
+                return None
+            rest = until - time.monotonic()
+            if rest <= 0:
+                error = Pending(found.id, f"it is {found.status}")
+                return Outcome(ticket.call_id, error=error, ticket=ticket)
+            await self._changed(found, min(rest, _LONGEST_WAIT))
 
     async def outcome(
         self,
         ticket: Ticket,
         timeout: float | None,  # noqa: ASYNC109 - it does not count while the tool runs
         function: Function | None,
-        run: Callable[[Claim, Function], Awaitable[Exception | None]],
+        run: Callable[[Claimed, Function], Awaitable[Exception | None]],
     ) -> Outcome:
         """Settles a call. `run` executes a claim by `function`, and returns the error of the tool.
 
@@ -169,7 +199,8 @@ class Core:
                 raise InvalidValue("handler", problem)
             return settled
         failure: Exception | None = None
-        while isinstance(found := await self._turn(ticket, until), Claim):
+        await self._sweep()
+        while isinstance(found := await self._turn(ticket, until), Claimed):
             assert function is not None
             begun = time.monotonic()
             failure = await run(found, function)
@@ -178,24 +209,30 @@ class Core:
             found.error.__cause__ = failure
         return found
 
-    async def begin(self, ticket: Ticket, timeout: float | None) -> Claim:  # noqa: ASYNC109 - as above
+    async def begin(self, ticket: Ticket, timeout: float | None) -> Claimed:  # noqa: ASYNC109 - as above
         """Claims a call for a caller that executes it; raises the error of one that is not to be executed."""
         if not self.settings.runs_here:
             raise InvalidValue("execute", "must be 'here' for a caller that executes calls")
-        found = await self._turn(ticket, _until(timeout))
-        if isinstance(found, Claim):
+        until = _until(timeout)
+        await self._sweep()
+        found = await self._turn(ticket, until)
+        if isinstance(found, Claimed):
             return found
         raise found.error or Conflict("proposal", ticket.proposal_id, "executed already")
 
-    async def _turn(self, ticket: Ticket, until: float) -> Claim | Outcome:
+    async def _turn(self, ticket: Ticket, until: float) -> Claimed | Outcome:
         """Waits until the call can be executed, and claims it; or returns what became of it.
 
         `until` is a time of `time.monotonic`; then it is pending.
         """
-        await self._sweep()
+        if is_executing(ticket.proposal_id):
+            raise InvalidValue(
+                "ticket", "is that of the call in which this code runs: it would wait for itself"
+            )
+        changed: StoredProposal | None = None
         while True:
             held: str | None = None
-            found = await self._proposal(ticket)
+            found = changed or await self._proposal(ticket)
             unbegun = await self._was_not_begun(found)
             if not unbegun and has_ended(found):
                 return await ended(self.verbs, found, ticket)
@@ -217,9 +254,10 @@ class Core:
                 error = Pending(found.id, held or f"it is {found.status}")
                 return Outcome(ticket.call_id, error=error, ticket=ticket)
             polls = held is not None or (self.settings.runs_here and _is_ready(found))
-            await self._changed(found, min(rest, _LOOKS_EVERY if polls else _LONGEST_WAIT))
+            longest = _LOOKS_EVERY if polls else _LONGEST_WAIT
+            changed = await self._changed(found, min(rest, longest))
 
-    async def _claim(self, found: StoredProposal) -> tuple[Claim | None, str | None]:
+    async def _claim(self, found: StoredProposal) -> tuple[Claimed | None, str | None]:
         """The claim, or why there is none yet; neither if something has changed meanwhile."""
         call = Call(found.action_name, found.parameters, self.tools.get(found.action_name))
         twins = await twins_of(self.verbs, call, self.settings, found.id)
@@ -234,13 +272,14 @@ class Core:
                 # Who executes something and waits for another execution might be waited for.
                 return None, await self._refuse(found, why)
             return None, why
+        since = self.verbs._clock()  # pyright: ignore[reportPrivateUsage]
         try:
             claim = await self.verbs.claim_proposal(
                 found.id, self.settings.worker, lease=self.settings.lease
             )
         except (InvalidTransition, TamperedProposal, Busy) as error:
             return None, str(error)
-        return claim, None
+        return Claimed(claim, since), None
 
     async def _refuse(self, found: StoredProposal, why: str) -> str | None:
         """Cancels a call that must not be repeated. As `_moved`."""
@@ -264,16 +303,17 @@ class Core:
             return None
         return None
 
-    async def _changed(self, found: StoredProposal, seconds: float) -> None:
-        """Waits until the proposal has another status, for at most so many seconds."""
+    async def _changed(self, found: StoredProposal, seconds: float) -> StoredProposal | None:
+        """Waits until the proposal has another status, for at most so many seconds; returns it then."""
         others = [status for status in ActionStatus if status is not found.status]
         try:
-            await self.verbs.wait_until(found.id, *others, timeout=seconds)
+            return await self.verbs.wait_until(found.id, *others, timeout=seconds)
         except TimeoutError:
-            return
+            return None
         except InvalidTransition:
             # It has failed and was not begun: of what lets it start nothing tells.
             await self.verbs._sleep(min(seconds, _LOOKS_EVERY))  # pyright: ignore[reportPrivateUsage]
+            return None
 
     async def _settled(self, ticket: Ticket) -> Outcome | None:
         """What became of the call, or None if that is not known yet."""

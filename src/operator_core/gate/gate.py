@@ -16,7 +16,9 @@ from operator_core.actions.errors import (
 from operator_core.actions.types import Claim
 from operator_core.db.run.cancellation import finish
 from operator_core.db.verbs.executions import lease_of
+from operator_core.db.verbs.holding import hold
 from operator_core.db.verbs.ledger import ActionLedger
+from operator_core.gate.core import Claimed
 from operator_core.gate.opening import Opened
 from operator_core.gate.repetitions import executing
 from operator_core.gate.results import kept, stored, text_of
@@ -114,20 +116,33 @@ class Gate(Opened[ActionLedger]):
         For hooks before and after a tool. Raises the error of a call that is not to be executed, `Pending` after
         `timeout` seconds, and `Conflict` if it was executed before. Raises `InvalidValue` if workers execute the calls.
         """
-        return Begun(self._db, await self._core.begin(ticket, timeout))
+        return Begun(self._db, *await self._core.begin(ticket, timeout))
+
+    async def decided(self, ticket: Ticket, *, timeout: float | None = None) -> Outcome | None:  # noqa: ASYNC109
+        """Waits for the decision, and starts nothing. Returns None if the call can be settled, otherwise its outcome.
+
+        For a framework with a pause of its own for approvals. After `timeout` seconds the outcome is `Pending`.
+        """
+        return await self._core.decided(ticket, timeout)
+
+    async def find(self, call_id: str) -> Ticket | None:
+        """Returns the ticket of a call of this run, or None if it is not proposed."""
+        return await self._core.find(call_id)
 
     async def pending(self) -> list[Ticket]:
         """Returns the tickets of this run that are not settled, oldest first: where to go on after a restart."""
         return await self._core.pending()
 
-    async def _run(self, claim: Claim, function: Handler) -> Exception | None:
+    async def _run(self, claimed: Claimed, function: Handler) -> Exception | None:
         """Executes a claimed call; what became of it is in the ledger. Returns the error of the tool."""
+        claim = claimed.claim
         tool = self.tools.get(claim.proposal.action_name)
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancelled = task.cancelling()
         failure: Exception | None = None
+        stopped: asyncio.CancelledError | None = None
         try:
-            async with self._db.holding(claim) as execution:
+            async with hold(self._db, claim, self._core.settings.lease, claimed.since) as execution:
                 try:
                     with executing(claim.proposal.id):
                         result = await _called(function, tool, claim.proposal.parameters)
@@ -140,7 +155,8 @@ class Gate(Opened[ActionLedger]):
                     # Also if something that the tool has waited for was cancelled: nobody knows how far it came.
                     raise
                 execution.result_data = stored(result, self._db._max_json_bytes)  # pyright: ignore[reportPrivateUsage]
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            stopped = error
             logger.warning("the execution of proposal %s was cancelled", claim.proposal.id)
         except (LeaseLost, HaltRequested) as error:
             logger.warning("the execution of proposal %s: %s", claim.proposal.id, error)
@@ -150,8 +166,8 @@ class Gate(Opened[ActionLedger]):
             logger.info("the tool of proposal %s failed: %s", claim.proposal.id, kind)
             failure = error
         if task.cancelling() > cancelled:
-            # By the caller, whatever the tool made of it.
-            raise asyncio.CancelledError
+            # By the caller, whatever the tool made of it. Who cancelled may know its own error, as anyio does.
+            raise stopped or asyncio.CancelledError
         return failure
 
 
@@ -181,13 +197,13 @@ def _in_a_thread(function: Handler, arguments: dict[str, Any]) -> Any:
 class Begun:
     """A call that its caller executes; heartbeats go on until it is told how it ended, once."""
 
-    def __init__(self, db: ActionLedger, claim: Claim) -> None:
+    def __init__(self, db: ActionLedger, claim: Claim, since: float) -> None:
         self.claim = claim
         self.halt: HaltRequested | None = None
         """Set when a heartbeat has told of a halt: the caller should end the tool."""
         self._db = db
         self._worker = claim.record.worker
-        seconds, since = lease_of(claim, None), db._clock()  # pyright: ignore[reportPrivateUsage]
+        seconds = lease_of(claim, None)
         beats = db._keep_alive(claim.record.id, seconds, since, self._lost, self._halted)  # pyright: ignore[reportPrivateUsage]
         self._beating = asyncio.create_task(beats)
 

@@ -30,9 +30,9 @@ def executing(proposal_id: int) -> Generator[None]:
         _inside.reset(token)
 
 
-def is_executing() -> bool:
-    """Whether this code runs in such a block."""
-    return bool(_inside.get())
+def is_executing(proposal_id: int | None = None) -> bool:
+    """Whether this code runs in such a block: in that of this proposal, or in any."""
+    return bool(_inside.get()) if proposal_id is None else proposal_id in _inside.get()
 
 
 class Twins(NamedTuple):

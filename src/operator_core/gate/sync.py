@@ -18,8 +18,8 @@ from operator_core.db.run.blocking import finished
 from operator_core.db.verbs.blocking import BlockingVerbs, Lost, SyncExecution
 from operator_core.db.verbs.executions import lease_of
 from operator_core.db.verbs.holding import Lease
-from operator_core.db.verbs.sync import SyncActionLedger, coroutines_of
-from operator_core.gate.core import Function
+from operator_core.db.verbs.sync import SyncActionLedger, coroutines_of, hold
+from operator_core.gate.core import Claimed, Function
 from operator_core.gate.opening import Opened
 from operator_core.gate.repetitions import executing
 from operator_core.gate.results import kept, stored, text_of
@@ -96,17 +96,26 @@ class SyncGate(Opened[SyncActionLedger]):
 
     def begin(self, ticket: Ticket, *, timeout: float | None = None) -> "SyncBegun":
         """As `Gate.begin`; a thread sends the heartbeats."""
-        return SyncBegun(self._db, finished(self._core.begin(ticket, timeout)))
+        return SyncBegun(self._db, *finished(self._core.begin(ticket, timeout)))
+
+    def decided(self, ticket: Ticket, *, timeout: float | None = None) -> Outcome | None:
+        """As `Gate.decided`."""
+        return finished(self._core.decided(ticket, timeout))
+
+    def find(self, call_id: str) -> Ticket | None:
+        """As `Gate.find`."""
+        return finished(self._core.find(call_id))
 
     def pending(self) -> list[Ticket]:
         """As `Gate.pending`."""
         return finished(self._core.pending())
 
-    async def _run(self, claim: Claim, function: Function) -> Exception | None:
+    async def _run(self, claimed: Claimed, function: Function) -> Exception | None:
         """Executes a claimed call; what became of it is in the ledger. Returns the error of the tool."""
+        claim = claimed.claim
         tool = self.tools.get(claim.proposal.action_name)
         try:
-            with self._db.holding(claim) as execution:
+            with hold(self._db, claim, self._core.settings.lease, claimed.since) as execution:
                 try:
                     with executing(claim.proposal.id):
                         result = _called(function, tool, claim.proposal.parameters)
@@ -147,12 +156,12 @@ def _called(function: Function, tool: Tool | None, parameters: dict[str, Any]) -
 class SyncBegun:
     """As `Begun`; a thread sends the heartbeats."""
 
-    def __init__(self, db: SyncActionLedger, claim: Claim) -> None:
+    def __init__(self, db: SyncActionLedger, claim: Claim, since: float) -> None:
         self.claim = claim
         self._db = db
         self._ended = threading.Event()
         verbs = coroutines_of(db)
-        lease = Lease(lease_of(claim, None), verbs._clock())  # pyright: ignore[reportPrivateUsage]
+        lease = Lease(lease_of(claim, None), since)
         lost = Lost(claim.record.id, lease)
         self._execution = SyncExecution(claim, lost)
         beat = partial(verbs._beat, self._execution, lease, lost, self._ended)  # pyright: ignore[reportPrivateUsage]

@@ -76,6 +76,8 @@ class EngineRunner(ABC):
         self._doorbell = self._use.doorbell
         self._changes: tuple[Changes, asyncio.Future[None]] | None = None
         self._listeners = 0
+        self._stopping: set[asyncio.Future[None]] = set()
+        """What ends the sources of changes that nobody listens to any more."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -113,6 +115,8 @@ class EngineRunner(ABC):
             await self._transactions_open.pop().close()
         # Listeners wake up, look at the ledger and find it closed.
         self._doorbell.ring()
+        if self._stopping:
+            await asyncio.wait(self._stopping)
         while self._under_way:
             self._none_under_way = asyncio.Event()
             await self._none_under_way.wait()
@@ -175,7 +179,10 @@ class EngineRunner(ABC):
                 self._listeners -= 1
                 if not self._listeners:
                     unwatched, self._changes = self._changes, None
-                    await asyncio.shield(_stop(*unwatched))
+                    # Who has seen a change does not wait for the connection to close; `close` does.
+                    stopping = asyncio.ensure_future(_stop(*unwatched))
+                    self._stopping.add(stopping)
+                    stopping.add_done_callback(self._stopping.discard)
 
     @abstractmethod
     def _new_changes(self) -> "Changes":
@@ -220,9 +227,11 @@ async def _give_back(connecting: asyncio.Task[AsyncConnection]) -> None:
 
 
 async def _stop(changes: Changes, started: asyncio.Future[None]) -> None:
+    # Nobody is left to be told of an error.
     with suppress(Exception):
         await started
-    await changes.stop()
+    with suppress(Exception):
+        await changes.stop()
 
 
 class _Call:

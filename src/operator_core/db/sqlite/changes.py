@@ -54,12 +54,8 @@ class SqliteChanges:
         self._stop.set()
         self._connection.end()
 
-    async def ended(self) -> None:
-        """Waits until the thread has ended and the connection is closed."""
-        await self._connection.ended()
-
     def join(self) -> None:
-        """As `ended`, and blocks the thread."""
+        """Waits until the thread has ended and the connection is closed; blocks the thread."""
         # The garbage collector may end an abandoned listener in this very thread.
         if threading.get_ident() != self._polled_in:
             self._connection.join()

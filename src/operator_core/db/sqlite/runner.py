@@ -188,20 +188,14 @@ class SqliteRunner:
             self._writer.check_not_inside()
         with self._doorbell.listening() as changed:
             watch = self._watch()
-            collected = False
             try:
                 if watch is not None:
                     await watch.started()
                 yield changed
-            except GeneratorExit:
-                # Garbage-collected: there may be no event loop to wait in.
-                collected = True
-                raise
             finally:
+                # Who has seen a change does not wait for the connection to close; `close` does.
                 if (unwatched := self._unwatch()) is not None:
                     unwatched.end()
-                    if not collected:
-                        await asyncio.shield(unwatched.ended())
 
     def _watch(self) -> SqliteChanges | None:
         """Adds a listener and returns the file's poller; None in memory, where nobody else writes."""

@@ -74,7 +74,7 @@ class SyncExecution(Execution):
 class BlockingVerbs(ActionLedger):
     """All verbs, with waits that block the thread, and heartbeats from a thread of their own."""
 
-    _CANCELLATIONS = (*ActionLedger._CANCELLATIONS, KeyboardInterrupt)
+    _UNKNOWN_ENDS = (*ActionLedger._UNKNOWN_ENDS, KeyboardInterrupt)
 
     def _clock(self) -> float:
         return time.monotonic()

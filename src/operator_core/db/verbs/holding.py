@@ -17,10 +17,11 @@ from operator_core.actions.errors import (
     InvalidValue,
     LeaseLost,
     NotFound,
+    OutcomeUnknown,
     StorageFull,
     StorageUnavailable,
 )
-from operator_core.actions.results import describe, keep
+from operator_core.actions.results import describe, keep, storable
 from operator_core.actions.types import Claim
 from operator_core.actions.values import MAX_TEXT
 from operator_core.db.run.cancellation import finish
@@ -86,8 +87,12 @@ class Lease:
 class HoldingVerbs(WorkVerbs):
     """The verbs of workers, and blocks that hold a claim."""
 
-    _CANCELLATIONS: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
-    """The exceptions that interrupt a block at any point, so that the outcome is unknown."""
+    _UNKNOWN_ENDS: tuple[type[BaseException], ...] = (
+        asyncio.CancelledError,
+        GeneratorExit,
+        OutcomeUnknown,
+    )
+    """The exceptions that make the outcome unknown: those that interrupt a block at any point, and the block's own."""
 
     @asynccontextmanager
     async def claimed(
@@ -128,7 +133,7 @@ class HoldingVerbs(WorkVerbs):
         `lease` is by default the claim's own. The end of the block completes the execution with the `result_data`
         that the block has set. A result that is not a JSON object is stored as ``{"result": ...}``. A result that the
         ledger can't store is replaced by a note, and the log has a warning. An exception fails the execution and
-        propagates. A cancellation makes the outcome unknown.
+        propagates. A cancellation makes the outcome unknown, and so does `OutcomeUnknown`.
 
         If the lease is lost, the block is cancelled and `LeaseLost` is raised. The same happens if no heartbeat has
         reached the ledger for the length of the lease, by the clock of the event loop.
@@ -229,11 +234,15 @@ class HoldingVerbs(WorkVerbs):
         self, execution: Execution, error: BaseException, cause: ActionError | None = None
     ) -> None:
         """Fails an execution because of `error`, which has the `cause`, if one is known."""
-        record, why = execution.record, describe(cause or error)
+        record = execution.record
         # A block that is cancelled can't tell how far it came.
-        unknown = isinstance(error, self._CANCELLATIONS)
-        if unknown:
-            why = why[: MAX_TEXT - len(_UNKNOWN)] + _UNKNOWN
+        unknown = isinstance(error, self._UNKNOWN_ENDS)
+        if isinstance(error, OutcomeUnknown) and error.why.strip():
+            why = storable(error.why)
+        else:
+            why = describe(cause or error)
+            if unknown:
+                why = why[: MAX_TEXT - len(_UNKNOWN)] + _UNKNOWN
         await self._with_result(
             execution,
             lambda result: self.fail(
