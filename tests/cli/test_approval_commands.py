@@ -188,7 +188,7 @@ def test_a_service_may_validate_it_afterwards(run: Run, target: str) -> None:
 
 def test_under_a_halt_it_is_held(run: Run, target: str) -> None:
     made = make(target)
-    assert run("halt", "--reason", "look", "--keep").exit_code == 0
+    assert run("halt", "--yes", "--reason", "look", "--keep").exit_code == 0
     for name in ("mia", "noor"):
         done = run("approve", 1, "--digest", made.digest, "--by", name, "--role", "sre")
     assert done.stdout.endswith(" is proposed, held by a halt until it is resumed\n")
@@ -264,7 +264,7 @@ def test_the_inbox_lists_what_waits_oldest_first(run: Run, target: str) -> None:
         return [json.loads(line)["proposal"]["id"] for line in lines]
 
     assert ids() == [1, 2]
-    assert ids("--agent", "bot") == ids("--run", "run-1") == ids("--action-name", "drain") == [1]
+    assert ids("--agent", "bot") == ids("--run", "run-1") == ids("--action", "drain") == [1]
     assert ids("--role", "dba") == [2]
     assert ids("--for", "ann", "--role", "sre") == [2]
     assert ids("--after", "1") == [2]

@@ -64,7 +64,7 @@ async def test_a_predecessor_is_adopted_in_its_own_zone(
 @pytest.mark.parametrize("command", ["current", "check"])
 def test_looking_makes_no_ledger(program: Program, tmp_path: Path, command: str) -> None:
     looked = program("db", command, "--db-path", "absent.db")
-    assert (looked.returncode, looked.stdout) == (1, "")
+    assert (looked.returncode, looked.stdout) == (3, "")
     assert looked.stderr == "error: absent.db: no such file, so no ledger to look at\n"
     assert list(tmp_path.iterdir()) == []
 

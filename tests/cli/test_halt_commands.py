@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def test_halt_says_what_it_has_cancelled_and_what_runs(invoke: Invoke, ledger: Path) -> None:
-    done = invoke("actions", "halt", "--reason", "bad deploy", "--by", "maria")
+    done = invoke("actions", "halt", "--yes", "--reason", "bad deploy", "--by", "maria")
     assert (done.exit_code, done.stderr) == (0, "")
     halt, cancelled, running = done.stdout.splitlines()
     assert halt.startswith(" halt 1 halted: the whole ledger, by maria at ")
@@ -57,9 +57,9 @@ def test_a_scope_is_of_one_action_agent_or_run(invoke: Invoke, ledger: Path) -> 
     assert invoke("actions", "mode").stdout.startswith(" execute\n")
     named = invoke("actions", "mode", "--action", "drain", "--agent", "a", "--run", "r")
     assert named.stdout.startswith(" observe\n")
-    assert invoke("actions", "halt", "--keep", "--reason", "all").stdout.splitlines()[1] == (
-        " 0 proposals cancelled"
-    )
+    assert invoke("actions", "halt", "--yes", "--keep", "--reason", "all").stdout.splitlines()[
+        1
+    ] == (" 0 proposals cancelled")
     done = invoke("actions", "resume", "1", "--reason", "seen")
     assert done.stdout.splitlines()[1].endswith(", is still open")
 
@@ -93,7 +93,7 @@ def test_an_incomplete_halt_exits_with_one(
             " VALUES ('a', '{}', 'r', now())"
         )
         done = invoke(
-            "actions", "halt", "--reason", "stop", "--timeout", "0", "--url", server_ledger
+            "actions", "halt", "--yes", "--reason", "stop", "--timeout", "0", "--url", server_ledger
         )
         assert done.exit_code == 1
         assert f" in the way: process {conn.info.backend_pid}, a service, open for " in done.stdout

@@ -53,7 +53,7 @@ def test_a_limit_is_set_listed_and_removed(invoke: Invoke, ledger: Path) -> None
     assert invoke("limits", "list").stdout == line
     claim(ledger, 1)
     assert "1 of 1 starts used, free at " in invoke("limits", "list").stdout
-    (told,) = json.loads(invoke("limits", "list", "--json").stdout)["limits"]
+    told = json.loads(invoke("limits", "list", "--json").stdout)
     assert (told["name"], told["used_starts"], told["max_starts"]) == ("drains", 1, 1)
     shown = invoke("actions", "show", "2").stdout
     assert "limit 1, drains, is reached (1 used): it may start at " in shown

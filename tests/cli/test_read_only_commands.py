@@ -23,15 +23,24 @@ READING = [
     ("actions", "show", "1"),
     ("actions", "show", "1", "--json"),
     ("actions", "watch", "--once"),
+    ("actions", "export"),
+    ("actions", "history"),
     ("actions", "unresolved"),
     ("actions", "inbox"),
     ("actions", "inbox", "--approved", "--json"),
     ("rules", "list"),
-    ("rules", "explain", "--action-name", "drain_store"),
+    ("rules", "explain", "--action", "drain_store"),
     ("grants", "list"),
     ("db", "check"),
     ("db", "current"),
 ]
+SHORT = [
+    ("actions", "count", "--search", "x"),
+    ("actions", "halts", "--json"),
+    ("actions", "mode"),
+    ("limits", "list"),
+]
+"""These read too, and name no action."""
 WORKING = [
     ("actions", "claim", "w"),
     ("actions", "complete", "1"),
@@ -41,6 +50,15 @@ WORKING = [
     ("actions", "cancel", "1"),
     ("actions", "resolve", "1", "--done", "--evidence", "seen"),
     ("actions", "stop"),
+    ("actions", "propose", "drain", "--reason", "full"),
+    ("actions", "validate", "1"),
+    ("actions", "heartbeat", "1"),
+    ("actions", "record", "1"),
+    ("actions", "claim", "w", "--id", "1"),
+    ("actions", "halt", "--yes", "--reason", "bad deploy"),
+    ("actions", "resume", "--reason", "rolled back"),
+    ("limits", "remove", "x", "--reason", "obsolete"),
+    ("workflows", "cancel", "1"),
     ("actions", "approve", "1", "--digest", f"oc1:{'0' * 64}"),
     ("actions", "reject", "1", "--reason", "no"),
     ("actions", "withdraw", "1", "--reason", "misread"),
@@ -50,12 +68,12 @@ WORKING = [
     (
         "grants",
         "add",
-        *["--action-name", "a", "--max-uses", "1", "--valid-for", "1h", "--reason", "night"],
+        *["--action", "a", "--max-uses", "1", "--valid-for", "1h", "--reason", "night"],
     ),
     ("grants", "revoke", "1", "--reason", "morning"),
 ]
 PROPOSED = {"status": ActionStatus.PROPOSED}
-OPENING = [each for each in READING + WORKING if each[0] != "db"]
+OPENING = [each for each in READING + SHORT + WORKING if each[0] != "db"]
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -70,7 +88,8 @@ def test_an_empty_file_stays_empty(
     before = contents(tmp_path)
     done = invoke(*command, "--db-path", "empty.db")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: empty.db: ")
+    as_json = "--json" in command
+    assert done.stderr.startswith('{"error": "empty.db: ' if as_json else "error: empty.db: ")
     assert len(done.stderr.splitlines()) == 1
     assert contents(tmp_path) == before
 
@@ -93,7 +112,7 @@ def test_a_ledger_that_is_behind_is_not_upgraded(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", READING, ids=" ".join)
+@pytest.mark.parametrize("command", READING + SHORT, ids=" ".join)
 def test_looking_changes_no_byte_and_leaves_no_file(
     program: Program, full_ledger: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

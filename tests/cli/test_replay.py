@@ -141,7 +141,7 @@ def test_a_missing_file_is_a_usage_error_and_makes_no_ledger(
 
 def test_a_missing_folder_is_named(invoke: Invoke) -> None:
     done = invoke("actions", "replay", EXAMPLE, "--db-path", "no/where/x.db")
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == "error: no/where/x.db: there is no folder no/where for it\n"
 
 

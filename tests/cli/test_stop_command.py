@@ -218,7 +218,7 @@ def test_a_length_of_time_may_have_a_unit(
     assert taken == [wanted]
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1w", "1 h", "1h30m", "nan", "inf", "1e3"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "1y", "1 h", "1h30m", "nan", "inf", "1e3"])
 def test_a_length_of_time_that_is_none_is_a_usage_error(
     invoke: Invoke, ledger: Path, text: str
 ) -> None:

@@ -163,7 +163,7 @@ async def test_suspended_it_gives_the_terminal_back_and_takes_it_again(ledger: P
 async def test_a_ledger_that_fails_meanwhile_is_one_line_on_a_sane_terminal(ledger: Path) -> None:
     with watching() as watcher:
         change(ledger, "DROP TABLE action_records")
-        assert watcher.wait() == 1
+        assert watcher.wait() == 3
         assert watcher.is_given_back()
         said = plain(watcher.seen[watcher.seen.rfind(LEAVE) :]).strip()
     assert said.startswith("error: ledger.db: ")

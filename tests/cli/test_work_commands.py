@@ -109,8 +109,8 @@ def test_a_claim_as_json_is_a_line_each_with_proposal_and_record(
     ("options", "ids"),
     [
         ([], [1]),
-        (["--action-name", "drain"], [2]),
-        (["--action-name", "drain", "--action-name", "restart", "--limit", "3"], [1, 2, 3]),
+        (["--action", "drain"], [2]),
+        (["--action", "drain", "--action", "restart", "--limit", "3"], [1, 2, 3]),
         (["--action-type", "subject"], [1]),
         (["--action-type", "tool", "--action-type", "workflow"], []),
     ],
@@ -124,7 +124,7 @@ def test_a_claim_takes_only_what_it_is_asked_for(
 def test_nothing_due_is_said_plainly_and_is_no_failure(invoke: Invoke, ledger: Path) -> None:
     done = invoke("actions", "claim", "maria", "--action-type", ActionType.TOOL.value)
     assert (done.exit_code, done.stdout, done.stderr) == (0, " nothing is due\n", "")
-    assert claimed(invoke, "--action-name", "nothing") == []
+    assert claimed(invoke, "--action", "nothing") == []
 
 
 @pytest.mark.parametrize("lease", ["0", "-1", "604801", "nan", "inf", "soon"])
@@ -144,7 +144,7 @@ def test_what_the_ledger_refuses_is_one_line(invoke: Invoke, ledger: Path) -> No
 )
 def test_working_makes_no_ledger(invoke: Invoke, tmp_path: Path, command: str) -> None:
     done = invoke("actions", *command.split(), "--db-path", "absent.db")
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == "error: absent.db: no such file, so no ledger to look at\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -173,8 +173,8 @@ def test_fail_says_when_it_is_run_again(invoke: Invoke, ledger: Path, ask: Ask) 
         max_retry_delay=3600,
     )
     ask(lambda db: db.create_proposal(again))
-    claimed(invoke, "--action-name", "again")
-    claimed(invoke, "--action-name", "drain")
+    claimed(invoke, "--action", "again")
+    claimed(invoke, "--action", "drain")
     done = invoke("actions", "fail", "1", "Error: web-1 is down", "--result", '{"tries": 3}')
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith(" execution 1 has ended, proposal 4 is failed; next retry 20")

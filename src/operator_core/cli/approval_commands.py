@@ -217,7 +217,7 @@ def inbox_command(
         ),
     ] = None,
     action_name: Annotated[
-        str | None, typer.Option(help="Only proposals with this action name.")
+        str | None, typer.Option("--action", help="Only proposals with this action name.")
     ] = None,
     agent: Annotated[
         str | None, typer.Option("--agent", metavar="ID", help="Only proposals of this agent.")

@@ -102,10 +102,15 @@ def counted_by(states: Iterable[RequirementState]) -> str:
     return ", ".join(one_line(each.decided_by) for state in states for each in state.counted)
 
 
-def approval_sections(approvals: Approvals) -> Iterator[tuple[str, list[tuple[str, Line]]]]:
-    """Yields the sections of a page about what is required and what was decided, if there is any."""
+def approval_sections(
+    approvals: Approvals, *, waits: bool = True
+) -> Iterator[tuple[str, list[tuple[str, Line]]]]:
+    """Yields the sections of a page about what is required and what was decided, if there is any.
+
+    Nothing is missing for a proposal that does not wait: its approvals have been used, or are not needed any more.
+    """
     if approvals.requirements:
-        facts = [_required(each) for each in approvals.requirements]
+        facts = [_required(each, waits) for each in approvals.requirements]
         if approvals.lapses_at is not None:
             facts.append(("expires", [(when(approvals.lapses_at), "")]))
         yield "requirements", facts
@@ -113,7 +118,7 @@ def approval_sections(approvals: Approvals) -> Iterator[tuple[str, list[tuple[st
         yield "decisions", [_decided(each) for each in approvals.decisions]
 
 
-def _required(state: RequirementState) -> tuple[str, Line]:
+def _required(state: RequirementState, waits: bool) -> tuple[str, Line]:
     of = state.requirement
     source = f"requirement {of.id}" + ("" if of.rule_id is None else f", rule {of.rule_id}")
     line: list[Span] = [(f"{one_line(of.name)} ({source}): {asked(of)}", "")]
@@ -123,7 +128,7 @@ def _required(state: RequirementState) -> tuple[str, Line]:
         return "met", line
     if of.effect == "deny":
         return "denied", line
-    return f"missing {state.missing}", line
+    return f"missing {state.missing}" if waits else "required", line
 
 
 def _decided(decision: Decision) -> tuple[str, Line]:

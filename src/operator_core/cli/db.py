@@ -48,6 +48,7 @@ def upgrade(
             "the default is this machine's zone.",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Upgrade the schema, or create it in a new database.
 
@@ -64,7 +65,12 @@ def upgrade(
     with reported(place):
         migrate.upgrade(place.url, revision, options)
         if place.path is not None or place.on_server:
-            typer.echo(plain(f"{place.name}: {_standing(_revision_at(place))}"))
+            now_at = _revision_at(place)
+            if as_json:
+                line = {"database": place.name, "revision": now_at, "head": migrate.HEAD}
+                typer.echo(json_line(line))
+            else:
+                typer.echo(plain(f"{place.name}: {_standing(now_at)}"))
 
 
 def _check_zone(name: str) -> None:

@@ -12,7 +12,6 @@ from operator_core.cli.approval_views import scope
 from operator_core.cli.conditions import to_condition
 from operator_core.cli.formatting import one_line, when
 from operator_core.cli.options import (
-    TIME_FORMATS,
     AsJson,
     By,
     ByType,
@@ -22,11 +21,11 @@ from operator_core.cli.options import (
     choose,
     exit_over,
     reported,
-    to_span,
     who,
 )
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line
+from operator_core.cli.times import to_moment, to_span
 
 __all__ = ["app"]
 
@@ -86,7 +85,9 @@ def add_command(
     by_type: ByType = RequesterType.USER,
     action_name: Annotated[
         str,
-        typer.Option(metavar="PATTERN", help="The actions; * is any text and ? any character."),
+        typer.Option(
+            "--action", metavar="PATTERN", help="The actions; * is any text and ? any character."
+        ),
     ],
     max_uses: Annotated[
         int, typer.Option(min=1, max=1_000_000, metavar="N", help="On how many proposals at most.")
@@ -102,7 +103,7 @@ def add_command(
     ] = None,
     valid_until: Annotated[
         datetime | None,
-        typer.Option(formats=TIME_FORMATS, help="Until when.", show_default=False),
+        typer.Option(parser=to_moment, metavar="TIME", help="Until when.", show_default=False),
     ] = None,
     roles: Annotated[
         list[str] | None,

@@ -1,8 +1,8 @@
-"""``operator-core actions halt``, ``resume`` and ``mode``, for an engineer on call."""
+"""``operator-core actions halt``, ``resume``, ``mode`` and ``halts``, for an engineer on call."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -13,10 +13,14 @@ from operator_core.cli.options import (
     AsJson,
     By,
     DbPath,
+    Place,
     Url,
     Why,
     choose,
     complain,
+    confirmed,
+    exit_over,
+    fail,
     reported,
     who,
 )
@@ -70,14 +74,25 @@ def halt_command(
             "--timeout", metavar="SECONDS", help="How long to wait for open transactions."
         ),
     ] = 5.0,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Halt the whole ledger without a question.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Stop everything, or what the options name, for every program, until it is resumed.
 
     Nothing is proposed, validated or started, and what is pending is cancelled. What is running is listed: its workers
-    learn of the halt by their next heartbeat. The exit status is 1 if an open transaction is in the way.
+    learn of the halt by their next heartbeat. The exit status is 1 if an open transaction is in the way. Without
+    --action, --agent and --run it is everything, so it asks first.
     """
     place = choose(db_path, url)
     place.require_existing()
+    if action is None and agent is None and run_id is None and not yes:
+        what = "proposes and starts nothing" if not observe else "starts nothing"
+        asked = f"Halt the whole ledger {place.name}, so that every program {what}?"
+        if not confirmed(asked, "--yes halts the whole ledger"):
+            print_lines([[(" nothing was halted", "")]])
+            raise typer.Exit(1)
     decider = who(by)
     mode = HaltMode.OBSERVE if observe else HaltMode.HALTED
     with reported(place), place.opened() as (run, db):
@@ -94,11 +109,36 @@ def halt_command(
                 timeout=timeout,
             )
         )
+        _print_report(report, as_json)
+    _exit_unless_complete(place, report)
+
+
+def _print_report(report: HaltReport, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "halt": report.halt,
+                "complete": report.complete,
+                "cancelled": report.cancelled,
+                "running": [_fields(each) for each in report.unfinished],
+                "blockers": [_fields(each) for each in report.blockers],
+            }
+        )
+    else:
         print_lines(_report_lines(report))
+
+
+def _fields(value: NamedTuple) -> dict[str, Any]:
+    return {
+        name: field.isoformat() if isinstance(field, datetime) else field
+        for name, field in value._asdict().items()
+    }
+
+
+def _exit_unless_complete(place: Place, report: HaltReport) -> None:
     if not report.complete:
         why = report.unknown or "an open transaction may still start something"
-        complain(f"{place.name}: not complete: {why}")
-        raise typer.Exit(1)
+        fail(f"{place.name}: not complete: {why}")
 
 
 @app.command("resume")
@@ -114,6 +154,7 @@ def resume_command(
     action: ActionName = None,
     agent: Agent = None,
     run_id: RunId = None,
+    as_json: AsJson = False,
 ) -> None:
     """End a halt, or all halts of exactly the scope that the options name.
 
@@ -132,13 +173,17 @@ def resume_command(
                 run_id=run_id,
             )
         )
-        print_lines([_halt_line(halt, f"resumed by {one_line(who(by))}") for halt in resumed])
-        try:
-            rest = run(db.halts())
-        except ActionError as error:
-            complain(f"{place.name}: {error}", mark="warning:")
-            return
-        print_lines([_halt_line(halt, "is still open") for halt in rest])
+        if as_json:
+            for halt in resumed:
+                print_json(halt)
+        else:
+            print_lines([_halt_line(halt, f"resumed by {one_line(who(by))}") for halt in resumed])
+            try:
+                rest = run(db.halts())
+            except ActionError as error:
+                complain(f"{place.name}: {error}", mark="warning:")
+                return
+            print_lines([_halt_line(halt, "is still open") for halt in rest])
     if not resumed:
         complain(f"{place.name}: no open halt of this scope")
         raise typer.Exit(1)
@@ -165,6 +210,47 @@ def mode_command(
         return
     style = "green" if mode is HaltMode.EXECUTE else "bold red"
     print_lines([[(" ", ""), (mode.value, style)], *(_halt_line(halt, "") for halt in halts)])
+
+
+@app.command("halts")
+def halts_command(
+    *,
+    halt_id: Annotated[
+        int | None,
+        typer.Argument(min=1, metavar="[HALT]", help="The halt's id.", show_default=False),
+    ] = None,
+    db_path: DbPath = None,
+    url: Url = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the open halts, or print what one halt has reached until now.
+
+    For one halt, the exit status is 1 while an open transaction is in the way.
+    """
+    place = choose(db_path, url)
+    place.require_existing()
+    with reported(place), place.opened() as (run, db):
+        if halt_id is not None:
+            report = run(db.halt_report(halt_id))
+            _print_report(report, as_json)
+            _exit_unless_complete(place, report)
+            return
+        halts = run(db.halts(active=not all_))
+    if as_json:
+        for halt in halts:
+            print_json(halt)
+    elif halts:
+        print_lines([_halt_line(halt, _end_of(halt)) for halt in halts])
+    else:
+        print_lines([[(" no halts" if all_ else " no open halts", "")]])
+    exit_over(halts.corrupt)
+
+
+def _end_of(halt: Halt) -> str:
+    if halt.resumed_at is None:
+        return ""
+    return f"resumed by {one_line(halt.resumed_by or '')} at {when(halt.resumed_at)}"
 
 
 def _halt_line(halt: Halt, what: str) -> Line:

@@ -44,7 +44,8 @@ def list_command(
     with reported(place), place.opened() as (run, db):
         limits = run(db.limits(active=not all_))
     if as_json:
-        print_json({"limits": [_as_json(each) for each in limits]})
+        for each in limits:
+            print_json(_as_json(each))
         return
     print_lines([_line(each.limit, _used(each)) for each in limits])
 
@@ -79,6 +80,7 @@ def set_command(
     agent: Agent = None,
     reason: Why,
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Set a limit for every program: so many starts, or so much of a parameter, in any window of this length.
 
@@ -100,20 +102,33 @@ def set_command(
                 reason=reason,
             )
         )
-        limits = run(db.limits())
-    print_lines([_line(each.limit, _used(each)) for each in limits if each.limit.name == name])
+        limits = [each for each in run(db.limits()) if each.limit.name == name]
+    if as_json:
+        for each in limits:
+            print_json(_as_json(each))
+    else:
+        print_lines([_line(each.limit, _used(each)) for each in limits])
 
 
 @app.command("remove")
 def remove_command(
-    *, name: Name, db_path: DbPath = None, url: Url = None, reason: Why, by: By = None
+    *,
+    name: Name,
+    db_path: DbPath = None,
+    url: Url = None,
+    reason: Why,
+    by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Remove an open limit. The exit status is 1 if there is none of this name."""
     place = choose(db_path, url)
     place.require_existing()
     with reported(place), place.opened() as (run, db):
         removed = run(db.remove_limit(name, by=who(by), reason=reason))
-    print_lines([_line(removed, f"removed by {one_line(who(by))}")])
+    if as_json:
+        print_json(removed)
+    else:
+        print_lines([_line(removed, f"removed by {one_line(who(by))}")])
 
 
 def _path(text: str | None) -> list[str | int] | None:

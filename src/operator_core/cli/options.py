@@ -3,12 +3,10 @@
 import asyncio
 import getpass
 import os
-import re
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Protocol, TypeVar
 
@@ -19,9 +17,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from operator_core.actions.actors import is_reserved
-from operator_core.actions.errors import ActionError, CorruptRow, InvalidValue
+from operator_core.actions.errors import (
+    ActionError,
+    Busy,
+    CorruptRow,
+    InvalidValue,
+    StorageUnavailable,
+)
 from operator_core.actions.statuses import RequesterType
 from operator_core.cli.formatting import one_line, plain
+from operator_core.cli.output import print_json, report_as_json, reports_as_json
 from operator_core.cli.overview import OverviewDB
 from operator_core.db import migrate
 from operator_core.db.sql.errors import translate
@@ -30,7 +35,6 @@ from operator_core.db.sql.urls import check_path, masked, target_from_text
 from operator_core.db.sqlite.handle import MEMORY
 
 __all__ = [
-    "TIME_FORMATS",
     "Actor",
     "AsJson",
     "By",
@@ -48,27 +52,16 @@ __all__ = [
     "exit_over",
     "fail",
     "reported",
-    "to_span",
     "who",
 ]
 
 T = TypeVar("T")
 
-TIME_FORMATS: Final = [
-    f"%Y-%m-%d{time}"
-    for time in (
-        "",
-        "T%H:%M",
-        "T%H:%M:%S",
-        " %H:%M",
-        " %H:%M:%S",
-        " %H:%M:%S.%f",
-        "T%H:%M:%S.%f",
-        "T%H:%M:%S%z",
-        "T%H:%M:%S.%f%z",
-    )
-]
-"""The forms of a time on the command line. A time without an offset is local time."""
+REFUSED: Final = 1
+"""The exit status if the ledger refused something."""
+
+UNREACHABLE: Final = 3
+"""The exit status if the ledger could not be reached; 2 is that of a wrong command line."""
 
 DbPath = Annotated[
     Path | None,
@@ -85,7 +78,14 @@ Url = Annotated[
     ),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON lines for programs: one object per line.")
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON lines for programs: one object per line, errors on stderr as well.",
+        # Before the other options, whose errors are reported in this form too.
+        is_eager=True,
+        callback=report_as_json,
+    ),
 ]
 Actor = Annotated[
     str | None,
@@ -118,18 +118,6 @@ ByType = Annotated[
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason in the history.")]
 ProposalId = Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")]
 
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def to_span(text: str) -> timedelta:
-    """Parses a length of time: seconds, or a number followed by s, m, h or d."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
-    if match is None:
-        raise typer.BadParameter(
-            "must be a number of seconds, or a number followed by s, m, h or d"
-        )
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-
 
 class Run(Protocol):
     """Runs a coroutine to its end."""
@@ -161,11 +149,11 @@ class Place:
         """Returns the SQLite file, which must exist; a command that only reads never creates it."""
         path = self.path
         if path is None:
-            fail(f"{self.name}: the ledger has no file")
+            fail(f"{self.name}: the ledger has no file", UNREACHABLE)
         if path.is_dir():
-            fail(f"{self.name}: is a folder, not a ledger")
+            fail(f"{self.name}: is a folder, not a ledger", UNREACHABLE)
         if not path.exists():
-            fail(f"{self.name}: no such file, so no ledger to look at")
+            fail(f"{self.name}: no such file, so no ledger to look at", UNREACHABLE)
         return path
 
     def require_existing(self) -> None:
@@ -179,9 +167,9 @@ class Place:
         if path is None:
             return
         if path.is_dir():
-            fail(f"{self.name}: is a folder, not a ledger")
+            fail(f"{self.name}: is a folder, not a ledger", UNREACHABLE)
         if not path.absolute().parent.is_dir():
-            fail(f"{self.name}: there is no folder {path.parent} for it")
+            fail(f"{self.name}: there is no folder {path.parent} for it", UNREACHABLE)
 
     @contextmanager
     def opened(
@@ -248,15 +236,18 @@ def _named(read: Callable[[], str | URL], origin: str) -> Place:
 
 
 def complain(message: str, *, mark: str = "error:", console: Console | None = None) -> None:
-    """Prints one line to stderr."""
+    """Prints one line to stderr; with --json as an object with the mark as its key."""
+    if reports_as_json():
+        print_json({mark.rstrip(":"): message}, error=True)
+        return
     line = Text.assemble((mark, "bold red"), " ", one_line(message))
     (console or Console(stderr=True)).print(line, soft_wrap=True)
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one line to stderr and exits with status 1."""
+def fail(message: str, status: int = REFUSED) -> NoReturn:
+    """Prints one line to stderr and exits with this status."""
     complain(message)
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def exit_over(corrupt: Iterable[CorruptRow]) -> None:
@@ -277,8 +268,11 @@ def confirmed(question: str, otherwise: str) -> bool:
 
 @contextmanager
 def reported(place: Place) -> Generator[None]:
-    """Prints an error of the ledger in the block as one line to stderr, and exits with status 1."""
+    """Prints an error of the ledger in the block as one line to stderr, and exits with status 1, or 3 if it can't be reached."""
     try:
         yield
     except (ActionError, *ERRORS, SQLAlchemyError) as error:
-        fail(f"{place.name}: {translate(error, server=place.on_server)}")
+        told = translate(error, server=place.on_server)
+        # A ledger that is locked by another program, or whose server refuses connections, may answer later.
+        away = isinstance(told, StorageUnavailable | Busy)
+        fail(f"{place.name}: {told}", UNREACHABLE if away else REFUSED)

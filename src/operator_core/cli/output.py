@@ -17,6 +17,8 @@ __all__ = [
     "print_json",
     "print_lines",
     "reader_left",
+    "report_as_json",
+    "reports_as_json",
     "shield_streams",
     "terminal_width",
     "unwritten",
@@ -97,10 +99,26 @@ def write(text: str) -> None:
         sys.stdout.write(text)
 
 
-def print_json(value: BaseModel | dict[str, Any]) -> None:
+def print_json(value: BaseModel | dict[str, Any], *, error: bool = False) -> None:
     """Prints `value` as one line of JSON and flushes it, so that a reader sees each change at once."""
-    write(json_line(value) + "\n")
-    _flush()
+    stream = sys.stderr if error else sys.stdout
+    if stream is not None:
+        stream.write(json_line(value) + "\n")
+        stream.flush()
+
+
+_form: Final = {"json": False}
+
+
+def report_as_json(wanted: bool) -> bool:
+    """Sets whether errors are reported as JSON lines; returns `wanted`, as the callback of an option must."""
+    _form["json"] = wanted
+    return wanted
+
+
+def reports_as_json() -> bool:
+    """Whether errors are reported as JSON lines."""
+    return _form["json"]
 
 
 def terminal_width() -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, or_, select
 
 from operator_core.actions.errors import CorruptRow, InvalidTransition
 from operator_core.actions.types import ActionStatus, StoredRecord
@@ -15,7 +15,15 @@ from operator_core.db.sql.functions import utcnow
 from operator_core.db.sql.rows import RECORD_COLUMNS, Listing, decode_time, to_listing, to_record
 from operator_core.db.sql.tables import PROPOSALS, RECORDS
 
-__all__ = ["MOST", "Execution", "Overview", "OverviewDB"]
+__all__ = [
+    "MOST",
+    "UNHANDLED",
+    "Execution",
+    "Overview",
+    "OverviewDB",
+    "overview_json",
+    "unhandled_names",
+]
 
 MOST: Final = 200
 """Limit of the executions that are read; more than a screen shows."""
@@ -44,6 +52,8 @@ class Overview(NamedTuple):
     now: datetime
     counts: dict[ActionStatus, int]
     executions: Listing[Execution]
+    unhandled: list[str]
+    """Names of actions that wait and that no worker has handled yet: see `unhandled_names`."""
 
 
 class OverviewDB(ActionDB):
@@ -126,7 +136,58 @@ _WITHOUT_LEASE: Final = (
 
 def _overview(conn: Connection) -> Overview:
     rows = [*conn.execute(_LEASED), *conn.execute(_WITHOUT_LEASE)][:MOST]
-    return Overview(_now(conn), count_proposals(conn), to_listing(rows, _execution))
+    counts, unhandled = count_proposals(conn), unhandled_names(conn)
+    return Overview(_now(conn), counts, to_listing(rows, _execution), unhandled)
+
+
+_WAITING: Final = (
+    select(_P.action_name).where(any_of([ActionStatus.VALIDATED])).order_by(_P.id).limit(MOST)
+)
+
+
+def _handled(waiting: Subquery, *, oldest: bool) -> ColumnElement[bool]:
+    proposal = PROPOSALS.alias()
+    order = proposal.c.id if oldest else proposal.c.id.desc()
+    same = proposal.c.action_name == waiting.c.action_name
+    some = select(proposal.c.id).where(same).order_by(order).limit(MOST).correlate(waiting)
+    worked = select(_R.id).where(_R.proposal_id.in_(some.scalar_subquery()), _R.worker.is_not(None))
+    return worked.exists()
+
+
+def _unhandled() -> Select[Any]:
+    waiting = _WAITING.subquery()
+    name = waiting.c.action_name
+    none = [~_handled(waiting, oldest=oldest) for oldest in (True, False)]
+    return select(name).where(*none).group_by(name)
+
+
+UNHANDLED: Final = _unhandled()
+"""The names of `unhandled_names`, in no order."""
+
+
+def unhandled_names(conn: Connection) -> list[str]:
+    """Returns the names of actions that wait for a worker and that none has handled: perhaps none has their handlers.
+
+    It looks at the 200 oldest waiting proposals, and at the 200 oldest and newest of each name, so that it is fast in
+    a large ledger.
+    """
+    return [str(name) for (name,) in conn.execute(UNHANDLED.order_by("action_name"))]
+
+
+def overview_json(overview: Overview) -> dict[str, Any]:
+    """Returns an overview for `print_json`."""
+    return {
+        "now": overview.now.isoformat(),
+        "counts": {status.value: count for status, count in overview.counts.items()},
+        "executions": [
+            {
+                name: value.isoformat() if isinstance(value, datetime) else value
+                for name, value in each._asdict().items()
+            }
+            for each in overview.executions
+        ],
+        "unhandled": overview.unhandled,
+    }
 
 
 def _execution(row: Sequence[Any]) -> Execution:

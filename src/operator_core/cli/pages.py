@@ -1,7 +1,7 @@
 """The page of a proposal: all that the ledger says about it, or what a person must see to decide about it."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from operator_core.actions.digest import DIGEST_FIELDS
 from operator_core.actions.errors import ExclusiveBusy, InvalidTransition, LimitReached
+from operator_core.actions.lifecycle import PENDING_STATUSES
 from operator_core.actions.types import (
     ActionEvent,
     ActionStatus,
@@ -25,6 +26,7 @@ from operator_core.cli.approval_views import approval_sections
 from operator_core.cli.formatting import json_text, one_line, plain, when
 from operator_core.cli.output import print_lines, terminal_width
 from operator_core.cli.status_lines import in_a_row, lease_span, outcome_span, status_line
+from operator_core.cli.story import Story
 from operator_core.cli.table import Line, Span, to_text
 from operator_core.cli.views import what_happened, who
 
@@ -92,16 +94,13 @@ def _unfolded(facts: Iterable[tuple[str, Line]]) -> Iterator[Line]:
         ]
 
 
-def page(
-    proposal: StoredProposal,
-    *,
-    records: Sequence[StoredRecord],
-    approvals: Approvals,
-    history: Sequence[ActionEvent],
-    now: datetime,
-    hindrance: InvalidTransition | None = None,
-) -> Page:
+_WAITING: Final = frozenset({*PENDING_STATUSES, ActionStatus.FAILED})
+"""A failed proposal may be retried, which its approvals have to allow again."""
+
+
+def page(story: Story, *, now: datetime, hindrance: InvalidTransition | None = None) -> Page:
     """Returns the page of a proposal at the time `now`; `hindrance` says why it can't start."""
+    proposal, records, approvals, history = story
     last = records[-1] if records else None
     executions = [
         (f"execution {record.id}", list(_record_facts(record, now))) for record in records
@@ -109,7 +108,7 @@ def page(
     return Page(
         _title(proposal, last),
         [*_proposal_facts(proposal, last), *_successor(history), *_waiting(hindrance)],
-        [*approval_sections(approvals), *executions],
+        [*approval_sections(approvals, waits=proposal.status in _WAITING), *executions],
         [_happened(event) for event in history],
     )
 

@@ -18,7 +18,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from operator_core.cli.findings import Check
+from operator_core.cli.findings import Check, Verdict
+from operator_core.cli.overview import UNHANDLED
 from operator_core.db.sql.base import Base
 from operator_core.db.sql.dialect import is_sqlite
 from operator_core.db.sql.tables import (
@@ -150,5 +151,13 @@ ROW_CHECKS: Final = (
         _bad_edges,
         "the edges match depends_on",
     ),
+    Check(
+        "workers",
+        "{0} waits, and no worker has handled it yet",
+        lambda _: UNHANDLED,
+        "none of the waiting actions is new to the workers",
+        # A new action is no fault; only whoever looks knows whether a worker will come.
+        Verdict.OK,
+    ),
 )
-"""The checks of references, ids and dependencies."""
+"""The checks of references, ids and dependencies, and of what waits."""

@@ -20,7 +20,6 @@ from operator_core.cli.approval_views import asked, scope
 from operator_core.cli.conditions import to_condition
 from operator_core.cli.formatting import one_line, plain, when
 from operator_core.cli.options import (
-    TIME_FORMATS,
     AsJson,
     By,
     DbPath,
@@ -29,11 +28,11 @@ from operator_core.cli.options import (
     choose,
     exit_over,
     reported,
-    to_span,
     who,
 )
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line, Span
+from operator_core.cli.times import to_moment, to_span
 
 __all__ = ["app", "rule_spans"]
 
@@ -106,6 +105,7 @@ def add_command(
     action_name: Annotated[
         str | None,
         typer.Option(
+            "--action",
             metavar="PATTERN",
             help="Only actions of this name; * is any text and ? any character.",
             show_default=False,
@@ -185,11 +185,15 @@ def add_command(
     ] = False,
     valid_from: Annotated[
         datetime | None,
-        typer.Option(formats=TIME_FORMATS, help="From when on it applies.", show_default=False),
+        typer.Option(
+            parser=to_moment, metavar="TIME", help="From when on it applies.", show_default=False
+        ),
     ] = None,
     valid_until: Annotated[
         datetime | None,
-        typer.Option(formats=TIME_FORMATS, help="Until when it applies.", show_default=False),
+        typer.Option(
+            parser=to_moment, metavar="TIME", help="Until when it applies.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -262,7 +266,9 @@ def revoke_command(
 @app.command("explain")
 def explain_command(
     *,
-    action_name: Annotated[str, typer.Option(metavar="NAME", help="The name of the action.")],
+    action_name: Annotated[
+        str, typer.Option("--action", metavar="NAME", help="The name of the action.")
+    ],
     db_path: DbPath = None,
     url: Url = None,
     parameters: Annotated[

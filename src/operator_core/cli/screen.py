@@ -19,7 +19,7 @@ EVENTS: Final = 50
 """Limit of the latest events in memory; more than a screen shows."""
 
 _ALWAYS: Final = 12
-"""Lines of a screen that are neither executions nor events."""
+"""Lines of a screen that are neither executions nor events, nor about what waits for a first worker."""
 
 
 class Events(NamedTuple):
@@ -45,7 +45,7 @@ def screen(
     """
     executions, events = overview.executions, latest.events[-10:]
     if height is not None:
-        room = max(height - _ALWAYS, 2)
+        room = max(height - _ALWAYS - bool(overview.unhandled), 2)
         executions = executions[: _share(len(executions), room)]
         # Besides the executions: a line that counts those not shown, or one that says there are none.
         used = max(len(executions), 1) + (len(executions) < len(overview.executions))
@@ -55,6 +55,7 @@ def screen(
     yield from _counts(overview.counts, width)
     yield []
     yield from _executing(executions, overview, now, width)
+    yield from unhandled_lines(overview.unhandled)
     yield []
     yield [("latest events", "bold")]
     for event in reversed(events):
@@ -104,6 +105,13 @@ def _executing(
     if found > len(executions):
         or_more = " or more" if found == MOST else ""
         yield [(f"and {found - len(executions)}{or_more} others", "dim")]
+
+
+def unhandled_lines(names: Sequence[str]) -> Iterator[Line]:
+    """Yields a line about actions that wait and that no worker has handled, if there are any."""
+    if names:
+        told = ", ".join(map(one_line, names))
+        yield [("no worker has handled: ", "bold yellow"), (told, "")]
 
 
 def _execution(each: Execution, now: datetime) -> Sequence[Line]:

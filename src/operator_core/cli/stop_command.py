@@ -6,8 +6,18 @@ import typer
 
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import ActionStatus
-from operator_core.cli.options import Actor, DbPath, Reason, Url, choose, complain, reported, who
-from operator_core.cli.output import print_lines
+from operator_core.cli.options import (
+    Actor,
+    AsJson,
+    DbPath,
+    Reason,
+    Url,
+    choose,
+    complain,
+    reported,
+    who,
+)
+from operator_core.cli.output import print_json, print_lines
 
 __all__ = ["app"]
 
@@ -24,6 +34,7 @@ def cancel_command(
     url: Url = None,
     actor: Actor = None,
     reason: Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel proposed, validated or executing proposals, and print the number.
 
@@ -43,14 +54,19 @@ def cancel_command(
                 else:
                     cancelled += 1
         finally:
-            print_lines([[(f" {_counted(cancelled)} cancelled", "")]])
+            _print_cancelled(cancelled, as_json)
     if cancelled < len(ids):
         raise typer.Exit(1)
 
 
 @app.command("stop")
 def stop_command(
-    *, db_path: DbPath = None, url: Url = None, actor: Actor = None, reason: Reason = None
+    *,
+    db_path: DbPath = None,
+    url: Url = None,
+    actor: Actor = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel all proposals that have not started, at once, and print the number.
 
@@ -61,7 +77,9 @@ def stop_command(
     place.require_existing()
     with reported(place), place.opened(who(actor)) as (run, db):
         stopped = run(db.cancel_all_pending(reason=reason))
-        print_lines([[(f" {_counted(stopped)} cancelled", "")]])
+        _print_cancelled(stopped, as_json)
+        if as_json:
+            return
         try:
             executing = run(db.count_proposals())[ActionStatus.EXECUTING]
         except ActionError as error:
@@ -73,6 +91,13 @@ def stop_command(
             f" {_counted(executing)} being executed: operator-core actions list --status executing"
         )
         print_lines([[(goes_on, "bold red")]])
+
+
+def _print_cancelled(number: int, as_json: bool) -> None:
+    if as_json:
+        print_json({"cancelled": number})
+    else:
+        print_lines([[(f" {_counted(number)} cancelled", "")]])
 
 
 def _counted(number: int) -> str:

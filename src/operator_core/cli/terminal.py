@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-__all__ = ["on_signals", "taken"]
+__all__ = ["on_signals", "taken", "until_signal"]
 
 
 @contextmanager
@@ -26,6 +26,15 @@ def on_signals(act: Callable[[], object], *signals: signal.Signals) -> Generator
     finally:
         for each in signals:
             loop.remove_signal_handler(each)
+
+
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work`, which does not end by itself, until Ctrl-C, SIGTERM or a cancellation."""
+    running = asyncio.create_task(work)
+    with on_signals(running.cancel, signal.SIGINT, signal.SIGTERM):
+        await asyncio.wait({running})
+    if not running.cancelled():
+        running.result()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """``operator-core actions watch``: shows the changes of a ledger as they happen."""
 
 import asyncio
-import signal
 import sys
 import time
 from collections import deque
@@ -17,12 +16,12 @@ from rich.padding import Padding
 from operator_core.actions.errors import ActionError, Busy, StorageUnavailable
 from operator_core.actions.types import ActionEvent
 from operator_core.cli.formatting import span, when
-from operator_core.cli.options import DbPath, Url, choose, complain, reported
-from operator_core.cli.output import print_lines, reader_left, terminal_width
-from operator_core.cli.overview import Overview, OverviewDB
+from operator_core.cli.options import AsJson, DbPath, Url, choose, complain, reported
+from operator_core.cli.output import print_json, print_lines, reader_left, terminal_width
+from operator_core.cli.overview import Overview, OverviewDB, overview_json
 from operator_core.cli.screen import EVENTS, Events, event_line, screen
 from operator_core.cli.table import fitted, to_text
-from operator_core.cli.terminal import on_signals, taken
+from operator_core.cli.terminal import taken, until_signal
 from operator_core.cli.views import framed
 from operator_core.db.sql.postgresql_errors import Trouble, trouble
 from operator_core.db.sql.sqlite_library import ERRORS
@@ -55,6 +54,7 @@ def watch_command(
     db_path: DbPath = None,
     url: Url = None,
     once: Annotated[bool, typer.Option("--once", help="Print the screen once and exit.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Watch the counts, the running executions and the latest events.
 
@@ -67,16 +67,21 @@ def watch_command(
     place.require_existing()
     console = Console()
     with reported(place), place.opened() as (run, db):
-        if once:
+        if once and as_json:
+            overview = run(db.overview())
+            print_json(overview_json(overview))
+        elif once:
             overview, latest = run(_looked_at(db))
             width = terminal_width()
             room = None if width is None else width - 2
             shown = screen(place.name, overview, latest, now=overview.now, width=room)
             print_lines(framed(fitted(line, room) for line in shown))
+        elif as_json:
+            run(until_signal(_print_events(db, as_json=True)))
         elif sys.stdout.isatty() and not console.is_dumb_terminal:
-            run(_until_signal(_Watch(db, place.name, console).run()))
+            run(until_signal(_Watch(db, place.name, console).run()))
         else:
-            run(_until_signal(_print_events(db)))
+            run(until_signal(_print_events(db)))
 
 
 async def _looked_at(db: OverviewDB) -> tuple[Overview, Events]:
@@ -99,15 +104,6 @@ async def _named(db: OverviewDB, events: Iterable[ActionEvent]) -> Events:
 
 def _proposals(events: Iterable[ActionEvent]) -> set[int]:
     return {event.proposal_id for event in events if event.proposal_id is not None}
-
-
-async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work`, which does not end by itself, until Ctrl-C, SIGTERM or a cancellation."""
-    running = asyncio.create_task(work)
-    with on_signals(running.cancel, signal.SIGINT, signal.SIGTERM):
-        await asyncio.wait({running})
-    if not running.cancelled():
-        running.result()
 
 
 Lost: TypeAlias = Callable[[ActionError], None]
@@ -158,7 +154,7 @@ async def _new_events(
         await asyncio.sleep(_TICK)
 
 
-async def _print_events(db: OverviewDB) -> None:
+async def _print_events(db: OverviewDB, *, as_json: bool = False) -> None:
     """Prints the last events, and then each further one, until the reader of the output exits."""
     reported_loss = False
 
@@ -170,18 +166,21 @@ async def _print_events(db: OverviewDB) -> None:
 
     known, newest = await _latest_events(db)
     for event in known[-_LAST:]:
-        await _print_event(db, event, lost)
+        await _print_event(db, event, lost, as_json)
     if reader_left():
         return
     async with aclosing(_new_events(db, known, newest, lost)) as events:
         async for event in events:
-            await _print_event(db, event, lost)
+            await _print_event(db, event, lost, as_json)
             if reader_left():
                 return
             reported_loss = False
 
 
-async def _print_event(db: OverviewDB, event: ActionEvent, lost: Lost) -> None:
+async def _print_event(db: OverviewDB, event: ActionEvent, lost: Lost, as_json: bool) -> None:
+    if as_json:
+        print_json(event)
+        return
     names = await _patiently(lambda: db.action_names(_proposals([event])), lost)
     print_lines([event_line(event, names, when(event.occurred_at, exact=True))])
 

@@ -1,4 +1,4 @@
-"""``operator-core actions claim``, ``complete``, ``fail``, ``retry`` and ``recover``, by hand or in a script."""
+"""``operator-core actions claim``, ``complete``, ``fail``, ``retry``, ``recover``, and more by hand or in a script."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import typer
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import parse_object
-from operator_core.actions.types import ActionType, Claim, StoredRecord
+from operator_core.actions.types import ActionRecord, ActionType, Claim, StoredRecord
 from operator_core.actions.values import MAX_DELAY
 from operator_core.cli.formatting import compact, one_line, when
 from operator_core.cli.options import (
@@ -22,13 +22,13 @@ from operator_core.cli.options import (
     Url,
     choose,
     reported,
-    to_span,
     who,
 )
 from operator_core.cli.output import print_json, print_lines, terminal_width
 from operator_core.cli.overview import OverviewDB
 from operator_core.cli.status_lines import status_line
 from operator_core.cli.table import Column, Line, Span, laid_out
+from operator_core.cli.times import to_span
 from operator_core.cli.views import framed
 
 __all__ = ["app"]
@@ -67,7 +67,13 @@ def claim_command(
     ] = 300.0,
     action_name: Annotated[
         list[str] | None,
-        typer.Option(help="Only proposals with this action name; can be repeated."),
+        typer.Option("--action", help="Only proposals with this action name; can be repeated."),
+    ] = None,
+    proposal_id: Annotated[
+        int | None,
+        typer.Option(
+            "--id", min=1, metavar="ID", help="Exactly this proposal, or the reason why not."
+        ),
     ] = None,
     action_type: Annotated[
         list[ActionType] | None,
@@ -83,7 +89,9 @@ def claim_command(
     place = choose(db_path, url)
     with _opened(place, actor) as (run, db):
         claims = run(
-            db.claim(
+            _one(db, proposal_id, worker, lease, who(actor))
+            if proposal_id is not None
+            else db.claim(
                 worker,
                 limit=limit,
                 lease=timedelta(seconds=lease),
@@ -101,6 +109,13 @@ def claim_command(
         print_lines([[(hint, "dim")]])
     else:
         print_lines([[(" nothing is due", "")]])
+
+
+async def _one(
+    db: OverviewDB, proposal_id: int, worker: str, lease: float, actor: str
+) -> list[Claim]:
+    length = timedelta(seconds=lease)
+    return [await db.claim_proposal(proposal_id, worker, lease=length, actor=actor)]
 
 
 @contextmanager
@@ -136,12 +151,13 @@ def complete_command(
     url: Url = None,
     result: Result = None,
     actor: Actor = None,
+    as_json: AsJson = False,
 ) -> None:
     """End an execution as a success."""
     data = _parsed(result)
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.complete(record_id, data))
-        _print_ended(run, db, record_id)
+        _print_ended(run, db, record_id, as_json)
 
 
 @app.command("fail")
@@ -156,12 +172,13 @@ def fail_command(
         bool, typer.Option("--unknown", help="It is unknown whether the action was done.")
     ] = False,
     actor: Actor = None,
+    as_json: AsJson = False,
 ) -> None:
     """End an execution as a failure, or with an unknown outcome."""
     data = _parsed(result)
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.fail(record_id, message, data, outcome_unknown=unknown))
-        _print_ended(run, db, record_id)
+        _print_ended(run, db, record_id, as_json)
 
 
 def _parsed(result: str | None) -> dict[str, Any] | None:
@@ -171,10 +188,13 @@ def _parsed(result: str | None) -> dict[str, Any] | None:
         raise typer.BadParameter(str(error), param_hint="--result") from None
 
 
-def _print_ended(run: Run, db: OverviewDB, record_id: int) -> None:
+def _print_ended(run: Run, db: OverviewDB, record_id: int, as_json: bool) -> None:
     record = run(db.get_record(record_id))
     proposal = None if record is None else run(db.get_proposal(record.proposal_id))
-    if proposal is None:
+    if record is None or proposal is None:
+        return
+    if as_json:
+        print_json({"proposal": proposal, "record": record})
         return
     line: list[Span] = [(f" execution {record_id} has ended, proposal {proposal.id} is ", "")]
     line += status_line(proposal.status)
@@ -191,11 +211,76 @@ def retry_command(
     url: Url = None,
     actor: Actor = None,
     reason: Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a failed proposal due again at once."""
     with _opened(choose(db_path, url), actor) as (run, db):
         run(db.retry(id, reason=reason))
-    print_lines([[(f" proposal {id} is due again", "")]])
+        proposal = run(db.get_proposal(id)) if as_json else None
+    if proposal is not None:
+        print_json(proposal)
+    else:
+        print_lines([[(f" proposal {id} is due again", "")]])
+
+
+@app.command("heartbeat")
+def heartbeat_command(
+    *,
+    record_id: RecordId,
+    db_path: DbPath = None,
+    url: Url = None,
+    lease: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=to_span,
+            metavar="TIME",
+            help="The length of the lease from now on; the default is as before.",
+            show_default=False,
+        ),
+    ] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Extend the lease of an execution, and print until when.
+
+    The exit status is 1 if the lease is lost, or if a halt asks to end the execution.
+    """
+    with _opened(choose(db_path, url), actor) as (run, db):
+        until = run(db.heartbeat(record_id, lease))
+    if as_json:
+        print_json({"record_id": record_id, "lease_expires_at": until.isoformat()})
+    else:
+        print_lines([[(f" the lease of execution {record_id} is good until {when(until)}", "")]])
+
+
+@app.command("record")
+def record_command(
+    *,
+    id: Annotated[int, typer.Argument(min=1, metavar="ID", help="The proposal's id.")],
+    db_path: DbPath = None,
+    url: Url = None,
+    succeeded: Annotated[
+        bool | None,
+        typer.Option("--succeeded/--failed", help="How it ended; without it, it has started."),
+    ] = None,
+    error: Annotated[
+        str | None, typer.Option("--error", metavar="TEXT", help="The error of a failure.")
+    ] = None,
+    result: Result = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the record of an execution that was done by hand, outside the ledger. It does not move the proposal."""
+    data = _parsed(result)
+    with _opened(choose(db_path, url), actor) as (run, db):
+        wanted = ActionRecord(
+            proposal_id=id, success=succeeded, error_message=error, result_data=data
+        )
+        record = run(db.create_record(wanted))
+    if as_json:
+        print_json(record)
+    else:
+        print_lines([[(f" execution {record.id} of proposal {id} is recorded", "")]])
 
 
 @app.command("recover")
