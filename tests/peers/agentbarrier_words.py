@@ -74,7 +74,7 @@ async def _receipts_of(db: ActionDB, proposal: StoredProposal) -> list[AuditRece
             timestamp_ns=int(event.occurred_at.timestamp() * 1_000_000) * 1000,
             action_id=about and about.action_id,
             action_digest=about and action_digest(about),
-            detail=event.reason,
+            detail=event.reason or results.get(event.record_id or 0, {}).get("detail"),
         )
         for event in await db.history(proposal.id)
         if (said := _said(proposal, event, results.get(event.record_id or 0, {})))
