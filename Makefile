@@ -9,9 +9,10 @@ PYTHON ?= $(or $(NEWEST),$(error there is no Python 3.11 or newer with venv and 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS_VENV ?= .venv-peers
+FRAMEWORKS_VENV ?= .venv-frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-gate test coverage soak mutants lint format bench bench-peers schema build clean
+.PHONY: help demo demo-gate test test-frameworks coverage soak mutants lint format bench bench-peers pictures schema build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -34,11 +35,23 @@ test: $(VENV)/installed ## run the tests, short forms of the soaks included
 coverage: $(VENV)/installed ## run the tests and list the lines that they don't reach; takes twice as long
 	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --cov --cov-report=term:skip-covered
 
-soak: $(VENV)/installed ## run the long tests: hundreds of kills, thousands of cancellations
+soak: $(VENV)/installed ## run the long tests: hundreds of kills, thousands of cancellations, all tests on all backends
 	$(BIN)/python -m pytest -m soak --timeout=3600 -s
+	$(BIN)/python -m pytest -m "not soak" --numprocesses auto --all-backends
 
 mutants: $(VENV)/installed ## plant faults one at a time and list those that no test detects
 	$(BIN)/python -m tests.mutants
+
+# The frameworks must not become dependencies of the ledger, so they have an environment of their own.
+$(FRAMEWORKS_VENV)/installed: pyproject.toml tests/integrations/requirements.txt
+	$(PYTHON) -m venv $(FRAMEWORKS_VENV)
+	$(FRAMEWORKS_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --editable '.[test,lint]' \
+		--requirement tests/integrations/requirements.txt
+	@touch $@
+
+test-frameworks: $(FRAMEWORKS_VENV)/installed ## check the types of the adapters and run their tests, with the agent frameworks
+	$(FRAMEWORKS_VENV)/bin/pyright --pythonpath $(FRAMEWORKS_VENV)/bin/python src/operator_core/integrations examples/agents
+	$(FRAMEWORKS_VENV)/bin/python -m pytest --numprocesses auto tests/integrations
 
 lint: $(VENV)/installed ## style, types, import rules
 	$(BIN)/ruff check .
@@ -62,6 +75,9 @@ $(PEERS_VENV)/installed: benchmarks/peers/requirements.txt tests/peers/requireme
 bench-peers: $(VENV)/installed $(PEERS_VENV)/installed ## compare the speed of workers and PostgreSQL with other job queues
 	$(BIN)/python -m benchmarks.peers --python $(PEERS_VENV)/bin/python
 
+pictures: $(VENV)/installed ## make the pictures of the command line from a ledger
+	$(BIN)/python docs/make_pictures.py
+
 schema: $(VENV)/installed ## write db/schema.py from the revisions
 	$(BIN)/python migrations/dump_schema.py
 
@@ -70,4 +86,4 @@ build: $(VENV)/installed ## wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean: ## remove the files of the other targets
-	rm -rf $(VENV) $(PEERS_VENV) build dist demo.db demo.db-wal demo.db-shm
+	rm -rf $(VENV) $(PEERS_VENV) $(FRAMEWORKS_VENV) build dist demo.db demo.db-wal demo.db-shm

@@ -66,6 +66,10 @@ def database(page: Path, place: Path, request: pytest.FixtureRequest) -> str | N
 def test_the_code_on_a_page_runs_from_top_to_bottom(
     page: Path, place: Path, database: str | None, shared_data_copy: None, loop: asyncio.Runner
 ) -> None:
+    run_blocks(page, place, database, loop)
+
+
+def run_blocks(page: Path, place: Path, database: str | None, loop: asyncio.Runner) -> None:
     names: dict[str, object] = {"__name__": "docs"}
     for language, text in blocks(page):
         if language == "python":
@@ -158,7 +162,7 @@ def test_what_pages_say_to_make_can_be_made_and_is_run_somewhere() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in [*PAGES, *(ROOT / "docs" / "integrations").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
 
