@@ -1,6 +1,5 @@
 """The examples of all frameworks: a call waits for another process, survives a kill, and runs exactly once."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -50,20 +49,14 @@ class Agent:
         return [line.strip() for line in lines if line.startswith("told: ")]
 
     def approve(self, proposal_id: int) -> None:
-        shown = self.cli("show", str(proposal_id), "--json")
-        digest = json.loads(shown)["proposal"]["content_digest"]
-        self.cli("approve", str(proposal_id), "--by", "maria", "--digest", digest)
+        with SyncActionDB(self.ledger) as db:
+            seen = db.get_proposal(proposal_id)
+            assert seen is not None
+            db.approve_proposal(proposal_id, by="maria", digest=seen.digest)
 
     def reject(self, proposal_id: int, reason: str) -> None:
-        self.cli("reject", str(proposal_id), "--by", "maria", "--reason", reason)
-
-    def cli(self, *arguments: str) -> str:
-        where = "--url" if "://" in self.ledger else "--db-path"
-        program = Path(sys.executable).with_name("operator-core")
-        command = [program, "actions", *arguments, where, self.ledger]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        with SyncActionDB(self.ledger) as db:
+            db.reject_proposal(proposal_id, by="maria", reason=reason)
 
     def effects(self) -> list[str]:
         """What the tools did."""
@@ -78,9 +71,10 @@ class Agent:
             ]
 
 
-@pytest.fixture(params=["file", "postgresql"])
+@pytest.fixture
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "file":
+    """A file, unless the test says that it runs on a server too."""
+    if getattr(request, "param", "file") == "file":
         return str(tmp_path / "ledger.db")
     url: str = request.getfixturevalue("server_ledger")
     return url
@@ -113,6 +107,7 @@ def test_a_call_waits_for_the_decision_of_another_process(agent: Agent) -> None:
     assert agent.executions() == EXECUTED
 
 
+@pytest.mark.parametrize("ledger", ["file", "postgresql"], indirect=True)
 def test_an_agent_that_is_killed_while_it_waits_goes_on_when_started_again(agent: Agent) -> None:
     waiting = agent.until_it_waits()
     agent.kill()
