@@ -253,11 +253,12 @@ def test_the_inbox_lists_what_waits_oldest_first(run: Run, target: str) -> None:
     done = run("inbox")
     assert done.exit_code == 0
     rows = [line.split() for line in done.stdout.splitlines() if "for" in line.split()]
-    assert [(row[:3], row[4]) for row in rows[:1]] == [(["1", "drain", "ann"], "never")]
-    assert rows[0][5:] == ["2", "of", "2", "(sre)", "for", "two", "of", "sre"]
+    assert rows[0][:4] == ["1", "drain", "ann,", "bot"]
+    assert rows[0][5] == "never"
+    assert rows[0][6:14] == ["2", "of", "2", "(sre)", "for", "two", "of", "sre;"]
     assert rows[1][:3] == ["2", "late", "agent"]
-    assert rows[1][4] != "never"
-    assert rows[1][-6:] == ["1", "of", "1", "for", "in", "time"]
+    assert "never" not in rows[1]
+    assert "1 of 1 for in time; " in done.stdout
 
     def ids(*options: str) -> list[int]:
         lines = run("inbox", "--json", *options).stdout.splitlines()
@@ -283,7 +284,7 @@ def test_what_is_approved_and_not_started_is_listed(run: Run, target: str) -> No
         run("approve", 1, "--digest", made.digest, "--by", name, "--role", "sre")
     assert status(target, 1) is ActionStatus.VALIDATED
     (row,) = [line for line in run("inbox", "--approved").stdout.splitlines() if "mia" in line]
-    assert row.endswith("mia, noor")
+    assert "mia, noor; " in row
     assert "nothing waits for approval" in run("inbox").stdout
 
 

@@ -71,7 +71,7 @@ def test_a_ledger_that_can_not_be_reached_ends_with_3(
 ) -> None:
     lost = "postgresql://nobody@127.0.0.1:1/x"
     for where in (("--db-path", "no.db"), ("--db-path", tmp_path), ("--url", lost)):
-        for command in (("actions", "list"), ("actions", "stop"), ("db", "current")):
+        for command in (("actions", "list"), ("actions", "stop", "--yes"), ("db", "current")):
             done = invoke(*command, *where, "--json")
             assert done.exit_code == 3, (command, where, done.stderr)
             assert set(json.loads(done.stderr)) == {"error"}

@@ -100,6 +100,14 @@ def test_csv_is_what_a_spreadsheet_reads(invoke: Invoke, ledger: Path) -> None:
     assert empty.stdout.split() == ["id"]
 
 
+def test_csv_can_not_move_the_cursor(invoke: Invoke, ledger: Path) -> None:
+    done = invoke("actions", "propose", "x\x1b[31m", "--reason", "\u202ea\x07\nb")
+    assert done.exit_code == 0
+    printed = invoke("actions", "list", "--csv", "--columns", "action_name,reason", "--limit", 1)
+    row = list(csv.reader(io.StringIO(printed.stdout)))[1]
+    assert row == [r"x\x1b[31m", "\\u202ea\\x07\nb"]
+
+
 def test_columns_shape_the_table_and_json(invoke: Invoke, ledger: Path, terminal: Terminal) -> None:
     printed = invoke(
         "actions", "list", "--columns", "call_id, id,parameters", "--json", "--limit", 1

@@ -356,7 +356,7 @@ def test_what_a_full_disk_keeps_from_being_printed_is_done_all_the_same(tmp_path
 
     asyncio.run(fill_up())
     commands: list[tuple[str, ...]] = [
-        ("actions", "stop"),
+        ("actions", "stop", "--yes"),
         ("actions", "list", "--json"),
         ("actions", "watch", "--once"),
         ("db", "check"),

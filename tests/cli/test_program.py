@@ -97,7 +97,12 @@ def test_no_secret_of_a_url_is_printed(
     options = ["--url", url] if origin == "--url" else []
     if not options:
         monkeypatch.setenv(URL_VARIABLE, url)
-    for command in (("actions", "list"), ("actions", "stop"), ("db", "upgrade"), ("db", "check")):
+    for command in (
+        ("actions", "list"),
+        ("actions", "stop", "--yes"),
+        ("db", "upgrade"),
+        ("db", "check"),
+    ):
         told = invoke(*command, *options)
         assert told.exit_code in (1, 2, 3)
         assert "hunter" not in told.stdout + told.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions.types import ActionStatus, ActionType, RequesterType
+from operator_core.actions.types import ActionStatus, ActionType, RequesterType, Rule
 from operator_core.db import SyncActionDB
 from tests.cli.conftest import Invoke
 from tests.cli.watcher import Watcher, plain
@@ -173,3 +173,69 @@ def test_at_a_terminal_a_person_says_yes_to_a_halt(run: Any, where: tuple[str, s
             assert person.wait() == code
             assert ("nothing was halted" in plain(person.seen)) is (code == 1)
         assert len(run("actions", "halts", "--json").stdout.splitlines()) == open_halts
+
+
+def test_a_denial_and_what_is_missing_are_told(run: Any, where: tuple[str, str]) -> None:
+    with SyncActionDB(where[1]) as db:
+        deny = Rule(name="no drops", action_name="drop_*", effect="deny")
+        db.add_rule(deny, by="lead", reason="policy")
+        db.add_rule(Rule(name="drains", action_name="drain_*"), by="lead", reason="policy")
+    denied = run("actions", "propose", "drop_table", "--reason", "r")
+    assert (denied.exit_code, denied.stdout) == (
+        1,
+        " proposal 1 is cancelled, denied for no drops\n",
+    )
+    assert run("actions", "propose", "drop_table", "--reason", "r", "--json").exit_code == 1
+    waits = run("actions", "propose", "drain_store", "--reason", "r", "--parameters", '{"n": 7}')
+    assert (waits.exit_code, waits.stdout) == (
+        0,
+        " proposal 3 is proposed, missing 1 of 1 for drains\n",
+    )
+    inbox = run("actions", "inbox", "--action", "drain_store").stdout
+    assert "; n=7  r" in inbox
+
+
+def test_a_halt_lists_what_was_cancelled_and_is_still_executed(run: Any) -> None:
+    run("actions", "propose", "drain", "--reason", "r", "--agent", "planner")
+    run("actions", "validate", 1)
+    run("actions", "claim", "w-9", "--lease", "10m")
+    run("actions", "cancel", 1)
+    done = run("actions", "halt", "--reason", "r", "--agent", "planner")
+    assert "running: proposal 1 drain, record 1, w-9" in done.stdout
+    report = json.loads(run("actions", "halts", 1, "--json").stdout)
+    assert [each["worker"] for each in report["running"]] == ["w-9"]
+    assert "halted halt 1 halted: agent_id planner" in run("actions", "watch", "--once").stdout
+    watched = json.loads(run("actions", "watch", "--once", "--json").stdout)
+    assert [each["id"] for each in watched["halts"]] == [1]
+
+
+def test_a_halt_of_nobody_warns(run: Any) -> None:
+    for scope in (("--agent", "plannr"), ("--run", "r-x")):
+        done = run("actions", "halt", "--reason", "r", *scope)
+        assert (done.exit_code, scope[1] in done.stderr) == (0, True)
+
+
+def test_a_freeze_begins_and_ends_by_itself(run: Any) -> None:
+    done = run("actions", "halt", "--yes", "--reason", "backup", "--from", "+1h", "--until", "+2h")
+    assert (done.exit_code, ", from 20" in done.stdout, ", until 20" in done.stdout) == (
+        0,
+        True,
+        True,
+    )
+    assert run("actions", "mode").stdout.splitlines()[0] == " execute"
+
+
+def test_stopping_everything_asks_first(run: Any, where: tuple[str, str]) -> None:
+    run("actions", "propose", "drain", "--reason", "r")
+    refused = run("actions", "stop")
+    assert (refused.exit_code, "--yes cancels it" in refused.stderr) == (1, True)
+    with Watcher("actions", "stop", *where) as person:
+        person.wait_for("Cancel everything in", "[y/N]:")
+        person.press("n\n")
+        assert person.wait() == 1
+        assert "nothing was cancelled" in plain(person.seen)
+    done = run("actions", "stop", "--yes")
+    assert done.stdout.splitlines() == [
+        " 1 proposal cancelled",
+        " agents can go on; to keep them from it: operator-core actions halt",
+    ]

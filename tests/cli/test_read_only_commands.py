@@ -49,7 +49,7 @@ WORKING = [
     ("actions", "recover"),
     ("actions", "cancel", "1"),
     ("actions", "resolve", "1", "--done", "--evidence", "seen"),
-    ("actions", "stop"),
+    ("actions", "stop", "--yes"),
     ("actions", "propose", "drain", "--reason", "full"),
     ("actions", "validate", "1"),
     ("actions", "heartbeat", "1"),

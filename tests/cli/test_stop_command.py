@@ -74,9 +74,10 @@ def test_stop_cancels_what_nobody_has_started_and_says_how_many(
     program: Program, ledger: Path, ask: Ask
 ) -> None:
     assert statuses(ask) == BEFORE
-    done = program("actions", "stop", "--reason", "bad deploy", "--actor", "maria")
+    done = program("actions", "stop", "--yes", "--reason", "bad deploy", "--actor", "maria")
     assert (done.returncode, done.stderr) == (0, "")
-    first, second = done.stdout.splitlines()
+    first, hint, second = done.stdout.splitlines()
+    assert "operator-core actions halt" in hint
     assert first.startswith(" ")
     assert first.endswith(" cancelled")
     assert second == " 1 proposal being executed: operator-core actions list --status executing"
@@ -92,7 +93,7 @@ def test_stop_cancels_what_nobody_has_started_and_says_how_many(
     for id_ in (1, 6):
         event = last_of(ask, id_)
         assert (event.to_status, event.actor, event.reason) == (S.CANCELLED, "maria", "bad deploy")
-    again = program("actions", "stop")
+    again = program("actions", "stop", "--yes")
     assert again.stdout.splitlines()[0] == " 0 proposals cancelled"
 
 
@@ -100,7 +101,7 @@ def test_stop_counts_the_proposals_that_were_cancelled(
     program: Program, ledger: Path, ask: Ask
 ) -> None:
     # A retry that is called off is no proposal that was cancelled.
-    assert program("actions", "stop").stdout.splitlines()[0] == " 2 proposals cancelled"
+    assert program("actions", "stop", "--yes").stdout.splitlines()[0] == " 2 proposals cancelled"
 
 
 def test_cancel_says_how_many_and_what_was_in_the_way_of_others(
@@ -131,7 +132,7 @@ WRITING = {
     "fail": (["fail", "2", "why"], 3, S.EXECUTING),
     "retry": (["retry", "2"], 2, S.FAILED),
     "cancel": (["cancel", "6"], 6, S.VALIDATED),
-    "stop": (["stop"], 6, S.VALIDATED),
+    "stop": (["stop", "--yes"], 6, S.VALIDATED),
 }
 
 

@@ -17,6 +17,7 @@ from operator_core.actions import (
     HaltRequested,
     InvalidTransition,
     InvalidValue,
+    LeaseLost,
     NotFound,
     TransitionHalted,
 )
@@ -496,3 +497,21 @@ async def test_a_halt_outlives_the_program(open_ledger: Open, backend: str) -> N
     assert await again.mode(run_id="run-1") is HaltMode.HALTED
     with pytest.raises(Halted):
         await again.create_proposal(proposal(run_id="run-1"))
+
+
+async def test_what_was_cancelled_and_is_still_executed_is_running(db: ActionDB) -> None:
+    """Its worker acts until its next heartbeat."""
+    made = await db.create_proposals(
+        [proposal("drain", agent_id="a", status=S.VALIDATED), proposal("x", status=S.VALIDATED)]
+    )
+    claims = await db.claim("worker-1", limit=2)
+    for each in made:
+        await db.cancel_proposal(each.id, by="maria", reason="not now")
+    report = await db.halt(by="maria", reason="stop", agent_id="a")
+    (running,) = report.unfinished
+    assert (running.proposal_id, running.worker) == (made[0].id, "worker-1")
+    for each in claims:
+        with pytest.raises(LeaseLost):
+            await db.heartbeat(each.record.id)
+    await db.resume(by="maria", reason="go on", agent_id="a")
+    assert [each.proposal_id for each in (await db.halt_report(report.halt.id)).running] == [1]

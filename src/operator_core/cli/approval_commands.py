@@ -13,7 +13,7 @@ from operator_core.actions.statuses import RequesterType
 from operator_core.actions.tool_calls import parse_object
 from operator_core.actions.types import ApprovalStatus, PendingApproval, StoredProposal
 from operator_core.cli.approval_views import counted_by, missing, pending_json
-from operator_core.cli.formatting import json_text, one_line, plain, span, when
+from operator_core.cli.formatting import compact, json_text, one_line, plain, span, when
 from operator_core.cli.options import (
     AsJson,
     By,
@@ -270,30 +270,33 @@ def inbox_command(
 
 
 def _inbox_table(found: Sequence[PendingApproval], approved: bool) -> Iterator[Line]:
-    columns = (
-        Column("id", right=True),
-        Column("action", most=32),
-        Column("requester", most=24),
-        Column("age", right=True),
-        Column("expires"),
-        Column("approved by" if approved else "missing", share=1),
-    )
-    rows: list[Sequence[Line]] = []
-    for each in found:
-        proposal = each.proposal
-        until = each.lapses_at
-        states = each.requirements
-        rows.append(
-            (
-                [(str(proposal.id), "")],
-                [(one_line(proposal.action_name), "")],
-                [(one_line(proposal.requester_id or proposal.proposed_by), "")],
-                [(span(each.age), "")],
-                [("never" if until is None else when(until), "dim" if until is None else "")],
-                [(counted_by(states) if approved else missing(states), "")],
-            )
-        )
+    """Yields the table: two lines for each on a terminal, and one that is not cut elsewhere."""
     width = terminal_width()
+    last = "approved by" if approved else "missing"
+    known = [Column("id", right=True)]
+    rest = [Column("for, by", most=24), Column("age", right=True), Column("expires")]
+    rows: list[Sequence[Line]] = []
+    if width is None:
+        columns = [*known, Column("action", most=32), *rest]
+        columns.append(Column(f"{last}; parameters, reason", share=1))
+    else:
+        columns = [*known, Column("action, parameters\nreason", share=2), *rest]
+        columns.append(Column(last, share=1))
+    for each in found:
+        of, until = each.proposal, each.lapses_at
+        name, reason = one_line(of.action_name), one_line(of.reason)
+        who = [one_line(who) for who in (of.requester_id, of.agent_id or of.proposed_by) if who]
+        expires = ("never", "dim") if until is None else (when(until), "")
+        states = counted_by(each.requirements) if approved else missing(each.requirements)
+        age: Line = [(span(each.age), "")]
+        if width is None:
+            text = f"{states}; {compact(of.parameters, None)}  {reason}"
+            row = ([(name, "")], [(", ".join(who), "")], age, [expires], [(text, "")])
+            rows.append(([(str(of.id), "")], *row))
+            continue
+        call: Line = [(name, "bold"), (f"  {compact(of.parameters)}", "")]
+        rows.append(([(str(of.id), "")], call, [(who[0], "")], age, [expires], [(states, "")]))
+        rows.append(((), [(reason, "dim")], [(" ".join(who[1:]), "dim")], (), (), ()))
     return framed(laid_out(columns, rows, None if width is None else width - 2))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import typer
 
 from operator_core.actions.types import StoredProposal
-from operator_core.cli.formatting import one_line, when
+from operator_core.cli.formatting import json_text, one_line, plain, when
 from operator_core.cli.table import Column, Line, laid_out
 from operator_core.cli.views import framed
 
@@ -52,9 +52,9 @@ def _csv(cells: Sequence[Any]) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dict | list | bool):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+        return json_text(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, str):
+        return f"'{plain(value)}" if value.startswith(_FORMULA) else plain(value)
     return value
 
 

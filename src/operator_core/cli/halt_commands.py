@@ -9,11 +9,13 @@ import typer
 from operator_core.actions.errors import ActionError
 from operator_core.actions.types import Halt, HaltMode, HaltReport
 from operator_core.cli.formatting import one_line, span, when
+from operator_core.cli.halt_views import halt_line
 from operator_core.cli.options import (
     AsJson,
     By,
     DbPath,
     Place,
+    Run,
     Url,
     Why,
     choose,
@@ -25,7 +27,9 @@ from operator_core.cli.options import (
     who,
 )
 from operator_core.cli.output import print_json, print_lines
+from operator_core.cli.overview import OverviewDB
 from operator_core.cli.table import Line
+from operator_core.cli.times import to_moment
 
 __all__ = ["app"]
 
@@ -64,6 +68,14 @@ def halt_command(
     action: ActionName = None,
     agent: Agent = None,
     run_id: RunId = None,
+    valid_from: Annotated[
+        datetime | None,
+        typer.Option("--from", parser=to_moment, metavar="TIME", help="A freeze begins then."),
+    ] = None,
+    valid_until: Annotated[
+        datetime | None,
+        typer.Option("--until", parser=to_moment, metavar="TIME", help="A freeze ends then."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Do not cancel what is pending.")] = False,
     terminate: Annotated[
         bool, typer.Option("--terminate", help="End the server processes that are in the way.")
@@ -81,7 +93,8 @@ def halt_command(
 ) -> None:
     """Stop everything, or what the options name, for every program, until it is resumed.
 
-    Nothing is proposed, validated or started, and what is pending is cancelled. What is running is listed: its workers
+    Nothing is proposed, validated or started, and what is pending is cancelled. With --observe, or for a freeze, nothing is
+    cancelled. What is running is listed: its workers
     learn of the halt by their next heartbeat. The exit status is 1 if an open transaction is in the way. Without
     --action, --agent and --run it is everything, so it asks first.
     """
@@ -105,12 +118,24 @@ def halt_command(
                 agent_id=agent,
                 run_id=run_id,
                 cancel=not keep,
+                valid_from=valid_from,
+                valid_until=valid_until,
                 terminate=terminate,
                 timeout=timeout,
             )
         )
         _print_report(report, as_json)
+        _warn_of_typos(place, run, db, agent, run_id)
     _exit_unless_complete(place, report)
+
+
+def _warn_of_typos(
+    place: Place, run: Run, db: OverviewDB, agent: str | None, run_id: str | None
+) -> None:
+    if agent is not None and not run(db.list_proposals(agent_id=agent, limit=1)):
+        complain(f"{place.name}: no proposal is of the agent {agent}", mark="warning:")
+    if run_id is not None and not run(db.list_proposals(run_id=run_id, limit=1)):
+        complain(f"{place.name}: no proposal is of the run {run_id}", mark="warning:")
 
 
 def _print_report(report: HaltReport, as_json: bool) -> None:
@@ -120,7 +145,7 @@ def _print_report(report: HaltReport, as_json: bool) -> None:
                 "halt": report.halt,
                 "complete": report.complete,
                 "cancelled": report.cancelled,
-                "running": [_fields(each) for each in report.unfinished],
+                "running": [_fields(each) for each in report.running],
                 "blockers": [_fields(each) for each in report.blockers],
             }
         )
@@ -136,7 +161,8 @@ def _fields(value: NamedTuple) -> dict[str, Any]:
 
 
 def _exit_unless_complete(place: Place, report: HaltReport) -> None:
-    if not report.complete:
+    begins = report.halt.valid_from
+    if not report.complete and (begins is None or begins <= datetime.now(UTC)):
         why = report.unknown or "an open transaction may still start something"
         fail(f"{place.name}: not complete: {why}")
 
@@ -177,13 +203,13 @@ def resume_command(
             for halt in resumed:
                 print_json(halt)
         else:
-            print_lines([_halt_line(halt, f"resumed by {one_line(who(by))}") for halt in resumed])
+            print_lines([halt_line(halt, f"resumed by {one_line(who(by))}") for halt in resumed])
             try:
                 rest = run(db.halts())
             except ActionError as error:
                 complain(f"{place.name}: {error}", mark="warning:")
                 return
-            print_lines([_halt_line(halt, "is still open") for halt in rest])
+            print_lines([halt_line(halt, "is still open") for halt in rest])
     if not resumed:
         complain(f"{place.name}: no open halt of this scope")
         raise typer.Exit(1)
@@ -209,7 +235,7 @@ def mode_command(
         print_json({"mode": mode, "halts": [halt.model_dump(mode="json") for halt in halts]})
         return
     style = "green" if mode is HaltMode.EXECUTE else "bold red"
-    print_lines([[(" ", ""), (mode.value, style)], *(_halt_line(halt, "") for halt in halts)])
+    print_lines([[(" ", ""), (mode.value, style)], *(halt_line(halt, "") for halt in halts)])
 
 
 @app.command("halts")
@@ -241,7 +267,7 @@ def halts_command(
         for halt in halts:
             print_json(halt)
     elif halts:
-        print_lines([_halt_line(halt, _end_of(halt)) for halt in halts])
+        print_lines([halt_line(halt, _end_of(halt)) for halt in halts])
     else:
         print_lines([[(" no halts" if all_ else " no open halts", "")]])
     exit_over(halts.corrupt)
@@ -253,32 +279,18 @@ def _end_of(halt: Halt) -> str:
     return f"resumed by {one_line(halt.resumed_by or '')} at {when(halt.resumed_at)}"
 
 
-def _halt_line(halt: Halt, what: str) -> Line:
-    limits = ", ".join(f"{name} {one_line(value)}" for name, value in halt.scope.items())
-    line: Line = [
-        (f" halt {halt.id}", "bold"),
-        (f" {halt.mode.value}: {limits or 'the whole ledger'}", ""),
-        (f", by {one_line(halt.halted_by)} at {when(halt.created_at)}", "dim"),
-        (f": {one_line(halt.reason)}", "dim"),
-    ]
-    if halt.valid_from is not None:
-        line.append((f", from {when(halt.valid_from)}", ""))
-    if halt.valid_until is not None:
-        line.append((f", until {when(halt.valid_until)}", ""))
-    if what:
-        line.append((f", {what}", ""))
-    return line
-
-
 def _report_lines(report: HaltReport) -> Iterator[Line]:
     now = datetime.now(UTC)
-    yield _halt_line(report.halt, "")
+    yield halt_line(report.halt, "")
     yield [(f" {_counted(report.cancelled, 'proposal')} cancelled", "")]
-    for each in report.unfinished:
+    for each in report.running:
         record = "no record" if each.record_id is None else f"record {each.record_id}"
         worker = one_line(each.worker or "unknown worker")
-        since = "" if each.since is None else f" for {span(now - each.since)}"
         line: Line = [(f" running: proposal {each.proposal_id} ", "bold red")]
+        since = "" if each.since is None else f" for {span(now - each.since)}"
+        if each.ended_at is not None:
+            line = [(f" was running: proposal {each.proposal_id} ", "")]
+            since = f", ended at {when(each.ended_at)}"
         line += [(one_line(each.action_name), ""), (f", {record}, {worker}{since}", "dim")]
         yield line
     for blocker in report.blockers:

@@ -13,6 +13,7 @@ from operator_core.cli.halt_commands import ActionName, By, Why
 from operator_core.cli.options import AsJson, DbPath, Url, choose, reported, who
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line
+from operator_core.cli.times import to_span
 
 __all__ = ["app"]
 
@@ -57,7 +58,10 @@ def set_command(
     db_path: DbPath = None,
     url: Url = None,
     window: Annotated[
-        float, typer.Option("--window", metavar="SECONDS", help="The length of the window.")
+        timedelta,
+        typer.Option(
+            "--window", parser=to_span, metavar="TIME", help="The length of the window, such as 1h."
+        ),
     ],
     starts: Annotated[
         int | None,
@@ -94,7 +98,7 @@ def set_command(
                 name,
                 action_name=action,
                 agent_id=agent,
-                window=window,
+                window=window.total_seconds(),
                 max_starts=starts,
                 sum_of=_path(sum_of),
                 max_sum=max_sum,

@@ -164,9 +164,7 @@ def export_command(
     *,
     db_path: DbPath = None,
     url: Url = None,
-    format_: Annotated[
-        Format, typer.Option("--format", help="What the lines are; see below.")
-    ] = Format.JSONL,
+    format_: Annotated[Format, typer.Option("--format", help="What the lines are.")] = Format.JSONL,
     **filters: Any,
 ) -> None:
     """Print the whole story of proposals as JSON lines, oldest first.

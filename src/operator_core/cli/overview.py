@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, func, or_, select
 
 from operator_core.actions.errors import CorruptRow, InvalidTransition
-from operator_core.actions.types import ActionStatus, StoredRecord
+from operator_core.actions.types import ActionStatus, Halt, StoredRecord
 from operator_core.db import ActionDB
+from operator_core.db.ledger.halts import list_halts
 from operator_core.db.ledger.queries import count_proposals
 from operator_core.db.ledger.status import any_of, check_start
 from operator_core.db.sql.functions import utcnow
@@ -54,6 +55,8 @@ class Overview(NamedTuple):
     executions: Listing[Execution]
     unhandled: list[str]
     """Names of actions that wait and that no worker has handled yet: see `unhandled_names`."""
+    halts: list[Halt]
+    """The open halts, also freezes that have not begun."""
 
 
 class OverviewDB(ActionDB):
@@ -137,7 +140,8 @@ _WITHOUT_LEASE: Final = (
 def _overview(conn: Connection) -> Overview:
     rows = [*conn.execute(_LEASED), *conn.execute(_WITHOUT_LEASE)][:MOST]
     counts, unhandled = count_proposals(conn), unhandled_names(conn)
-    return Overview(_now(conn), counts, to_listing(rows, _execution), unhandled)
+    halts = list(list_halts(conn, active=True))
+    return Overview(_now(conn), counts, to_listing(rows, _execution), unhandled, halts)
 
 
 _WAITING: Final = (
@@ -187,6 +191,7 @@ def overview_json(overview: Overview) -> dict[str, Any]:
             for each in overview.executions
         ],
         "unhandled": overview.unhandled,
+        "halts": [halt.model_dump(mode="json") for halt in overview.halts],
     }
 
 

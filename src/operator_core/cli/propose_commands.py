@@ -8,7 +8,14 @@ import typer
 
 from operator_core.actions.errors import InvalidValue
 from operator_core.actions.tool_calls import parse_object
-from operator_core.actions.types import ActionStatus, ActionType, ProposalRequest, RequesterType
+from operator_core.actions.types import (
+    ActionStatus,
+    ActionType,
+    EndCode,
+    ProposalRequest,
+    RequesterType,
+)
+from operator_core.cli.approval_views import missing
 from operator_core.cli.options import (
     Actor,
     AsJson,
@@ -132,11 +139,19 @@ def propose_command(
             parent_id=parent_id,
         )
         proposal = run(db.create_proposal(request, proposed_by=by, idempotency_key=key))
+        approvals = run(db.approvals(proposal.id))
+    is_denied = proposal.end_code is EndCode.DENIED
     if as_json:
         print_json(proposal)
-        return
-    again = " was proposed before and is " if proposal.replayed else " is "
-    print_lines([[(f" proposal {proposal.id}{again}", ""), *status_line(proposal.status)]])
+    else:
+        again = " was proposed before and is " if proposal.replayed else " is "
+        line = [(f" proposal {proposal.id}{again}", ""), *status_line(proposal.status)]
+        waits = is_denied or proposal.status is ActionStatus.PROPOSED
+        if waits and (lacking := missing(approvals.requirements)):
+            line.append((f", {'' if is_denied else 'missing '}{lacking}", ""))
+        print_lines([line])
+    if is_denied:
+        raise typer.Exit(1)
 
 
 @app.command("validate")

@@ -8,6 +8,7 @@ from rich.cells import cell_len, set_cell_size
 
 from operator_core.actions.types import ActionEvent, ActionStatus
 from operator_core.cli.formatting import clock, one_line, span, when
+from operator_core.cli.halt_views import halt_line
 from operator_core.cli.overview import MOST, Execution, Overview
 from operator_core.cli.status_lines import lease_span, status_line
 from operator_core.cli.table import Column, Line, laid_out
@@ -45,13 +46,16 @@ def screen(
     """
     executions, events = overview.executions, latest.events[-10:]
     if height is not None:
-        room = max(height - _ALWAYS - bool(overview.unhandled), 2)
+        more = len(overview.halts) + bool(overview.unhandled)
+        room = max(height - _ALWAYS - more, 2)
         executions = executions[: _share(len(executions), room)]
         # Besides the executions: a line that counts those not shown, or one that says there are none.
         used = max(len(executions), 1) + (len(executions) < len(overview.executions))
         events = latest.events[-max(room - used, 1) :]
     yield _title(one_line(place), when(now), width)
     yield [(one_line(notice), "bold red")]
+    for halt in overview.halts:
+        yield [("halted", "bold red"), *halt_line(halt)]
     yield from _counts(overview.counts, width)
     yield []
     yield from _executing(executions, overview, now, width)

@@ -133,6 +133,8 @@ def history_command(
         if after is None and id is None:
             # Ids may have gaps, so there may be fewer.
             after = max(run(db.newest_event_id()) - limit, 0)
+        if id is not None:
+            run(_existing(db, id))
         events = run(db.history(id, after=after, limit=limit))
         names = run(db.action_names({each.proposal_id for each in events if each.proposal_id}))
         _print_events(events, names, as_json)

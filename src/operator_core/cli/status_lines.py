@@ -77,14 +77,16 @@ def remarks(proposal: StoredProposal, last: StoredRecord | None, now: datetime) 
     if proposal.status in PENDING_STATUSES:
         if proposal.priority:
             yield [(f"priority {proposal.priority}", "")]
+        if proposal.depends_on:
+            yield [(f"after {' '.join(map(str, proposal.depends_on))}", "")]
         if proposal.scheduled_at is not None:
             yield [(f"not before {clock(proposal.scheduled_at, now)}", "")]
         if proposal.expires_at is not None:
             yield [(f"expires {clock(proposal.expires_at, now)}", "")]
     if proposal.last_error is not None and proposal.status is not ActionStatus.COMPLETED:
         if last is not None and last.outcome_unknown:
-            worker = one_line(last.worker or "worker")
-            yield [(f"outcome unknown, {worker} stopped responding", _UNKNOWN)]
+            why = f"{last.worker or 'worker'} stopped responding"
+            yield [(f"outcome unknown: {one_line(last.error_message or why)}", _UNKNOWN)]
         else:
             yield [(f"last error: {one_line(proposal.last_error)}", "red")]
     if proposal.end_code not in _PLAIN_ENDS:

@@ -14,6 +14,7 @@ from operator_core.cli.options import (
     Url,
     choose,
     complain,
+    confirmed,
     reported,
     who,
 )
@@ -66,15 +67,22 @@ def stop_command(
     url: Url = None,
     actor: Actor = None,
     reason: Reason = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Cancel them without a question.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel all proposals that have not started, at once, and print the number.
 
+    It asks first. Agents and workers go on: what keeps them from it is `operator-core actions halt`.
     Scheduled retries of failed proposals are cancelled too. Running executions continue: cancel each of them by
     its proposal's id.
     """
     place = choose(db_path, url)
     place.require_existing()
+    if not yes and not confirmed(
+        f"Cancel everything in {place.name} that has not started?", "--yes cancels it"
+    ):
+        print_lines([[(" nothing was cancelled", "")]])
+        raise typer.Exit(1)
     with reported(place), place.opened(who(actor)) as (run, db):
         stopped = run(db.cancel_all_pending(reason=reason))
         _print_cancelled(stopped, as_json)
@@ -86,6 +94,8 @@ def stop_command(
             # The cancellation is done; only the number of running executions is missing.
             complain(f"{place.name}: {error}", mark="warning:")
             return
+    hint = " agents can go on; to keep them from it: operator-core actions halt"
+    print_lines([[(hint, "dim")]])
     if executing:
         goes_on = (
             f" {_counted(executing)} being executed: operator-core actions list --status executing"

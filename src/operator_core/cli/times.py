@@ -24,12 +24,14 @@ def to_span(text: str) -> timedelta:
 
 
 def to_moment(text: str, now: datetime | None = None) -> datetime:
-    """Parses a time: ISO 8601, ``14:00``, ``today``, ``yesterday 14:00``, or how long ago, such as ``2h``.
+    """Parses a time: ISO 8601, ``14:00``, ``today``, ``yesterday 14:00``, how long ago, ``2h``, or from now, ``+2h``.
 
     A time without an offset is local time.
     """
     now = datetime.now(UTC) if now is None else now
     words = text.strip().lower()
+    if re.fullmatch(r"\+[\d.]+[smhdw]", words, re.ASCII):
+        return _within(lambda: now + to_span(words[1:]), text)
     if re.fullmatch(r"[\d.]+[smhdw]", words, re.ASCII):
         return _within(lambda: now - to_span(words), text)
     day, _, rest = words.partition(" ")
@@ -72,5 +74,5 @@ def _within(read: Callable[[], datetime], text: str) -> datetime:
 def _bad(text: str) -> typer.BadParameter:
     return typer.BadParameter(
         f"{text!r} must be a time: 2026-11-28T14:00 with or without +01:00, 14:00, today, "
-        "'yesterday 14:00', or how long ago, such as 90s, 15m, 2h, 3d"
+        "'yesterday 14:00', how long ago, such as 90s, 15m, 2h, 3d, or how long from now, such as +2h"
     )

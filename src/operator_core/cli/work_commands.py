@@ -30,6 +30,7 @@ from operator_core.cli.status_lines import status_line
 from operator_core.cli.table import Column, Line, Span, laid_out
 from operator_core.cli.times import to_span
 from operator_core.cli.views import framed
+from operator_core.db.verbs.executions import LEASE
 
 __all__ = ["app"]
 
@@ -59,12 +60,14 @@ def claim_command(
         int, typer.Option(min=1, max=1000, help="The largest number of proposals.")
     ] = 1,
     lease: Annotated[
-        float,
+        timedelta | None,
         typer.Option(
-            metavar="SECONDS",
-            help="The length of the lease, up to 7 days; after it expires, the execution can be recovered.",
+            parser=to_span,
+            metavar="TIME",
+            help="The length of the lease, up to 7d; after it expires, the execution can be recovered.  [default: 5m]",
+            show_default=False,
         ),
-    ] = 300.0,
+    ] = None,
     action_name: Annotated[
         list[str] | None,
         typer.Option("--action", help="Only proposals with this action name; can be repeated."),
@@ -83,18 +86,19 @@ def claim_command(
     as_json: AsJson = False,
 ) -> None:
     """Claim due proposals for a worker and print them."""
-    if not 0.001 <= lease <= MAX_DELAY:
+    length = LEASE if lease is None else lease
+    if not 0.001 <= length.total_seconds() <= MAX_DELAY:
         problem = f"must be from 0.001 to {MAX_DELAY:,} seconds"
         raise typer.BadParameter(problem, param_hint="--lease")
     place = choose(db_path, url)
     with _opened(place, actor) as (run, db):
         claims = run(
-            _one(db, proposal_id, worker, lease, who(actor))
+            _one(db, proposal_id, worker, length, who(actor))
             if proposal_id is not None
             else db.claim(
                 worker,
                 limit=limit,
-                lease=timedelta(seconds=lease),
+                lease=length,
                 action_names=action_name or None,
                 action_types=action_type or None,
                 actor=who(actor),
@@ -112,10 +116,9 @@ def claim_command(
 
 
 async def _one(
-    db: OverviewDB, proposal_id: int, worker: str, lease: float, actor: str
+    db: OverviewDB, proposal_id: int, worker: str, lease: timedelta, actor: str
 ) -> list[Claim]:
-    length = timedelta(seconds=lease)
-    return [await db.claim_proposal(proposal_id, worker, lease=length, actor=actor)]
+    return [await db.claim_proposal(proposal_id, worker, lease=lease, actor=actor)]
 
 
 @contextmanager

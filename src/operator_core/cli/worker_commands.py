@@ -63,7 +63,12 @@ def run_command(
     handlers = _handlers(target)
     place = choose(db_path, url)
     place.require_existing()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # The zone is named.
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S %Z",
+    )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     names = ", ".join(sorted(map(one_line, handlers)))
     with reported(place), place.opened() as (run, db):

@@ -286,16 +286,9 @@ class Reached(NamedTuple):
 
 
 _SEEN = func.coalesce(_R.halt_seen_at >= _H.created_at, false(), type_=Boolean())
+_SINCE = func.coalesce(_R.started_at, _P.status_changed_at, type_=UTCDateTime())
 _RUNNING = (
-    select(
-        _P.id,
-        _P.action_name,
-        _R.id,
-        _R.worker,
-        func.coalesce(_R.started_at, _P.status_changed_at, type_=UTCDateTime()),
-        _SEEN,
-        _R.completed_at,
-    )
+    select(_P.id, _P.action_name, _R.id, _R.worker, _SINCE, _SEEN, _R.completed_at)
     .select_from(
         PROPOSALS.join(HALTS, and_(_THIS_HALT, in_scope())).outerjoin(
             RECORDS, and_(_R.proposal_id == _P.id, _R.completed_at.is_(None))
@@ -306,8 +299,21 @@ _RUNNING = (
         # What has begun after it was resumed.
         or_(
             _H.resumed_at.is_(None),
-            func.coalesce(_R.started_at, _P.status_changed_at, type_=UTCDateTime()) < _H.resumed_at,
+            _H.resumed_at > _SINCE,
         ),
+    )
+)
+# Its proposal was cancelled, and the worker has not noticed: it acts still.
+_UNNOTICED = (
+    select(_P.id, _P.action_name, _R.id, _R.worker, _SINCE, _SEEN, _R.completed_at)
+    .select_from(
+        RECORDS.join(PROPOSALS, _P.id == _R.proposal_id).join(HALTS, and_(_THIS_HALT, in_scope()))
+    )
+    .where(
+        _R.completed_at.is_(None),
+        _R.lease_expires_at.is_not(None),
+        _P.status != literal_column(f"'{ActionStatus.EXECUTING.value}'", Text()),
+        or_(_H.resumed_at.is_(None), _H.resumed_at > _SINCE),
     )
 )
 
@@ -355,7 +361,8 @@ def reached(conn: Connection, halt_id: int) -> Reached:
         "last": (halt.resumed_at and conn.scalar(_RESUMED, {"since": halt.resumed_at})) or _LAST,
     }
     ended = conn.execute(_ENDED, {"halt": halt_id, **during}).all()
-    running = conn.execute(_RUNNING, {"halt": halt_id}).all()
+    this = {"halt": halt_id}
+    running = [*conn.execute(_RUNNING, this), *conn.execute(_UNNOTICED, this)]
     prefix = _prefix(halt)
     cancelled = conn.scalar(_CANCELLED, {**during, "prefix": prefix, "length": len(prefix)})
     # What ends between the two reads is in both.
