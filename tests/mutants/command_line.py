@@ -12,18 +12,17 @@ _JSON: Final = "tests/cli/test_json_as_written.py::test_text_that_looks_like_mar
 MUTANTS: Final = (
     Mutant(
         name="list-json-through-markup",
-        file=_CLI + "actions.py",
-        old="            print_json(proposal)\n",
+        file=_CLI + "list_commands.py",
+        old="            print_json(proposal if chosen is None else _chosen(proposal, chosen))\n",
         new='            __import__("rich").print(proposal.model_dump_json())\n',
         tests=(_JSON,),
         why="list --json loses what looks like markup.",
     ),
     Mutant(
         name="show-json-through-markup",
-        file=_CLI + "actions.py",
-        old='        print_json(\n            {\n                "proposal": proposal,\n',
-        new='        __import__("rich").print(\'{"proposal": \' + proposal.model_dump_json() + "}") or dict(\n'
-        '            {\n                "proposal": proposal,\n',
+        file=_CLI + "show_commands.py",
+        old="        print_json(story_json(story))\n",
+        new='        __import__("rich").print(\'{"proposal": \' + story.proposal.model_dump_json() + "}")\n',
         tests=(_JSON,),
         why="show --json loses what looks like markup.",
     ),
@@ -38,8 +37,8 @@ MUTANTS: Final = (
     Mutant(
         name="json-through-markup",
         file=_CLI + "output.py",
-        old='    write(json_line(value) + "\\n")\n',
-        new="    Console().print(json_line(value))\n",
+        old='        stream.write(json_line(value) + "\\n")\n',
+        new="        Console(file=stream).print(json_line(value))\n",
         tests=(_JSON,),
         why="--json loses what looks like markup, and is wrapped.",
     ),

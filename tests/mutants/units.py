@@ -369,4 +369,33 @@ MUTANTS: Final = (
         ),
         why="A recovery ends the same execution again and again, and never its proposal.",
     ),
+    Mutant(
+        name="search-is-not-json",
+        file=_DB + "ledger/queries.py",
+        old='        values["search_json"] = to_json(values["search"]).decode()[1:-1]\n',
+        new='        values["search_json"] = values["search"]\n',
+        tests=(
+            _CONTRACT
+            + "test_proposals.py::test_searching_finds_text_in_parameters_reason_and_error",
+        ),
+        why="A search for a quotation mark or a line break finds nothing in parameters.",
+    ),
+    Mutant(
+        name="halt-forgets-the-cancelled",
+        file=_DB + "ledger/halts.py",
+        old="    running = [*conn.execute(_RUNNING, this), *conn.execute(_UNNOTICED, this)]\n",
+        new="    running = [*conn.execute(_RUNNING, this)]\n",
+        tests=(
+            _CONTRACT + "test_halts.py::test_what_was_cancelled_and_is_still_executed_is_running",
+        ),
+        why="A halt does not list what was cancelled before and is still executed.",
+    ),
+    Mutant(
+        name="not-knowing-is-a-failure",
+        file=_DB + "verbs/holding.py",
+        old="        GeneratorExit,\n        OutcomeUnknown,\n    )\n",
+        new="        GeneratorExit,\n    )\n",
+        tests=(_CONTRACT + "test_holding.py::test_a_block_may_say_that_it_does_not_know",),
+        why="A handler says that it does not know, and the ledger says that nothing was done.",
+    ),
 )
