@@ -1,6 +1,7 @@
 """Exit statuses (0 done, 1 refused, 2 usage, 3 not reachable), and errors as JSON."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,5 +96,14 @@ def test_a_usage_error_is_json_in_the_installed_program_too(installed_program: P
 
 def test_the_shells_can_complete_commands(program: Program) -> None:
     for shell in ("bash", "zsh", "fish"):
-        done = program("--show-completion", shell)
+        asked = {**os.environ, "_OPERATOR_CORE_COMPLETE": f"source_{shell}"}
+        done = program(env=asked)
         assert (done.returncode, "operator-core" in done.stdout) == (0, True)
+    # The shell that has sourced it asks like this.
+    asks = {
+        **os.environ,
+        "_OPERATOR_CORE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "operator-core actions re",
+        "COMP_CWORD": "2",
+    }
+    assert {"replay", "resume", "retry"} <= set(program(env=asks).stdout.split())

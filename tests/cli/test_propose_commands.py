@@ -53,7 +53,7 @@ def test_a_proposal_has_all_that_was_given(
     assert made.expires_at is not None
     assert made.expires_at.year == 2030
     assert made.scheduled_at is not None
-    assert made.scheduled_at < made.proposed_at
+    assert made.scheduled_at > made.proposed_at
     same = ("actions", "propose", "again", "--reason", "r", "--key", "k-2")
     assert run(*same).stdout == " proposal 3 is proposed\n"
     assert run(*same).stdout == " proposal 3 was proposed before and is proposed\n"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from operator_core.cli.times import to_moment, to_span
+from operator_core.cli.times import to_later, to_moment, to_span
 
 NOW = datetime(2026, 11, 29, 1, 30, tzinfo=UTC)
 
@@ -60,9 +60,16 @@ def test_what_is_no_time_is_an_error_that_names_the_forms(text: str) -> None:
         to_moment(text, NOW)
 
 
+def test_a_time_that_is_to_come_is_from_now() -> None:
+    before = datetime.now(UTC)
+    assert to_later("2h") >= before + timedelta(hours=2)
+    assert to_later("+2h") >= before + timedelta(hours=2)
+    assert to_later("2030-01-01T00:00Z") == datetime(2030, 1, 1, tzinfo=UTC)
+
+
 def test_a_length_of_time_has_a_unit() -> None:
     assert to_span("90") == to_span("90s") == to_span("1.5m") == timedelta(seconds=90)
     assert to_span("1w") == timedelta(days=7)
-    for wrong in ("", "m", "-1", "1y", "1 h"):
+    for wrong in ("", "m", "-1", "1y", "1 h", "999999999w"):
         with pytest.raises(typer.BadParameter):
             to_span(wrong)

@@ -68,6 +68,7 @@ def test_a_worker_runs_until_it_is_told_to_stop(ledger: Path, target: str) -> No
     [
         ("store_handlers", "must be MODULE:HANDLERS"),
         ("store_handlers:", "must be MODULE:HANDLERS"),
+        (".store_handlers:HANDLERS", "must be MODULE:HANDLERS"),
         ("no_such_module:HANDLERS", "there is no module no_such_module"),
         ("store_handlers.inner:HANDLERS", "there is no module"),
         ("store_handlers:NOTHING", "must be a dict of handlers"),

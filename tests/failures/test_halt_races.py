@@ -98,7 +98,7 @@ async def test_planted_a_halt_that_does_not_wait_is_caught(
     async with ActionDB(place, busy_timeout=60) as db:
         with racing(place, 4):
             late = 0
-            for _ in range(20):
+            for _ in range(100):
                 late += sum(await halt_in_a_loop(place, db, 1))
                 if late:
                     break

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from operator_core.actions import ActionProposal, ActionStatus, EndCode, HaltMode, InvalidValue
+from operator_core.actions import (
+    ActionProposal,
+    ActionStatus,
+    EndCode,
+    HaltMode,
+    InvalidValue,
+    OutcomeUnknown,
+)
 from operator_core.db import ActionDB, SyncActionDB
 from operator_core.gate import (
     EffectUnknown,
@@ -397,3 +404,63 @@ async def test_a_process_that_dies_in_a_tool_leaves_an_unknown_outcome(
             await gate.settle(again)
     assert calls.seen == []
     assert rows(path, "SELECT count(*) FROM action_records") == [(1,)]
+
+
+async def test_of_several_who_wait_for_one_call_all_are_told(db: ActionDB, calls: Calls) -> None:
+    """Whoever does not execute it looks again until it has ended, and no longer."""
+    await rule(db, action_name="drain")
+    gates = [gate_of(db, tools=[calls.drain], worker=f"w{number}") for number in range(5)]
+    ticket = await gates[0].propose("drain", {"store": 4}, call_id="call-1")
+    waiting = [asyncio.create_task(gate.settle(ticket, timeout=PATIENCE)) for gate in gates]
+    await asyncio.sleep(0)
+    made = await now(db, ticket.proposal_id)
+    await db.approve_proposal(made.id, by="mia", digest=made.digest)
+    assert await asyncio.gather(*waiting) == ["done"] * 5
+    assert len(calls.seen) == 1
+
+
+async def test_a_call_that_waits_is_refused_once_the_same_one_is_lost(db: ActionDB) -> None:
+    await rule(db, action_name="drain")
+
+    async def drain(store: int) -> None:
+        raise OutcomeUnknown("the connection was lost")
+
+    gate = gate_of(db, tools=[drain])
+    tickets = [
+        await gate.propose("drain", {"store": 4}, call_id=f"call-{number}") for number in range(2)
+    ]
+    waiting = [asyncio.create_task(gate.outcome(each, timeout=PATIENCE)) for each in tickets]
+    await asyncio.sleep(0)
+    for ticket, task in zip(tickets, waiting, strict=True):
+        made = await now(db, ticket.proposal_id)
+        await db.approve_proposal(made.id, by="mia", digest=made.digest)
+        await task
+    assert isinstance(waiting[0].result().error, EffectUnknown)
+    assert isinstance(waiting[1].result().error, Refused)
+
+
+async def test_a_worker_elsewhere_is_awaited_by_all(db: ActionDB) -> None:
+    gates = [gate_of(db, execute="worker", worker=f"w{number}") for number in range(3)]
+    for number in range(20):
+        ticket = await gates[0].propose("drain", {"store": number}, call_id=f"call-{number}")
+        waiting = [asyncio.create_task(gate.settle(ticket, timeout=PATIENCE)) for gate in gates]
+        while not (claims := await db.claim("a worker")):
+            await asyncio.sleep(0)
+        await db.complete(claims[0].record.id, {"result": "done"})
+        assert await asyncio.gather(*waiting) == ["done"] * 3
+
+
+async def test_a_tool_may_call_the_gate_of_another_ledger(db: ActionDB) -> None:
+    """Whose proposals have the same ids."""
+    async with ActionDB(":memory:") as other:
+
+        async def look(store: int) -> str:
+            return "fine"
+
+        inner = Gate(other, run_id="run-2", tools=[look])
+
+        async def drain(store: int) -> Any:
+            return await inner.call("look", {"store": store}, call_id="call-1")
+
+        gate = gate_of(db, tools=[drain])
+        assert await gate.call("drain", {"store": 4}, call_id="call-1") == "fine"

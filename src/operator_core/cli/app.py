@@ -38,10 +38,14 @@ class _Program(TyperGroup):
 
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else args
+        words = words[: words.index("--")] if "--" in words else words
         if "--json" not in words or not options.get("standalone_mode", True):
             return super().main(args, *rest, **options)
         try:
             return sys.exit(super().main(args, *rest, **{**options, "standalone_mode": False}))
+        except typer.Abort:
+            print_json({"error": "aborted"}, error=True)
+            return sys.exit(1)
         except Exception as error:
             # The base class of these errors has no public name.
             tell: Callable[[], str] | None = getattr(error, "format_message", None)

@@ -25,7 +25,7 @@ from operator_core.cli.options import (
 )
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line
-from operator_core.cli.times import to_moment, to_span
+from operator_core.cli.times import to_later, to_span
 
 __all__ = ["app"]
 
@@ -103,7 +103,7 @@ def add_command(
     ] = None,
     valid_until: Annotated[
         datetime | None,
-        typer.Option(parser=to_moment, metavar="TIME", help="Until when.", show_default=False),
+        typer.Option(parser=to_later, metavar="TIME", help="Until when.", show_default=False),
     ] = None,
     roles: Annotated[
         list[str] | None,

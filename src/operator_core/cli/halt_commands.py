@@ -29,7 +29,7 @@ from operator_core.cli.options import (
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.overview import OverviewDB
 from operator_core.cli.table import Line
-from operator_core.cli.times import to_moment
+from operator_core.cli.times import to_later
 
 __all__ = ["app"]
 
@@ -70,11 +70,11 @@ def halt_command(
     run_id: RunId = None,
     valid_from: Annotated[
         datetime | None,
-        typer.Option("--from", parser=to_moment, metavar="TIME", help="A freeze begins then."),
+        typer.Option("--from", parser=to_later, metavar="TIME", help="A freeze begins then."),
     ] = None,
     valid_until: Annotated[
         datetime | None,
-        typer.Option("--until", parser=to_moment, metavar="TIME", help="A freeze ends then."),
+        typer.Option("--until", parser=to_later, metavar="TIME", help="A freeze ends then."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Do not cancel what is pending.")] = False,
     terminate: Annotated[

@@ -30,7 +30,7 @@ from operator_core.cli.options import (
 )
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.status_lines import status_line
-from operator_core.cli.times import to_moment
+from operator_core.cli.times import to_later
 
 __all__ = ["app", "to_object"]
 
@@ -71,12 +71,12 @@ def propose_command(
     priority: Annotated[int, typer.Option(help="A higher one is claimed earlier.")] = 0,
     not_before: Annotated[
         datetime | None,
-        typer.Option(parser=to_moment, metavar="TIME", help="It does not start before this time."),
+        typer.Option(parser=to_later, metavar="TIME", help="It does not start before this time."),
     ] = None,
     expires: Annotated[
         datetime | None,
         typer.Option(
-            parser=to_moment, metavar="TIME", help="It is cancelled if it has not started by then."
+            parser=to_later, metavar="TIME", help="It is cancelled if it has not started by then."
         ),
     ] = None,
     max_retries: Annotated[

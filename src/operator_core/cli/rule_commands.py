@@ -32,7 +32,7 @@ from operator_core.cli.options import (
 )
 from operator_core.cli.output import print_json, print_lines
 from operator_core.cli.table import Line, Span
-from operator_core.cli.times import to_moment, to_span
+from operator_core.cli.times import to_later, to_span
 
 __all__ = ["app", "rule_spans"]
 
@@ -186,13 +186,13 @@ def add_command(
     valid_from: Annotated[
         datetime | None,
         typer.Option(
-            parser=to_moment, metavar="TIME", help="From when on it applies.", show_default=False
+            parser=to_later, metavar="TIME", help="From when on it applies.", show_default=False
         ),
     ] = None,
     valid_until: Annotated[
         datetime | None,
         typer.Option(
-            parser=to_moment, metavar="TIME", help="Until when it applies.", show_default=False
+            parser=to_later, metavar="TIME", help="Until when it applies.", show_default=False
         ),
     ] = None,
     as_json: AsJson = False,

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-__all__ = ["to_moment", "to_span"]
+__all__ = ["to_later", "to_moment", "to_span"]
 
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DAYS: Final = {"today": 0, "yesterday": 1}
@@ -20,10 +20,18 @@ def to_span(text: str) -> timedelta:
         raise typer.BadParameter(
             "must be a number of seconds, or a number followed by s, m, h, d or w"
         )
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        raise typer.BadParameter("is too long") from None
 
 
-def to_moment(text: str, now: datetime | None = None) -> datetime:
+def to_later(text: str) -> datetime:
+    """Parses a time that is to come, as `to_moment` does; ``2h`` is two hours from now."""
+    return to_moment(text, ahead=True)
+
+
+def to_moment(text: str, now: datetime | None = None, *, ahead: bool = False) -> datetime:
     """Parses a time: ISO 8601, ``14:00``, ``today``, ``yesterday 14:00``, how long ago, ``2h``, or from now, ``+2h``.
 
     A time without an offset is local time.
@@ -32,6 +40,8 @@ def to_moment(text: str, now: datetime | None = None) -> datetime:
     words = text.strip().lower()
     if re.fullmatch(r"\+[\d.]+[smhdw]", words, re.ASCII):
         return _within(lambda: now + to_span(words[1:]), text)
+    if ahead and re.fullmatch(r"[\d.]+[smhdw]", words, re.ASCII):
+        return _within(lambda: now + to_span(words), text)
     if re.fullmatch(r"[\d.]+[smhdw]", words, re.ASCII):
         return _within(lambda: now - to_span(words), text)
     day, _, rest = words.partition(" ")

@@ -74,14 +74,20 @@ def run_command(
     with reported(place), place.opened() as (run, db):
         typer.echo(f"{one_line(place.name)}: waiting for {names}", err=True)
         count = run(
-            run_worker(db, handlers, worker=name, concurrency=concurrency, lease=lease or LEASE)
+            run_worker(
+                db,
+                handlers,
+                worker=name,
+                concurrency=concurrency,
+                lease=LEASE if lease is None else lease,
+            )
         )
     typer.echo(f"{count:,} execution{'' if count == 1 else 's'}", err=True)
 
 
 def _handlers(target: str) -> Mapping[str, Handler]:
     module, colon, attribute = target.partition(":")
-    if not (module and colon and attribute):
+    if not (module and colon and attribute) or module.startswith("."):
         raise typer.BadParameter("must be MODULE:HANDLERS", param_hint="MODULE:HANDLERS")
     # As for python -m: an installed script has its own folder there.
     sys.path.insert(0, os.getcwd())

@@ -225,14 +225,15 @@ class Core:
 
         `until` is a time of `time.monotonic`; then it is pending.
         """
-        if is_executing(ticket.proposal_id):
+        if is_executing(ticket):
             raise InvalidValue(
                 "ticket", "is that of the call in which this code runs: it would wait for itself"
             )
         changed: StoredProposal | None = None
         while True:
             held: str | None = None
-            found = changed or await self._proposal(ticket)
+            # What a wait has found is read once: the next turn reads again.
+            found, changed = changed or await self._proposal(ticket), None
             unbegun = await self._was_not_begun(found)
             if not unbegun and has_ended(found):
                 return await ended(self.verbs, found, ticket)

@@ -144,7 +144,7 @@ class Gate(Opened[ActionLedger]):
         try:
             async with hold(self._db, claim, self._core.settings.lease, claimed.since) as execution:
                 try:
-                    with executing(claim.proposal.id):
+                    with executing(claim.proposal):
                         result = await _called(function, tool, claim.proposal.parameters)
                 except asyncio.CancelledError as error:
                     is_cancelled = task.cancelling() > cancelled

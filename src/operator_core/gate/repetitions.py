@@ -3,36 +3,42 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from operator_core.actions.types import ActionStatus
+from operator_core.actions.types import ActionProposal, ActionStatus
 from operator_core.db.verbs.ledger import ActionLedger
 from operator_core.gate.endings import ended, is_rejected
 from operator_core.gate.errors import EffectUnknown
 from operator_core.gate.settings import Settings
+from operator_core.gate.tickets import Ticket
 from operator_core.gate.tools import Call
 
 __all__ = ["Twins", "executing", "is_executing", "twins_of"]
 
 _S = ActionStatus
 
-_inside: ContextVar[tuple[int, ...]] = ContextVar("operator_core_gate_inside", default=())
-"""The proposals in whose executions, by a gate, this code runs."""
+_Call: TypeAlias = tuple[int | None, str | None, str | None]
+"""A proposal, its run and its call id: a program may have several ledgers, with the same ids of proposals."""
+
+_inside: ContextVar[tuple[_Call, ...]] = ContextVar("operator_core_gate_inside", default=())
+"""The calls in whose executions, by a gate, this code runs."""
 
 
 @contextmanager
-def executing(proposal_id: int) -> Generator[None]:
+def executing(proposal: ActionProposal) -> Generator[None]:
     """A block in which the tool of a proposal runs."""
-    token = _inside.set((*_inside.get(), proposal_id))
+    token = _inside.set((*_inside.get(), (proposal.id, proposal.run_id, proposal.call_id)))
     try:
         yield
     finally:
         _inside.reset(token)
 
 
-def is_executing(proposal_id: int | None = None) -> bool:
-    """Whether this code runs in such a block: in that of this proposal, or in any."""
-    return bool(_inside.get()) if proposal_id is None else proposal_id in _inside.get()
+def is_executing(ticket: Ticket | None = None) -> bool:
+    """Whether this code runs in such a block: in that of this call, or in any."""
+    if ticket is None:
+        return bool(_inside.get())
+    return (ticket.proposal_id, ticket.run_id, ticket.call_id) in _inside.get()
 
 
 class Twins(NamedTuple):
@@ -66,14 +72,15 @@ async def twins_of(verbs: ActionLedger, call: Call, of: Settings, proposal_id: i
             return Twins(why)
     if running:
         # A tool may make its own call again, for which it must not wait.
-        own = await _ancestors(verbs, of.parent_id)
+        own = await _ancestors(verbs, of)
         running = [each for each in running if each not in own]
     return Twins(running=running[0] if running else None)
 
 
-async def _ancestors(verbs: ActionLedger, parent: int | None) -> set[int]:
+async def _ancestors(verbs: ActionLedger, of: Settings) -> set[int]:
     """The executions in which this gate's calls are made, as far as it is known."""
-    own = set(_inside.get())
+    own = {id_ for id_, run_id, _ in _inside.get() if id_ is not None and run_id == of.run_id}
+    parent = of.parent_id
     while parent is not None and parent not in own:
         own.add(parent)
         above = await verbs.get_proposal(parent)

@@ -117,7 +117,7 @@ class SyncGate(Opened[SyncActionLedger]):
         try:
             with hold(self._db, claim, self._core.settings.lease, claimed.since) as execution:
                 try:
-                    with executing(claim.proposal.id):
+                    with executing(claim.proposal):
                         result = _called(function, tool, claim.proposal.parameters)
                 except KeyboardInterrupt as error:
                     if tool is not None and tool.stops(function):

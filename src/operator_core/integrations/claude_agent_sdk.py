@@ -26,7 +26,7 @@ from claude_agent_sdk import (
 from claude_agent_sdk.types import HookEvent, HookJSONOutput
 
 from operator_core import messages
-from operator_core.actions.errors import Conflict, InvalidValue, LeaseLost
+from operator_core.actions.errors import Conflict, InvalidValue, LeaseLost, OutcomeUnknown
 from operator_core.gate import Begun, Gate, GateError, Outcome, Pending, Ticket
 
 __all__ = ["GateHooks"]
@@ -88,6 +88,8 @@ class GateHooks:
         self._here: set[int] = set()
         """The proposals that this object waits for or has begun."""
         self._open: dict[str, _Call] = {}
+        self._taking = asyncio.Lock()
+        """Held while a call looks for its ticket, so that two parallel ones don't take the same."""
         self._ours: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -142,7 +144,8 @@ class GateHooks:
         agent, prompt_id = (given["session_id"], given.get("agent_id")), given.get("prompt_id")
         await self._end_cut_off(agent, prompt_id)
         try:
-            ticket = await self._ticket(call_id, tool_name, given["tool_input"])
+            async with self._taking:
+                ticket = await self._ticket(call_id, tool_name, given["tool_input"])
         except GateError as error:
             return _denied(messages.text(Outcome(call_id, error=error)))
         except Conflict as error:
@@ -262,6 +265,11 @@ class GateHooks:
             call.started = True
             try:
                 return await tool.handler(deepcopy(call.parameters))
+            except OutcomeUnknown as error:
+                # The program only hears of a failure.
+                why = error.why
+                await self._end(call_id, lambda call: call.begun.unknown(why))
+                raise
             except asyncio.CancelledError:
                 # The program tells no hook of it.
                 with anyio.CancelScope(shield=True):

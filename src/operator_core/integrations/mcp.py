@@ -204,6 +204,8 @@ class _Proxy:
             outcome = await _apart(self._settled(context, name, arguments, call_id, answers))
         finally:
             self._held[call_id] -= 1
+            # Only those that are held take room.
+            self._held += Counter()
         answer = _answer(outcome, answers)
         if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
             return {"resultType": "complete", **answer}

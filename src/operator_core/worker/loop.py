@@ -103,7 +103,7 @@ class _Loop:
                         continue
                     await self._wait(stopping, changed)
             logger.info(
-                "%s claims no more; executions that still run: %d", self._worker, len(self._running)
+                "%s stops after its running executions (%d) end", self._worker, len(self._running)
             )
         finally:
             stopping.cancel()

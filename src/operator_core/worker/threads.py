@@ -100,7 +100,7 @@ class _Loop:
                 if not found or len(self._running) >= self._concurrency:
                     self._wait(stop, changed)
             logger.info(
-                "%s claims no more; executions that still run: %d", self._worker, len(self._running)
+                "%s stops after its running executions (%d) end", self._worker, len(self._running)
             )
         return self._count
 

@@ -58,7 +58,10 @@ class ProposalFilters(TypedDict, total=False):
     created_before: datetime | None
     """It was created before this time."""
     search: str | None
-    """A text that its parameters (as JSON), its reason or its last error contain; the case of ASCII letters does not count."""
+    """A text that its parameters, reason or last error contain; the case of ASCII letters does not count.
+
+    Of the parameters, it is the JSON text that is searched, where a line break is ``\\n``.
+    """
 
 
 _ARGUMENTS: Final[dict[str, arguments.Argument[Any]]] = {
