@@ -222,8 +222,15 @@ class DecidingMachine(GovernedMachine):
             for each in self.model.proposals.values()
             if each.status is S.EXECUTING and stop.covers(each.row)
         }
+        # Workers that have not noticed that their proposals were taken away.
+        unnoticed = {
+            record.proposal_id
+            for record in self.model.open_records()
+            if stop.covers(self.model.proposals[record.proposal_id].row)
+        }
         assert report.complete
-        assert {each.proposal_id for each in report.running if each.ended_at is None} == executing
+        running = {each.proposal_id for each in report.running if each.ended_at is None}
+        assert running == executing | unnoticed
         for record in self.model.open_records():
             if record.proposal_id in executing and not record.lapsed:
                 self.heartbeat(record.id, lapses=False)
