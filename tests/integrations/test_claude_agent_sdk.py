@@ -21,7 +21,7 @@ from claude_agent_sdk import (
 
 from examples.agents.claude_api import ClaudeAPI
 from operator_core import Gate
-from operator_core.actions import ActionStatus, InvalidValue
+from operator_core.actions import ActionStatus, InvalidValue, OutcomeUnknown
 from operator_core.db import ActionDB
 from operator_core.gate import Ticket
 from operator_core.integrations.claude_agent_sdk import GateHooks
@@ -532,3 +532,36 @@ async def test_a_tool_of_the_hooks_does_not_run_without_them(db: ActionDB, tmp_p
 def test_a_timeout_that_the_program_cannot_keep_is_refused(timeout: float) -> None:
     with pytest.raises(InvalidValue, match="timeout"):
         GateHooks(None, timeout=timeout)  # type: ignore[arg-type]
+
+
+def _before(call_id: str) -> Any:
+    names = {"hook_event_name": "PreToolUse", "session_id": "s", "tool_name": DRAIN}
+    return {**names, "tool_use_id": call_id, "tool_input": FOUR}
+
+
+async def test_a_tool_may_say_that_it_does_not_know(db: ActionDB) -> None:
+    async def act() -> None:
+        raise OutcomeUnknown("the connection was lost")
+
+    async with GateHooks(Gate(db, run_id="r")) as hooks:
+        guarded = hooks._guarded("stores", Store(act).tool())
+        await hooks._before(_before("call-1"), "call-1", {"signal": None})
+        with pytest.raises(OutcomeUnknown):
+            await guarded.handler(FOUR)
+        # The program tells of a failure.
+        failed: Any = {**_before("call-1"), "hook_event_name": "PostToolUseFailure", "error": "x"}
+        await hooks._after(failed, "call-1", {"signal": None})
+    (record,) = await db.get_records_for_proposal(1)
+    assert (record.success, record.outcome_unknown) == (None, True)
+    assert record.error_message == "the connection was lost"
+
+
+async def test_parallel_equal_calls_are_two_proposals(db: ActionDB) -> None:
+    async with GateHooks(Gate(db, run_id="r", repeat="allow")) as hooks:
+        ids = [f"call-{number}" for number in range(8)]
+        answers = await asyncio.gather(
+            *(hooks._before(_before(each), each, {"signal": None}) for each in ids)
+        )
+    decisions = [answer["hookSpecificOutput"]["permissionDecision"] for answer in answers]  # type: ignore[typeddict-item, index]
+    assert decisions == ["allow"] * 8
+    assert [each.call_id for each in reversed(await db.list_proposals())] == ids
